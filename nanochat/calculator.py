@@ -1,0 +1,81 @@
+"""
+The python tool: arithmetic, and counting letters with "text".count("x"). Pure: a string in, a string out.
+
+The model writes the expression, so nothing in it is trusted: it is parsed, never executed, and length, nesting and
+the size of every intermediate number are bounded, so that no signal, thread or timeout is needed.
+engine.py answers tool calls with it; almanac.py writes its training data with it, so both agree to the last digit.
+"""
+
+import ast
+import math
+import operator
+import re
+
+MAX_LENGTH = 256                                        # characters; bounds the nesting and thus the recursion too
+MAX_BITS = 256                                          # of any integer on the way: 77 digits
+
+_STRING = r"\"[^\"\\]*\"|'[^'\\]*'"                     # no escapes: nothing to decode, no warnings from the parser
+_CODE = re.compile(rf"(?:{_STRING}|\.count\(|[0-9eE.,_+\-*/%() ])+")
+_THOUSANDS = re.compile(rf"{_STRING}|(?<![0-9.,])[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9,])")
+_BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,
+           ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
+_UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
+
+
+def evaluate(expression: str) -> str | None:
+    """
+    The value as text ("5" for 10/2, "0.333333" for 1/3), or None when it is not a legal, bounded expression.
+
+    >>> evaluate("1,250 * (3 + 1)"), evaluate('"a,b,c".count(",")'), evaluate("1/0")
+    ('5000', '2', None)
+    """
+    expression = expression.strip()
+    if len(expression) > MAX_LENGTH or not _CODE.fullmatch(expression):
+        return None
+    try:
+        tree = ast.parse(_THOUSANDS.sub(_without_commas, expression), mode="eval")
+        return _render(_value(tree.body))
+    except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
+        return None
+
+
+def _without_commas(match: re.Match) -> str:
+    text = match.group()
+    return text if text[0] in "\"'" else text.replace(",", "")
+
+
+def _value(node: ast.expr) -> int | float:
+    match node:
+        case ast.Constant(value=int() | float() as value):
+            return _bounded(value)
+        case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
+            return _UNARY[type(op)](_value(operand))
+        case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
+            a, b = _value(left), _value(right)
+            if isinstance(op, ast.Pow) and isinstance(a, int) and isinstance(b, int):
+                _check(a.bit_length() * b <= MAX_BITS)  # before the power is computed, not after
+            return _bounded(_BINARY[type(op)](a, b))
+        case ast.Call(func=ast.Attribute(value=ast.Constant(value=str() as text), attr="count"),
+                      args=[ast.Constant(value=str() as part)], keywords=[]):
+            return text.count(part)
+    raise ValueError("not an expression of this calculator")
+
+
+def _bounded(value: int | float | complex) -> int | float:
+    _check(isinstance(value, (int, float)))             # (-1) ** 0.5 is complex
+    _check(value.bit_length() <= MAX_BITS if isinstance(value, int) else math.isfinite(value))
+    return value
+
+
+def _check(ok: bool) -> None:
+    if not ok:
+        raise ValueError("out of bounds")
+
+
+def _render(value: int | float) -> str:
+    if isinstance(value, int):
+        return str(value)
+    if value == 0 or 1e-4 <= abs(value) < 1e15:         # six decimals hide binary noise: 0.1 + 0.2 is 0.3
+        text = f"{value:.6f}".rstrip("0").rstrip(".")
+        return "0" if text == "-0" else text
+    return f"{value:.6g}"

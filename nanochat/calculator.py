@@ -13,6 +13,7 @@ import re
 
 MAX_LENGTH = 256                                        # characters; bounds the nesting and thus the recursion too
 MAX_BITS = 256                                          # of any integer on the way: 77 digits
+INVALID = "invalid expression"                          # what the model is shown, and trained on, when there is no value
 
 _STRING = r"\"[^\"\\]*\"|'[^'\\]*'"                     # no escapes: nothing to decode, no warnings from the parser
 _CODE = re.compile(rf"(?:{_STRING}|\.count\(|[0-9eE.,_+\-*/%() ])+")

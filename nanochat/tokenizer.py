@@ -1,0 +1,152 @@
+"""
+Text <-> token ids: trained by our rustbpe, run by tiktoken, stored as text that a person can read.
+
+Ordinary text can never become a special token: `encode` does not know their names, and only `special()` hands
+out their ids. A tokenizer is known by its hash, so that a model refuses any other one, same size or not.
+Used by everything that touches text; rustbpe is imported only to train.
+"""
+
+import base64
+import codecs
+import json
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
+
+import tiktoken
+
+from nanochat.common import atomic_write, base_dir, die, sha256
+
+SPECIAL_TOKENS = (                                      # their ids are the last of the vocabulary, in this order
+    "<|bos|>",
+    "<|user_start|>",
+    "<|user_end|>",
+    "<|assistant_start|>",
+    "<|assistant_end|>",
+    "<|python_start|>",
+    "<|python_end|>",
+    "<|output_start|>",
+    "<|output_end|>",
+)
+# GPT-4's pattern, but numbers are cut into at most two digits: small vocabularies cannot afford three.
+SPLIT_PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+CONFIG_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
+
+
+class Tokenizer:
+    """`ranks`: the bytes of every ordinary token, by id; the specials follow."""
+
+    def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN):
+        self.pattern = pattern
+        self._ranks = list(ranks)
+        self._bytes = self._ranks + [name.encode() for name in SPECIAL_TOKENS]
+        self._specials = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
+        by_bytes = {token: id for id, token in enumerate(ranks)}
+        assert len(by_bytes) == len(ranks), "two tokens have the same bytes"
+        self._tiktoken = tiktoken.Encoding(
+            name="nanochat", pat_str=pattern, mergeable_ranks=by_bytes, special_tokens=self._specials
+        )
+        self.vocab_size = len(self._bytes)
+        self.bos = self.special("<|bos|>")
+        self.hash = sha256("\n".join([pattern, *SPECIAL_TOKENS, self._ranks_text()]).encode())
+
+    @classmethod
+    def train(
+        cls, texts: Iterable[str], vocab_size: int, progress: Callable[[str, int, int], None] | None = None
+    ) -> "Tokenizer":
+        """
+        vocab_size includes the 256 bytes and the specials; a small corpus may yield fewer tokens.
+        progress(phase, done, total): "count" in bytes read, of an unknown total (0), then "merge" in merges.
+        Raises ValueError if vocab_size leaves no room, TypeError for an item that is no str.
+        """
+        import rustbpe
+
+        smallest = 256 + len(SPECIAL_TOKENS)
+        if vocab_size < smallest:
+            raise ValueError(f"vocab_size is {vocab_size}, but 256 bytes and the specials alone make {smallest}")
+        ranks = rustbpe.train(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN, progress=progress)
+        return cls(ranks)
+
+    @classmethod
+    def load(cls, directory: Path | None = None) -> "Tokenizer":
+        """From `directory`, by default base_dir()/"tokenizer". Stops with exit code 2 if missing or corrupt."""
+        directory = Path(directory or base_dir() / "tokenizer")
+        if not (directory / CONFIG_FILE).is_file():
+            die(f"no tokenizer in {directory}", hint="train one with `python -m scripts.tok_train`")
+        try:
+            config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
+            ranks = _parse_ranks((directory / config["ranks"]).read_text(encoding="ascii"))
+            tokenizer = cls(ranks, config["pattern"])
+            intact = tokenizer.hash == config["hash"] and tuple(config["special_tokens"]) == SPECIAL_TOKENS
+        except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
+            die(f"the tokenizer in {directory} cannot be read: {error!r}", hint="train it again, or restore its files")
+        if not intact:
+            die(f"the tokenizer in {directory} does not match its hash", hint="train it again, or restore its files")
+        return tokenizer
+
+    def save(self, directory: Path | None = None) -> None:
+        """Two text files; the one that `load` looks for is written last."""
+        directory = Path(directory or base_dir() / "tokenizer")
+        atomic_write(directory / RANKS_FILE, self._ranks_text())
+        config = {
+            "format": 1,
+            "pattern": self.pattern,
+            "special_tokens": SPECIAL_TOKENS,
+            "vocab_size": self.vocab_size,
+            "ranks": RANKS_FILE,
+            "hash": self.hash,
+        }
+        atomic_write(directory / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
+
+    def special(self, name: str) -> int:
+        """Id of a special token by its name; KeyError if there is none of that name."""
+        return self._specials[name]
+
+    def encode(self, text: str) -> list[int]:
+        """Ordinary tokens only, whatever the text says."""
+        return self._tiktoken.encode_ordinary(text)
+
+    def encode_batch(self, texts: Sequence[str], num_threads: int = 2) -> list[list[int]]:
+        return self._tiktoken.encode_ordinary_batch(list(texts), num_threads=num_threads)
+
+    def decode_bytes(self, ids: Iterable[int]) -> bytes:
+        """Raw bytes, which may end inside a character; specials by their names."""
+        return b"".join(self._bytes[id] for id in ids)
+
+    def decode(self, ids: Iterable[int]) -> str:
+        return self.decode_bytes(ids).decode(errors="replace")
+
+    def token_bytes(self) -> list[int]:
+        """Length of each id in raw bytes, 0 for specials: the denominator of bits per byte."""
+        return [len(token) for token in self._ranks] + [0] * len(SPECIAL_TOKENS)
+
+    def _ranks_text(self) -> str:
+        """One line a token, as tiktoken stores them: base64 and rank."""
+        return "".join(f"{base64.b64encode(token).decode()} {id}\n" for id, token in enumerate(self._ranks))
+
+
+class StreamDecoder:
+    """Ids one at a time -> text as soon as its characters are whole, so that no half character is ever shown."""
+
+    def __init__(self, tokenizer: Tokenizer):
+        self._tokenizer = tokenizer
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+
+    def push(self, id: int) -> str:
+        return self._utf8.decode(self._tokenizer.decode_bytes([id]))
+
+    def flush(self) -> str:
+        """What is left at the end: a character cut short shows as U+FFFD."""
+        return self._utf8.decode(b"", final=True)
+
+
+def _parse_ranks(text: str) -> list[bytes]:
+    ranks = []
+    for line in text.splitlines():
+        token, rank = line.split(" ")
+        if int(rank) != len(ranks):
+            raise ValueError(f"rank {rank} where {len(ranks)} belongs")
+        ranks.append(base64.b64decode(token, validate=True))
+    return ranks

@@ -1,0 +1,30 @@
+"""Byte pair encoding, trained fast."""
+
+from collections.abc import Callable, Iterable
+
+PATTERN: str
+"""The default split pattern: GPT-4's, with numbers cut into at most two digits."""
+
+def train(
+    texts: Iterable[str],
+    vocab_size: int,
+    pattern: str | None = None,
+    progress: Callable[[str, int, int], None] | None = None,
+    threads: int | None = None,
+) -> list[bytes]:
+    """
+    The bytes of every token, in the order of their ids: the 256 single bytes, then one token per merge.
+
+    Merges the most frequent pair, of equally frequent ones the pair with the smaller ids. Fewer than `vocab_size`
+    tokens come back when every word has become one token. `texts` is read once, as a stream: memory grows with
+    the distinct words alone. The result does not depend on `threads` (by default one per core).
+
+    progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
+    then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.
+
+    Raises ValueError for a vocab_size below 256 or a pattern that does not compile, TypeError for an item that is
+    no str, UnicodeEncodeError for one with lone surrogates; the last two name the item's index.
+    """
+
+def split(text: str, pattern: str | None = None) -> list[str]:
+    """The words that `train` would count. Raises ValueError for a pattern that does not compile."""

@@ -1,0 +1,304 @@
+//! Distinct words with counts -> merges.
+//!
+//! All words lie end to end in one flat array with a slot per byte. A token writes its id into the slots of its
+//! first and its last byte, so from any token both neighbours are one read away, and there are no links to keep
+//! and nothing to move. A pair keeps the places where it arose: all of them arise in one merge, that of the newer
+//! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
+//! a pair whose count is below the last merge's can never be merged: it is not stored at all (`floor`).
+
+use crate::Error;
+use std::cmp::Reverse;
+use std::collections::{BinaryHeap, HashMap};
+
+type Id = u32;
+type Pair = (Id, Id);
+
+const EDGE: Id = Id::MAX; // between words
+const INSIDE: Id = Id::MAX - 1; // where a token used to start
+const BLOCK: usize = 64; // slots that share an entry of `Counts::first`
+
+/// How often the word at a slot occurs. Words are sorted by count, so that equal counts form runs.
+struct Counts {
+    runs: Vec<(u32, u64)>, // (slot where the run ends, count)
+    first: Vec<u32>,       // of each block of slots, the run that it starts in
+}
+
+impl Counts {
+    #[inline]
+    fn at(&self, slot: u32) -> u64 {
+        let mut run = self.first[slot as usize / BLOCK] as usize;
+        while self.runs[run].0 <= slot {
+            run += 1;
+        }
+        self.runs[run].1
+    }
+}
+
+struct Tracked {
+    count: u64,
+    slots: Vec<u32>, // where the pair's left token starts, ascending; some are stale
+}
+
+/// What one merge does to the pairs with one neighbouring token.
+#[derive(Clone, Copy, Default)]
+struct Change {
+    weight: u64, // sum of the counts of the words
+    places: u32,
+    target: u32, // index of the new pair + 1, 0 if it is not tracked
+}
+
+/// The neighbours on one side of the pair that is being merged.
+struct Side {
+    changes: Vec<Change>, // by token id
+    touched: Vec<Id>,
+    places: Vec<(u32, Id)>, // (slot of the new pair, neighbour)
+}
+
+impl Side {
+    fn new(vocab_size: usize) -> Self {
+        Self { changes: vec![Change::default(); vocab_size], touched: Vec::new(), places: Vec::new() }
+    }
+
+    #[inline]
+    fn record(&mut self, neighbour: Id, slot: u32, weight: u64) {
+        let change = &mut self.changes[neighbour as usize];
+        if change.places == 0 {
+            self.touched.push(neighbour);
+        }
+        change.places += 1;
+        change.weight += weight;
+        self.places.push((slot, neighbour));
+    }
+
+    fn clear(&mut self) {
+        for &id in &self.touched {
+            self.changes[id as usize] = Change::default();
+        }
+        self.touched.clear();
+        self.places.clear();
+    }
+}
+
+struct Merger {
+    symbols: Vec<Id>,
+    counts: Counts,
+    lengths: Vec<u32>, // of each token, in bytes
+    index: HashMap<Pair, u32>,
+    pairs: Vec<Tracked>,
+    heap: BinaryHeap<(u64, Reverse<Pair>)>, // largest count first, ties to the smaller pair
+    floor: u64,
+    left: Side,
+    right: Side,
+}
+
+/// The merges that training makes, in order: at most `wanted`, fewer when every word has become one token.
+/// `progress(done)` is called now and then and can stop the training with an error.
+pub fn merges<E: From<Error>>(
+    words: Vec<(&[u8], u64)>,
+    wanted: usize,
+    mut progress: impl FnMut(usize) -> Result<(), E>,
+) -> Result<Vec<Pair>, E> {
+    let mut merger = Merger::new(words, wanted)?;
+    let mut done = Vec::with_capacity(wanted);
+    merger.track();
+    while done.len() < wanted {
+        match merger.best() {
+            Some(pair) => {
+                merger.merge(pair);
+                done.push(pair);
+            }
+            None if merger.floor <= 1 => break,
+            None => {
+                merger.floor = 1 + merger.floor / 8;
+                if merger.floor <= 8 {
+                    merger.floor = 1;
+                }
+                merger.track();
+            }
+        }
+        if done.len() % 128 == 0 {
+            progress(done.len())?;
+        }
+    }
+    Ok(done)
+}
+
+/// The bytes of every token: the 256 single bytes, then one per merge.
+pub fn vocabulary(merges: &[Pair]) -> Vec<Vec<u8>> {
+    let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
+    for &(a, b) in merges {
+        let token = [&tokens[a as usize][..], &tokens[b as usize][..]].concat();
+        tokens.push(token);
+    }
+    tokens
+}
+
+impl Merger {
+    fn new(mut words: Vec<(&[u8], u64)>, wanted: usize) -> Result<Self, Error> {
+        words.retain(|(word, _)| word.len() > 1);
+        words.sort_unstable_by_key(|&(_, count)| Reverse(count));
+        let size = 1 + words.iter().map(|(word, _)| word.len() + 1).sum::<usize>();
+        if size > u32::MAX as usize {
+            return Err(Error::TooManyWords);
+        }
+        let mut symbols = Vec::with_capacity(size);
+        let mut counts = Counts { runs: Vec::new(), first: Vec::with_capacity(size / BLOCK + 1) };
+        symbols.push(EDGE);
+        for &(word, count) in &words {
+            symbols.extend(word.iter().map(|&byte| Id::from(byte)));
+            symbols.push(EDGE);
+            let end = symbols.len() as u32;
+            match counts.runs.last_mut() {
+                Some(run) if run.1 == count => run.0 = end,
+                _ => counts.runs.push((end, count)),
+            }
+        }
+        let mut run = 0;
+        for block in (0..size).step_by(BLOCK) {
+            while run + 1 < counts.runs.len() && counts.runs[run].0 as usize <= block {
+                run += 1;
+            }
+            counts.first.push(run as u32);
+        }
+        Ok(Self {
+            symbols,
+            counts,
+            lengths: vec![1; 256],
+            index: HashMap::new(),
+            pairs: Vec::new(),
+            heap: BinaryHeap::new(),
+            // About as many tokens as words are this frequent, so that few merges should be rarer.
+            floor: words.get(wanted).map_or(1, |&(_, count)| 1 + count / 4),
+            left: Side::new(256 + wanted),
+            right: Side::new(256 + wanted),
+        })
+    }
+
+    /// Builds the tracked pairs, all that occur `floor` times or more, from the words as they are now.
+    fn track(&mut self) {
+        let mut totals: HashMap<Pair, u64> = HashMap::new();
+        self.each_pair(|pair, slot, counts| *totals.entry(pair).or_default() += counts.at(slot));
+        self.index.clear();
+        self.pairs.clear();
+        self.heap.clear();
+        for (pair, count) in totals {
+            if count >= self.floor {
+                self.index.insert(pair, self.pairs.len() as u32);
+                self.pairs.push(Tracked { count, slots: Vec::new() });
+                self.heap.push((count, Reverse(pair)));
+            }
+        }
+        let (index, mut pairs) = (std::mem::take(&mut self.index), std::mem::take(&mut self.pairs));
+        self.each_pair(|pair, slot, _| {
+            if let Some(&i) = index.get(&pair) {
+                pairs[i as usize].slots.push(slot);
+            }
+        });
+        (self.index, self.pairs) = (index, pairs);
+    }
+
+    fn each_pair(&self, mut visit: impl FnMut(Pair, u32, &Counts)) {
+        let mut slot = 1;
+        while slot < self.symbols.len() {
+            let left = self.symbols[slot];
+            if left == EDGE {
+                slot += 1;
+                continue;
+            }
+            let next = slot + self.lengths[left as usize] as usize;
+            let right = self.symbols[next];
+            if right != EDGE {
+                visit((left, right), slot as u32, &self.counts);
+            }
+            slot = next;
+        }
+    }
+
+    /// The most frequent tracked pair, taken out; None when all that are left occur less than `floor` times.
+    fn best(&mut self) -> Option<Pair> {
+        while let Some((count, Reverse(pair))) = self.heap.pop() {
+            let Some(&i) = self.index.get(&pair) else { continue };
+            let now = self.pairs[i as usize].count;
+            if now == count {
+                return Some(pair);
+            } else if now >= self.floor {
+                self.heap.push((now, Reverse(pair)));
+            } else {
+                self.forget(pair);
+            }
+        }
+        None
+    }
+
+    fn forget(&mut self, pair: Pair) -> Vec<u32> {
+        match self.index.remove(&pair) {
+            Some(i) => std::mem::take(&mut self.pairs[i as usize].slots),
+            None => Vec::new(),
+        }
+    }
+
+    fn merge(&mut self, (a, b): Pair) {
+        let slots = self.forget((a, b));
+        let new = self.lengths.len() as Id;
+        let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
+        self.lengths.push(a_length + b_length);
+        for slot in slots {
+            let middle = slot + a_length;
+            let end = middle + b_length;
+            if self.symbols[slot as usize] != a || self.symbols[middle as usize] != b {
+                continue;
+            }
+            let weight = self.counts.at(slot);
+            let (before, after) = (self.symbols[slot as usize - 1], self.symbols[end as usize]);
+            self.symbols[slot as usize] = new;
+            self.symbols[middle as usize] = INSIDE;
+            self.symbols[end as usize - 1] = new;
+            if before != EDGE {
+                self.left.record(before, slot - self.lengths[before as usize], weight);
+            }
+            if after != EDGE {
+                self.right.record(after, slot, weight);
+            }
+        }
+        // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
+        let (mut left, mut right) = (std::mem::replace(&mut self.left, Side::new(0)), std::mem::replace(&mut self.right, Side::new(0)));
+        let first = self.pairs.len();
+        let mut arisen = Vec::new();
+        self.create(&mut left, |id| (id, new), &mut arisen);
+        self.create(&mut right, |id| (new, id), &mut arisen);
+        self.reduce(&left, |id| (id, a));
+        self.reduce(&right, |id| (b, id));
+        for (i, pair) in arisen.into_iter().enumerate() {
+            self.heap.push((self.pairs[first + i].count, Reverse(pair)));
+        }
+        left.clear();
+        right.clear();
+        (self.left, self.right) = (left, right);
+    }
+
+    fn create(&mut self, side: &mut Side, pair: impl Fn(Id) -> Pair, arisen: &mut Vec<Pair>) {
+        for &id in &side.touched {
+            let change = &mut side.changes[id as usize];
+            if change.weight >= self.floor {
+                self.index.insert(pair(id), self.pairs.len() as u32);
+                self.pairs.push(Tracked { count: change.weight, slots: Vec::with_capacity(change.places as usize) });
+                change.target = self.pairs.len() as u32;
+                arisen.push(pair(id));
+            }
+        }
+        for &(slot, id) in &side.places {
+            let target = side.changes[id as usize].target;
+            if target > 0 {
+                self.pairs[target as usize - 1].slots.push(slot);
+            }
+        }
+    }
+
+    fn reduce(&mut self, side: &Side, pair: impl Fn(Id) -> Pair) {
+        for &id in &side.touched {
+            if let Some(&i) = self.index.get(&pair(id)) {
+                self.pairs[i as usize].count -= side.changes[id as usize].weight;
+            }
+        }
+    }
+}

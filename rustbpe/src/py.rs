@@ -1,0 +1,86 @@
+//! The Python face: convert, release the GIL, delegate, translate errors.
+
+use crate::count::{Batch, Counter};
+use crate::split::{Splitter, DEFAULT_PATTERN};
+use crate::{bpe, Error};
+use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::prelude::*;
+use pyo3::types::{PyBytes, PyString};
+
+const BATCH: usize = 1 << 20; // bytes of text between two looks at Ctrl-C
+
+impl From<Error> for PyErr {
+    fn from(error: Error) -> Self {
+        PyValueError::new_err(error.to_string())
+    }
+}
+
+#[pyfunction]
+#[pyo3(signature = (texts, vocab_size, pattern=None, progress=None, threads=None))]
+fn train<'py>(
+    py: Python<'py>,
+    texts: &Bound<'py, PyAny>,
+    vocab_size: usize,
+    pattern: Option<&str>,
+    progress: Option<Py<PyAny>>,
+    threads: Option<usize>,
+) -> PyResult<Vec<Bound<'py, PyBytes>>> {
+    let _ = threads;
+    if vocab_size < 256 {
+        return Err(PyValueError::new_err(format!("vocab_size is {vocab_size}, but the 256 bytes are tokens too")));
+    }
+    let wanted = vocab_size - 256;
+    let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
+    let mut counter = Counter::default();
+    let mut batch = Batch::default();
+    let mut read = 0;
+    for (i, text) in texts.try_iter()?.enumerate() {
+        let text = text?;
+        let Ok(text) = text.cast::<PyString>() else {
+            let kind = text.get_type().name()?;
+            return Err(PyTypeError::new_err(format!("texts[{i}] is of type {kind}, not str")));
+        };
+        let text = text.to_str()?;
+        read += text.len();
+        batch.push(text);
+        if batch.len() >= BATCH {
+            py.detach(|| counter.add(&batch, &splitter))?;
+            batch.clear();
+            report(py, progress.as_ref(), "count", read, 0)?;
+        }
+    }
+    py.detach(|| counter.add(&batch, &splitter))?;
+    drop(batch);
+    let tokens = py.detach(|| {
+        bpe::merges(counter.words(), wanted, |done| {
+            Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted))
+        })
+        .map(|merges| bpe::vocabulary(&merges))
+    })?;
+    Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
+}
+
+fn report(py: Python<'_>, progress: Option<&Py<PyAny>>, phase: &str, done: usize, total: usize) -> PyResult<()> {
+    py.check_signals()?;
+    if let Some(progress) = progress {
+        progress.call1(py, (phase, done, total))?;
+    }
+    Ok(())
+}
+
+#[pyfunction]
+#[pyo3(signature = (text, pattern=None))]
+fn split(text: &str, pattern: Option<&str>) -> PyResult<Vec<String>> {
+    let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
+    let padded = [text.as_bytes(), &[crate::split::END; crate::split::PAD]].concat();
+    let mut words = Vec::new();
+    splitter.split(&padded, 0, text.len(), |start, end| words.push(text[start..end].to_string()))?;
+    Ok(words)
+}
+
+#[pymodule]
+fn rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
+    module.add("PATTERN", DEFAULT_PATTERN)?;
+    module.add_function(wrap_pyfunction!(train, module)?)?;
+    module.add_function(wrap_pyfunction!(split, module)?)
+}

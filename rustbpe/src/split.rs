@@ -1,0 +1,215 @@
+//! Text -> words. A hand-written scanner for the default pattern, any other pattern by a regex engine.
+//!
+//! Both work on a padded buffer: a text is followed by PAD bytes of 0xFF. No UTF-8 text holds that byte, so it is
+//! the end mark, and reads of PAD bytes at once need no end check. The scanner's Unicode classes are taken from
+//! the tables of the very engine that it replaces, when it is built.
+
+use crate::Error;
+use regex_syntax::hir::{Class, HirKind};
+
+/// GPT-4's split pattern, with numbers cut into at most two digits: small vocabularies cannot afford three.
+pub const DEFAULT_PATTERN: &str = concat!(
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}",
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+);
+
+pub const PAD: usize = 16;
+pub const END: u8 = 0xFF;
+
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    Other,
+    Letter,
+    Number,
+    Space,
+    Newline,
+    End,
+}
+
+pub enum Splitter {
+    Scanner(Scanner),
+    Regex(fancy_regex::Regex),
+}
+
+impl Splitter {
+    pub fn new(pattern: &str) -> Result<Self, Error> {
+        if pattern == DEFAULT_PATTERN {
+            return Ok(Self::Scanner(Scanner::new()?));
+        }
+        fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(|e| Error::Pattern(e.to_string()))
+    }
+
+    /// Calls `word(start, end)` for every word of the text `bytes[start..end]`, in order.
+    #[inline]
+    pub fn split(
+        &self,
+        bytes: &[u8],
+        start: usize,
+        end: usize,
+        mut word: impl FnMut(usize, usize),
+    ) -> Result<(), Error> {
+        match self {
+            Self::Scanner(scanner) => {
+                let mut at = start;
+                while at < end {
+                    let next = scanner.word_end(bytes, at);
+                    word(at, next);
+                    at = next;
+                }
+            }
+            Self::Regex(regex) => {
+                let text = std::str::from_utf8(&bytes[start..end]).map_err(|e| Error::Pattern(e.to_string()))?;
+                for found in regex.find_iter(text) {
+                    let found = found.map_err(|e| Error::Pattern(e.to_string()))?;
+                    if !found.as_str().is_empty() {
+                        word(start + found.start(), start + found.end());
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+/// DEFAULT_PATTERN by hand. At each place exactly one of its branches can win, and the kinds of one or two
+/// characters say which.
+pub struct Scanner {
+    kinds: Vec<Kind>, // of every code point up to the last letter or number; all above are Other
+}
+
+impl Scanner {
+    pub fn new() -> Result<Self, Error> {
+        let mut kinds = vec![Kind::Other; 128];
+        for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
+            for (first, last) in code_points(class)? {
+                if kinds.len() <= last {
+                    kinds.resize(last + 1, Kind::Other);
+                }
+                kinds[first..=last].fill(kind);
+            }
+        }
+        kinds[usize::from(b'\r')] = Kind::Newline;
+        kinds[usize::from(b'\n')] = Kind::Newline;
+        Ok(Self { kinds })
+    }
+
+    /// Kind and length in bytes of the character at `at`.
+    #[inline]
+    fn kind(&self, bytes: &[u8], at: usize) -> (Kind, usize) {
+        let first = bytes[at];
+        if first < 0x80 {
+            (self.kinds[usize::from(first)], 1)
+        } else {
+            self.wide_kind(bytes, at)
+        }
+    }
+
+    #[inline(never)]
+    fn wide_kind(&self, bytes: &[u8], at: usize) -> (Kind, usize) {
+        let low = |i: usize| usize::from(bytes[at + i] & 0x3F);
+        let (code, length) = match bytes[at] {
+            END => return (Kind::End, 0),
+            b if b < 0xE0 => (usize::from(b & 0x1F) << 6 | low(1), 2),
+            b if b < 0xF0 => (usize::from(b & 0x0F) << 12 | low(1) << 6 | low(2), 3),
+            b => (usize::from(b & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4),
+        };
+        (self.kinds.get(code).copied().unwrap_or(Kind::Other), length)
+    }
+
+    /// End of the word that starts at `at`, which must be inside a text.
+    #[inline]
+    pub fn word_end(&self, bytes: &[u8], at: usize) -> usize {
+        let (kind, length) = self.kind(bytes, at);
+        let next = at + length;
+        match kind {
+            Kind::Letter => self.letters_end(bytes, next),
+            Kind::Number => next + self.if_kind(bytes, next, Kind::Number),
+            Kind::Newline => self.space_end(bytes, at),
+            _ => {
+                if bytes[at] == b'\'' {
+                    let suffix = contraction(bytes, next);
+                    if suffix > 0 {
+                        return next + suffix;
+                    }
+                }
+                let follower = self.kind(bytes, next);
+                if follower.0 == Kind::Letter {
+                    self.letters_end(bytes, next + follower.1)
+                } else if kind == Kind::Other || (bytes[at] == b' ' && follower.0 == Kind::Other) {
+                    self.others_end(bytes, next)
+                } else {
+                    self.space_end(bytes, at)
+                }
+            }
+        }
+    }
+
+    /// Length of the character at `at` if it is of that kind, else 0.
+    #[inline]
+    fn if_kind(&self, bytes: &[u8], at: usize, kind: Kind) -> usize {
+        let found = self.kind(bytes, at);
+        if found.0 == kind { found.1 } else { 0 }
+    }
+
+    #[inline]
+    fn letters_end(&self, bytes: &[u8], mut at: usize) -> usize {
+        loop {
+            match self.if_kind(bytes, at, Kind::Letter) {
+                0 => return at,
+                length => at += length,
+            }
+        }
+    }
+
+    /// ` ?[^\s\p{L}\p{N}]++[\r\n]*` from after its first characters.
+    fn others_end(&self, bytes: &[u8], mut at: usize) -> usize {
+        loop {
+            match self.if_kind(bytes, at, Kind::Other) {
+                0 => break,
+                length => at += length,
+            }
+        }
+        while bytes[at] == b'\r' || bytes[at] == b'\n' {
+            at += 1;
+        }
+        at
+    }
+
+    /// The three branches for white space: up to the last line break; else all but the last, if a word follows
+    /// that will take it; else all.
+    fn space_end(&self, bytes: &[u8], start: usize) -> usize {
+        let (mut at, mut last, mut line) = (start, start, None);
+        loop {
+            let (kind, length) = self.kind(bytes, at);
+            match kind {
+                Kind::Newline => line = Some(at + length),
+                Kind::Space => {}
+                Kind::End => return line.unwrap_or(at),
+                _ => return line.unwrap_or(if last > start { last } else { at }),
+            }
+            last = at;
+            at += length;
+        }
+    }
+}
+
+/// Length of what `'(?i:[sdmt]|ll|ve|re)` matches after its apostrophe. The long s folds to s.
+fn contraction(bytes: &[u8], at: usize) -> usize {
+    match (bytes[at] | 0x20, bytes[at + 1] | 0x20) {
+        (b's' | b'd' | b'm' | b't', _) => 1,
+        (b'l', b'l') | (b'v' | b'r', b'e') => 2,
+        _ if bytes[at..].starts_with("ſ".as_bytes()) => 2,
+        _ => 0,
+    }
+}
+
+/// First and last code points of a class's ranges.
+fn code_points(class: &str) -> Result<Vec<(usize, usize)>, Error> {
+    let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
+    match hir.kind() {
+        HirKind::Class(Class::Unicode(ranges)) => {
+            Ok(ranges.iter().map(|r| (r.start() as usize, r.end() as usize)).collect())
+        }
+        _ => Err(Error::Pattern(format!("{class} is no class of characters"))),
+    }
+}

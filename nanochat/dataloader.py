@@ -1,0 +1,345 @@
+"""
+Batches: pretraining rows, chat rows, validation rows. Training batches are made ahead of the device by one thread.
+
+What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` micro-batches
+(gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and rank
+r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation sees, no
+document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by training scripts and evals.
+"""
+
+# B rows of a batch, T context; a packed row has up to T + 1 tokens, inputs are all but its last, targets all but its first
+
+import base64
+import queue
+import random
+import threading
+import weakref
+import zlib
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from functools import lru_cache
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import torch
+
+from nanochat.chat import render_conversation
+from nanochat.common import die, sha256
+from nanochat.dataset import read_row_group, row_groups, texts
+from nanochat.packing import Packer
+
+BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98%, but delay long ones
+CHUNK = 128             # documents tokenized at once
+AHEAD = 4               # batches made before they are asked for
+
+
+class _Stream:
+    """
+    An endless stream of packed rows: one slot. A subclass reads documents and keeps in `position` where it stands;
+    the position moves before a document is handed out, so position and packer together are the whole state.
+    """
+    crop: bool          # fill rows by cropping, or leave a gap
+    position: dict      # replaced, never modified, so that a snapshot may keep it
+
+    def __init__(self, row_len: int, start: dict, state: dict | None):
+        self.position = state["position"] if state else start
+        self.packer = Packer(row_len, _unpack(state["buffer"]) if state else ())
+        self.documents = self.read()
+
+    def read(self) -> Iterator[np.ndarray]:
+        raise NotImplementedError
+
+    def rows(self, count: int) -> list[np.ndarray]:
+        made = []
+        for _ in range(count):
+            _fill(self.packer, self.documents)
+            made.append(self.packer.take(self.crop))
+        return made
+
+    def snapshot(self) -> tuple[dict, list[np.ndarray]]:
+        """Taken after every batch, so cheap; `_pack` makes it JSON when someone asks for the state."""
+        return self.position, self.packer.documents()
+
+
+class _DocumentStream(_Stream):
+    """Documents slot, slot + slots, ... of parquet files. The order of row groups is drawn anew every epoch."""
+    crop = True
+
+    def __init__(self, tokenizer, groups: list, read_group: Callable, row_len: int, slot: int, slots: int,
+                 state: dict | None):
+        self.tokenizer, self.groups, self.read_group = tokenizer, groups, read_group
+        self.slot, self.slots = slot, slots
+        super().__init__(row_len, {"epoch": 0, "group": 0, "document": 0}, state)
+
+    def read(self) -> Iterator[np.ndarray]:
+        epoch, group, document = (self.position[key] for key in ("epoch", "group", "document"))
+        starts = np.cumsum([0] + [count for _, _, count in self.groups]).tolist()
+        found = True                                    # what came before a restored position is not known
+        while True:
+            order = list(range(len(self.groups)))
+            random.Random(epoch).shuffle(order)
+            for group in range(group, len(order)):
+                path, index, count = self.groups[order[group]]
+                first = (self.slot - starts[order[group]] - epoch) % self.slots     # other documents every epoch
+                mine = [self.read_group(path, index)[i] for i in range(first, count, self.slots)]
+                for chunk in _chunks(mine[document:], CHUNK):
+                    for ids in self.tokenizer.encode_batch(chunk):
+                        document += 1
+                        self.position = {"epoch": epoch, "group": group, "document": document}
+                        if ids:
+                            found = True
+                            yield np.array([self.tokenizer.bos, *ids], dtype=np.int32)
+                document = 0
+            if not found:
+                die(f"all documents of stream {self.slot} of {self.slots} are empty")
+            epoch, group, found = epoch + 1, 0, False
+
+    def epochs(self) -> float:
+        return self.position["epoch"] + self.position["group"] / len(self.groups)
+
+
+class _ConversationStream(_Stream):
+    """Conversations slot, slot + slots, ... of a sequence, in an order drawn anew every epoch."""
+    crop = False
+
+    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int, row_len: int, slot: int, slots: int,
+                 state: dict | None):
+        self.tokenizer, self.conversations, self.seed = tokenizer, conversations, seed
+        self.slot, self.slots = slot, slots
+        super().__init__(row_len, {"epoch": 0, "conversation": 0}, state)
+
+    def read(self) -> Iterator[np.ndarray]:
+        """(n, 2) arrays of ids and mask; a conversation without a target within the context is left out."""
+        epoch, done = self.position["epoch"], self.position["conversation"]
+        found = True
+        while True:
+            order = list(range(len(self.conversations)))
+            random.Random(f"{self.seed} {epoch}").shuffle(order)
+            for i in order[self.slot + done * self.slots :: self.slots]:
+                done += 1
+                self.position = {"epoch": epoch, "conversation": done}
+                ids, mask = render_conversation(self.tokenizer, self.conversations[i], self.packer.row_len)
+                if any(mask[1:]):
+                    found = True
+                    yield np.array([ids, mask], dtype=np.int32).T
+            if not found:
+                die(f"none of the {len(self.conversations[self.slot :: self.slots])} conversations of stream "
+                    f"{self.slot} has a word of the assistant within {self.packer.row_len} tokens",
+                    hint="a longer --max-seq-len")
+            epoch, done, found = epoch + 1, 0, False
+
+    def epochs(self) -> float:
+        return self.position["epoch"] + self.position["conversation"] * self.slots / len(self.conversations)
+
+
+class _Loader:
+    """
+    Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`.
+    Close it, or use it in a `with`. `epoch` is how often this rank has been through the data: for display only, ranks
+    differ. Errors of the background thread are raised by `next`.
+    """
+
+    def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int, rank: int,
+                 world_size: int, device: str | torch.device, state: dict | None):
+        slots, self.identity = identity["slots"], identity
+        assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
+        for key, value in identity.items() if state else ():
+            if state[key] != value:
+                die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
+                    hint="resume with the data and settings of the saved run, or start a new one")
+        mine = range(rank, slots, world_size)
+        saved = state["streams"] if state else {}
+        if state and not all(str(slot) in saved for slot in mine):
+            die(f"the saved position in the data is of slots {', '.join(saved)}, this rank has {', '.join(map(str, mine))}",
+                hint="resume with as many ranks as the saved run had")
+        streams = [(slot, make_stream(slot, saved.get(str(slot)))) for slot in mine]
+        self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
+        self.snapshots = {slot: stream.snapshot() for slot, stream in streams}
+        self.epoch = streams[self.turn][1].epochs()
+        self.device = torch.device(device)
+        if self.device.type == "cuda" and self.device.index is None:
+            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.batches: queue.Queue = queue.Queue(AHEAD)
+        stop = threading.Event()
+        thread = threading.Thread(target=_produce, daemon=True, args=(
+            self.batches, stop, streams, self.turn, identity["rows"], pad, self.device))
+        thread.start()
+        self._close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # also when forgotten, or at exit
+
+    def __iter__(self):
+        return self
+
+    def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
+        assert self._close.alive, "the loader is closed"
+        batch = self.batches.get()
+        if isinstance(batch, BaseException):
+            self.close()
+            raise batch
+        slot, self.snapshots[slot], self.epoch, *tensors = batch
+        self.turn = (self.turn + 1) % len(self.snapshots)
+        # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each until
+        # an event behind its copy has passed, so they are the double buffers.
+        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
+        return inputs, targets
+
+    def state(self) -> dict:
+        """
+        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it continues
+        with the very next batch. The `streams` of all ranks, merged, fit any world size.
+        """
+        streams = {str(slot): {"position": position, "buffer": _pack(documents)}
+                   for slot, (position, documents) in self.snapshots.items()}
+        return {**self.identity, "turn": self.turn, "streams": streams}
+
+    def close(self) -> None:
+        """Stop the background thread and wait for it. May be called twice."""
+        self._close()
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_) -> None:
+        self.close()
+
+
+class PretrainLoader(_Loader):
+    """
+    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files with `text`.
+    slots: micro-batches of an optimizer step over all ranks (default: one a rank); state: of an earlier loader.
+    Exits with code 2 where there are fewer documents than slots.
+    """
+
+    def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0, world_size: int = 1,
+                 slots: int | None = None, device: str | torch.device = "cpu", state: dict | None = None):
+        groups, slots = row_groups(paths), slots or world_size
+        count = sum(documents for _, _, documents in groups)
+        if count < slots:
+            die(f"{count} training documents in {len(paths)} files: fewer than the {slots} micro-batches of a step",
+                hint="more data, or a smaller --total-batch-size")
+        read_group = lru_cache(maxsize=4)(read_row_group)           # this rank's slots read about the same place
+
+        def make_stream(slot: int, state: dict | None) -> _Stream:
+            return _DocumentStream(tokenizer, groups, read_group, seq_len + 1, slot, slots, state)
+
+        data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
+        identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
+        super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
+
+
+class ChatLoader(_Loader):
+    """
+    Batches of padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has
+    at least one. conversations: any sequence of conversation dicts, its order drawn from `seed` anew every epoch.
+    The rest is as in PretrainLoader.
+    """
+
+    def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
+                 world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu", seed: int = 0,
+                 state: dict | None = None):
+        count, slots = len(conversations), slots or world_size
+        if count < slots:
+            die(f"{count} conversations: fewer than the {slots} micro-batches of a step",
+                hint="more conversations, or a smaller --total-batch-size")
+
+        def make_stream(slot: int, state: dict | None) -> _Stream:
+            return _ConversationStream(tokenizer, conversations, seed, seq_len + 1, slot, slots, state)
+
+        identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": f"{count}, seed {seed}"}
+        super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
+
+
+def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
+                rank: int = 0, world_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+    """
+    The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
+
+    Rows are padded, not cropped: every token counts exactly once. Which rows there are, and their order, depends on the
+    files, the tokenizer, T and max_tokens alone (max_tokens // T rows, at least one); rank r takes rows r, r + W, ...
+    Batches are filled up with empty rows, so that shapes and the number of batches are the same on every rank.
+    Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
+    """
+    documents = (np.array([tokenizer.bos, *ids], dtype=np.int32) for chunk in _chunks(texts(paths), CHUNK)
+                 for ids in tokenizer.encode_batch(chunk) if ids)
+    packer = Packer(seq_len + 1)
+
+    def packed() -> Iterator[np.ndarray]:
+        while _fill(packer, documents):
+            yield packer.take(crop=False)
+
+    limit = None if max_tokens is None else max(1, max_tokens // seq_len)
+    empty = np.array([tokenizer.bos], dtype=np.int32)
+    made = 0
+    for chunk in _chunks(islice(packed(), limit), rows * world_size):
+        mine = list(chunk[rank::world_size])
+        mine += [empty] * (rows - len(mine))
+        yield tuple(torch.from_numpy(array) for array in _to_batch(mine, seq_len, tokenizer.bos))
+        made += 1
+    if not made:
+        die(f"the validation files have no text: {', '.join(map(str, paths)) or 'there are none'}")
+
+
+def _chunks(items: Iterable, size: int) -> Iterator[list]:
+    items = iter(items)
+    while chunk := list(islice(items, size)):
+        yield chunk
+
+
+def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
+    """Buffer documents until there is a choice and enough for a row, or no more come. False: nothing is left."""
+    while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
+        document = next(documents, None)
+        if document is None:
+            break
+        packer.add(document)
+    return len(packer) > 0
+
+
+def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
+    """Packed rows, (n,) ids or (n, 2) ids and mask -> inputs (B, T) int32, targets (B, T) int64; -1 where masked or padding."""
+    inputs = np.full((len(made), seq_len), pad, dtype=np.int32)
+    targets = np.full((len(made), seq_len), -1, dtype=np.int64)
+    for i, row in enumerate(made):
+        ids, trained = (row, True) if row.ndim == 1 else (row[:, 0], row[1:, 1] == 1)
+        inputs[i, : len(ids)] = ids[:seq_len]
+        targets[i, : len(ids) - 1] = np.where(trained, ids[1:], -1)
+    return inputs, targets
+
+
+def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int, rows: int,
+             pad: int, device: torch.device) -> None:
+    """Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected."""
+    try:
+        if device.type == "cuda":
+            torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank
+        while not stop.is_set():
+            slot, stream = streams[turn]
+            tensors = [torch.from_numpy(a) for a in _to_batch(stream.rows(rows), stream.packer.row_len - 1, pad)]
+            if device.type == "cuda":
+                tensors = [tensor.pin_memory() for tensor in tensors]
+            batches.put((slot, stream.snapshot(), stream.epochs(), *tensors))
+            turn = (turn + 1) % len(streams)
+    except BaseException as error:                      # die() here is a SystemExit, which must reach the main thread
+        batches.put(error)
+
+
+def _shut_down(batches: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
+    stop.set()
+    while thread.is_alive():                            # it may be waiting for room in the queue
+        try:
+            batches.get(timeout=0.05)
+        except queue.Empty:
+            pass
+
+
+def _pack(documents: list[np.ndarray]) -> dict:
+    """Token arrays -> JSON, about two bytes a token."""
+    width = documents[0].ndim if documents else 1       # (n,) or (n, 2)
+    data = b"".join(np.ascontiguousarray(document).tobytes() for document in documents)
+    return {"lengths": [len(document) for document in documents], "width": width,
+            "int32": base64.b64encode(zlib.compress(data, 1)).decode()}
+
+
+def _unpack(packed: dict) -> list[np.ndarray]:
+    flat = np.frombuffer(zlib.decompress(base64.b64decode(packed["int32"])), dtype=np.int32)
+    rows = flat if packed["width"] == 1 else flat.reshape(-1, packed["width"])
+    return np.split(rows, np.cumsum(packed["lengths"])[:-1]) if packed["lengths"] else []

@@ -57,6 +57,15 @@ def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | No
     return ids[:2] + ids[2 + max(0, excess):]
 
 
+def render_part(tokenizer: Tokenizer, part: dict) -> list[int]:
+    """Token ids of one part of an answer, between its markers unless it is text."""
+    ids = tokenizer.encode(part["text"])
+    if part["type"] == "text":
+        return ids
+    start, end = MARKERS[part["type"]]
+    return [tokenizer.special(start)] + ids + [tokenizer.special(end)]
+
+
 def as_parts(content: str | list[dict]) -> list[dict]:
     """Content as a list of parts; a string is one part of text. ValueError when it is neither."""
     if isinstance(content, str):
@@ -156,9 +165,5 @@ def _render_turn(tokenizer: Tokenizer, system: str, question: str,
     if answer is None:
         return pieces
     for part in answer:
-        ids = tokenizer.encode(part["text"])
-        if part["type"] != "text":
-            start, end = MARKERS[part["type"]]
-            ids = [special(start)] + ids + [special(end)]
-        pieces.append((ids, 0 if part["type"] == "python_output" else 1))
+        pieces.append((render_part(tokenizer, part), 0 if part["type"] == "python_output" else 1))
     return pieces + [([special("<|assistant_end|>")], 1)]

@@ -1,0 +1,297 @@
+"""
+Inference: requests with their own prompt, settings, randomness and tool state join and leave one running batch.
+
+step() is the only loop body: it makes one token for every running request and lets waiting ones join. generate() (many
+prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server calls it from its own
+thread. A finished request leaves at once, and the batch shrinks with it, so that nobody pays for an idle row.
+
+The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and the answer
+is forced into its context between <|output_start|> and <|output_end|>, exactly as chat.py renders training data.
+"""
+
+import math
+import random
+from collections import Counter, deque
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+from torch import Tensor
+
+from nanochat import calculator
+from nanochat.chat import AnswerDecoder, render_part, visible_text
+from nanochat.gpt import GPT, KVCache
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+# B slots of the batch, V vocab
+
+PREFILL_TOKENS = 16384                                  # in one forward pass: bounds the memory of its activations
+COLDEST = 1e-4                                          # temperatures below are greedy: logits / T would overflow
+STOPS = ("<|assistant_end|>", "<|bos|>")
+NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>", "<|output_end|>")
+
+
+def _require(ok: bool, name: str, value: object, rule: str) -> None:
+    if not ok:
+        raise ValueError(f"{name} is {value}, must be {rule}")
+
+
+@dataclass(frozen=True)
+class SamplingParams:
+    """How to draw tokens. ValueError where a value is out of its range."""
+    temperature: float = 1.0                            # 0 = always the likeliest token
+    top_k: int | None = None                            # only among the k likeliest
+    top_p: float | None = None                          # only among the likeliest that together have this probability
+    max_tokens: int | None = None                       # forced tool output included; None = until the context is full
+    seed: int | None = None                             # None = different every time
+
+    def __post_init__(self):
+        _require(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, ">= 0")
+        _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
+        _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
+        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
+
+    @property
+    def narrow(self) -> bool:
+        """Whether the candidates have to be ranked first."""
+        return self.top_k is not None or self.top_p is not None
+
+
+@dataclass
+class Completion:
+    """One answer: ids as sampled (True) or forced (False), the stop token included; text and parts without it."""
+    ids: list[int]
+    sampled: list[bool]
+    parts: list[dict]                                   # to be stored as the message's content, see chat.py
+    finish_reason: str                                  # "stop", "length" or "cancelled"
+    prompt_tokens: int
+
+    @property
+    def text(self) -> str:
+        return visible_text(self.parts)
+
+
+@dataclass(eq=False)
+class Request:
+    """A prompt on its way to an answer. `take()` drains what is new to show; `done` turns True once."""
+    prompt: list[int]
+    params: SamplingParams
+    random: random.Random
+    limit: int                                          # tokens that it may have at most
+    decoder: AnswerDecoder
+    ids: list[int] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)
+    finish_reason: str | None = None
+    pieces: list[tuple[str, str]] = field(default_factory=list)
+    forced: deque[int] = field(default_factory=deque)   # tool output that still has to be fed
+    expression: list[int] | None = None                 # ids of the tool call being written
+
+    @property
+    def done(self) -> bool:
+        return self.finish_reason is not None
+
+    def finish(self, reason: str) -> None:
+        self.pieces += self.decoder.flush()
+        self.finish_reason = reason
+
+    def take(self) -> list[tuple[str, str]]:
+        """(type, text) pieces since the last call; type is "text", "python" or "python_output"."""
+        pieces, self.pieces = self.pieces, []
+        return pieces
+
+    def completion(self) -> Completion:
+        """The answer, complete or as far as it got."""
+        return Completion(self.ids, self.sampled, self.decoder.parts, self.finish_reason or "cancelled", len(self.prompt))
+
+
+class Engine:
+    """At most `max_batch` requests run at once; more wait in order of arrival. Not thread-safe: one thread drives it."""
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 32):
+        assert model.shape.vocab_size == tokenizer.vocab_size, (model.shape.vocab_size, tokenizer.vocab_size)
+        self.tokenizer, self.max_batch, self.context = tokenizer, max_batch, model.shape.sequence_len
+        self._model, self._device = model, model.device
+        self._waiting: deque[Request] = deque()
+        self._running: list[Request] = []               # in the order of the cache's rows
+        self._cache: KVCache | None = None
+        self._draws: list[_Draw] = []
+        self._stale = False                             # _draws and _banned are of another set of rows
+        special = tokenizer.special
+        self._stops = {special(name) for name in STOPS}
+        self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
+        self._special_ids = torch.tensor([special(name) for name in SPECIAL_TOKENS], device=self._device)
+        self._bans = torch.tensor([[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
+                                   for marker in ("<|python_end|>", "<|python_start|>")],     # outside, inside a call
+                                  device=self._device)
+
+    @property
+    def busy(self) -> bool:
+        return bool(self._running or self._waiting)
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(), sample: int = 0) -> Request:
+        """
+        Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers several
+        answers to one prompt and seed. ValueError when the prompt is empty or longer than the context.
+        """
+        _require(1 <= len(prompt) <= self.context, "prompt length", len(prompt), f"1 to {self.context} tokens")
+        entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")
+        limit = self.context - len(prompt) + 1          # the last token is drawn from a full context and never fed
+        request = Request(list(prompt), params, entropy, min(limit, params.max_tokens or limit),
+                          AnswerDecoder(self.tokenizer))
+        self._waiting.append(request)
+        return request
+
+    def cancel(self, request: Request) -> None:
+        """Stop computing a request that nobody wants any more; its slot is free at once."""
+        if request.done:
+            return
+        if request in self._waiting:
+            self._waiting.remove(request)
+        else:
+            self._leave(self._running.index(request))
+        request.finish("cancelled")
+
+    def generate(self, prompts: Sequence[Sequence[int]],
+                 params: SamplingParams | Sequence[SamplingParams]) -> list[Completion]:
+        """Answers in the order of `prompts`. Equal prompts get independent answers, with a seed too."""
+        each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        seen: Counter = Counter()
+        requests: dict[int, Request] = {}
+        for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), *prompts[i])):   # alike side by side
+            key = tuple(prompts[i])
+            requests[i] = self.submit(key, each[i], sample=seen[key])
+            seen[key] += 1
+        while not all(request.done for request in requests.values()):
+            self.step()
+        return [requests[i].completion() for i in range(len(prompts))]
+
+    def stream(self, request: Request) -> Iterator[tuple[str, str]]:
+        """(type, text) pieces of a submitted request as they come. Leaving the loop early cancels it."""
+        try:
+            while not request.done:
+                self.step()
+                yield from request.take()
+        finally:
+            self.cancel(request)
+
+    @torch.no_grad()
+    def step(self) -> None:
+        """One more token for every running request, a first one for those that join."""
+        ids = [[request.ids[-1]] for request in self._running]
+        logits = [self._model.step(torch.tensor(ids, device=self._device), self._cache)] if ids else []
+        logits += self._join(self.max_batch - len(self._running))
+        if not self._running:
+            return
+        tokens = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
+        for row in reversed(range(len(tokens))):        # backwards: who leaves is replaced by a row that had its turn
+            self._accept(self._running[row], tokens[row])
+            if self._running[row].done:
+                self._leave(row)
+
+    def _join(self, free: int) -> list[Tensor]:
+        """Prefill waiting requests, equal lengths together and equal prompts once. -> logits, (1, V) for each in order."""
+        joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
+        if joining and self._cache is None:
+            self._cache = self._new_cache(self.max_batch, self.context)
+        by_length: dict[int, dict[tuple[int, ...], list[Request]]] = {}
+        for request in joining:
+            by_length.setdefault(len(request.prompt), {}).setdefault(tuple(request.prompt), []).append(request)
+        logits = []
+        for length, by_prompt in by_length.items():
+            prompts, rows = list(by_prompt), max(1, PREFILL_TOKENS // length)
+            for start in range(0, len(prompts), rows):
+                chunk = prompts[start:start + rows]
+                cache = self._new_cache(len(chunk), length)
+                first = self._model.step(torch.tensor(chunk, device=self._device), cache)     # (chunk, V)
+                for row, prompt in enumerate(chunk):
+                    for request in by_prompt[prompt]:
+                        self._cache.insert(len(self._running), cache, row)
+                        self._running.append(request)
+                        logits.append(first[row:row + 1])
+        self._stale |= bool(joining)
+        return logits
+
+    def _choose(self, logits: Tensor) -> list[int]:
+        """(B, V) -> a token for each row, the forced one where there is one."""
+        if logits.sum().isnan():
+            raise FloatingPointError("the model's logits are NaN")
+        if self._stale:
+            self._regroup()
+        logits[:, self._special_ids] = logits[:, self._special_ids].masked_fill(self._banned, -math.inf)
+        tokens = logits.argmax(-1)
+        for draw in self._draws:
+            tokens[draw.rows] = draw(logits)
+        return [request.forced[0] if request.forced else token for request, token in zip(self._running, tokens.tolist())]
+
+    def _regroup(self) -> None:
+        """Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call."""
+        drawn = [(row, r) for row, r in enumerate(self._running) if r.params.temperature >= COLDEST]
+        groups = [[(row, r) for row, r in drawn if r.params.narrow == narrow] for narrow in (True, False)]
+        self._draws = [_Draw(group, self._device) for group in groups if group]
+        self._banned = self._bans[[int(r.expression is not None) for r in self._running]]     # (B, specials)
+        self._stale = False
+
+    def _accept(self, request: Request, token: int) -> None:
+        """Record one token, show what it completes, run the tool, see whether the request is finished."""
+        forced = bool(request.forced)
+        request.ids.append(token)
+        request.sampled.append(not forced)
+        if forced:
+            request.forced.popleft()
+        elif token in self._stops:
+            return request.finish("stop")
+        elif token == self._python_start:
+            request.expression, self._stale = [], True
+        elif token == self._python_end:
+            result = calculator.evaluate(self.tokenizer.decode(request.expression)) or calculator.INVALID
+            request.forced.extend(render_part(self.tokenizer, {"type": "python_output", "text": result}))
+            request.expression, self._stale = None, True
+        elif request.expression is not None:
+            request.expression.append(token)
+        request.pieces += request.decoder.push(token)
+        if len(request.ids) >= request.limit:
+            request.finish("length")
+
+    def _leave(self, row: int) -> None:
+        """The last row moves into the gap, so that the rows in use stay the first ones of the cache."""
+        last = self._running.pop()
+        if row < len(self._running):
+            self._running[row] = last
+            self._cache.insert(row, self._cache, len(self._running))
+        self._cache.reset(len(self._running))
+        self._stale = True
+
+    def _new_cache(self, rows: int, length: int) -> KVCache:
+        return KVCache(self._model.shape, rows, length, self._device, self._model.dtype)
+
+
+class _Draw:
+    """Rows that are sampled alike: all with top_k or top_p (ranked first), or all without (in vocabulary order)."""
+
+    def __init__(self, members: list[tuple[int, Request]], device: torch.device):
+        params = [request.params for _, request in members]
+        self.requests = [request for _, request in members]
+        self.rows = torch.tensor([row for row, _ in members], device=device)                  # (n,)
+        self.temperature = torch.tensor([[p.temperature] for p in params], device=device)     # (n, 1)
+        self.narrow = params[0].narrow
+        if self.narrow:
+            self.top_k = torch.tensor([[p.top_k or 1 << 30] for p in params], device=device)  # (n, 1)
+            self.top_p = torch.tensor([[p.top_p or 1.0] for p in params], device=device)      # (n, 1)
+            self.widest = max(p.top_k or 1 << 30 for p in params)
+
+    def __call__(self, logits: Tensor) -> Tensor:
+        """logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number a row."""
+        scaled = logits[self.rows] / self.temperature
+        if self.narrow:
+            scaled, ids = scaled.topk(min(self.widest, scaled.shape[-1]))
+            rank = torch.arange(scaled.shape[-1], device=scaled.device)
+            scaled = scaled.masked_fill(rank >= self.top_k, -math.inf)
+        probs = scaled.softmax(-1)
+        if self.narrow:
+            probs = probs * (probs.cumsum(-1) - probs < self.top_p)         # the one that crosses top_p stays
+        cdf = probs.cumsum(-1)
+        # with 24 random bits the product stays below the total in fp32, so that no token of probability 0 is hit
+        uniform = [0.0 if r.forced else r.random.getrandbits(24) / (1 << 24) for r in self.requests]
+        point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]
+        choice = torch.searchsorted(cdf, point, right=True)                 # (n, 1)
+        return (ids.gather(-1, choice) if self.narrow else choice).squeeze(-1)

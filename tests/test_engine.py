@@ -1,0 +1,278 @@
+import functools
+import math
+from collections import Counter
+
+import pytest
+import torch
+
+from nanochat import calculator
+from nanochat.chat import render_conversation, render_prompt
+from nanochat.engine import NEVER_SAMPLED, Engine, SamplingParams
+from nanochat.gpt import GPT
+from nanochat.scaling import Shape
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+CONTEXT = 150                                           # longer than the window of 128
+GREEDY = SamplingParams(temperature=0)
+
+
+@pytest.fixture(autouse=True, scope="module")
+def one_thread():
+    """A tiny model is slower on two threads, far slower where other tests share the cores."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+@functools.cache
+def tokenizer() -> Tokenizer:
+    return Tokenizer.train(["abc"], 256 + len(SPECIAL_TOKENS))          # bytes only: one way to spell a text
+
+
+class Steered(GPT):
+    """A real model that is pushed to write given tokens at given positions, so that it calls the tool."""
+    script: dict[int, int] = {}
+
+    def __init__(self, shape):
+        super().__init__(shape)
+        self.fed = 0
+
+    def step(self, idx, cache):
+        self.fed += idx.numel()
+        logits = super().step(idx, cache)
+        for row, position in enumerate(cache.lengths[:len(idx)].tolist()):
+            if position in self.script:
+                logits[row, self.script[position]] += 1000
+        return logits
+
+    def uncached(self, ids):
+        """Logits after each of `ids`, in one forward pass."""
+        with torch.no_grad():
+            logits = self(torch.tensor([ids]))[0].clone()
+        for position, token in self.script.items():
+            if position <= len(ids):
+                logits[position - 1, token] += 1000
+        return logits
+
+
+def model(script: dict[int, int] | None = None, heads: int = 2) -> Steered:
+    shape = Shape(n_layer=3, n_head=heads, n_kv_head=heads // 2 or 1, n_embd=32, sequence_len=CONTEXT,
+                  vocab_size=tokenizer().vocab_size, window_pattern="SL")
+    net = Steered(shape)
+    generator = torch.Generator().manual_seed(7)
+    with torch.no_grad():
+        for parameter in net.parameters():              # the real initialisation is the identity: nothing to see
+            parameter.normal_(0, 0.4, generator=generator)
+    net.script = script or {}
+    return net.eval()
+
+
+def spell(start: int, *pieces: str) -> dict[int, int]:
+    """A script that writes the pieces (texts or names of specials) from position `start` on."""
+    ids = [i for piece in pieces for i in ([tokenizer().special(piece)] if piece in SPECIAL_TOKENS
+                                           else tokenizer().encode(piece))]
+    return dict(enumerate(ids, start))
+
+
+def prompt(text: str) -> list[int]:
+    return [tokenizer().bos] + tokenizer().encode(text)
+
+
+def run(engine: Engine) -> None:
+    while engine.busy:
+        engine.step()
+
+
+def legal(logits: torch.Tensor, in_tool: bool) -> torch.Tensor:
+    wrong = [*NEVER_SAMPLED, "<|python_start|>" if in_tool else "<|python_end|>"]
+    logits[[tokenizer().special(name) for name in wrong]] = -math.inf
+    return logits
+
+
+TOOL_SCRIPT = ("a", "<|python_start|>", "3*4", "<|python_end|>")
+
+
+def test_every_token_is_the_likeliest_by_an_uncached_forward_pass():
+    net = model(spell(20, *TOOL_SCRIPT) | spell(60, "<|python_start|>", "1/0", "<|python_end|>"))
+    prompts = [prompt("x" * n) for n in (0, 3, 3, 12, 18, 100, 140)] + [prompt("hello"), prompt("abc"), prompt("xyz")]
+    for completion, ids in zip(Engine(net, tokenizer(), max_batch=4).generate(prompts, GREEDY), prompts):
+        logits = net.uncached((ids + completion.ids)[:CONTEXT])
+        in_tool = False
+        for i, (token, sampled) in enumerate(zip(completion.ids, completion.sampled)):
+            if sampled:
+                assert token == int(legal(logits[len(ids) + i - 1], in_tool).argmax())
+                in_tool = token == tokenizer().special("<|python_start|>") or (
+                    in_tool and token != tokenizer().special("<|python_end|>"))
+    assert any(not all(completion.sampled) for completion in Engine(net, tokenizer()).generate(prompts, GREEDY))
+
+
+@pytest.mark.parametrize("expression, output", [("3*4", "12"), ('"banana".count("a")', "3"), ("3*", calculator.INVALID),
+                                                ("", calculator.INVALID)])
+def test_a_tool_call_is_answered_in_the_format_of_the_training_data(expression, output):
+    conversation = {"messages": [{"role": "user", "content": "Q"}]}
+    ids = render_prompt(tokenizer(), conversation)
+    answer = [{"type": "text", "text": "So: "}, {"type": "python", "text": expression},
+              {"type": "python_output", "text": output}, {"type": "text", "text": "yes"}]
+    written = spell(len(ids), "So: ", "<|python_start|>", expression, "<|python_end|>")
+    after = len(ids) + len(written) + len(output) + 2
+    net = model(written | spell(after, "yes", "<|assistant_end|>"))
+    completion = Engine(net, tokenizer()).generate([ids], GREEDY)[0]
+    conversation["messages"].append({"role": "assistant", "content": answer})
+    expected, mask = render_conversation(tokenizer(), conversation)
+    assert completion.parts == answer and completion.text == "So: yes" and completion.finish_reason == "stop"
+    assert ids + completion.ids == expected
+    assert completion.sampled == [bool(m) for m in mask[len(ids):]]
+    conversation["messages"][1]["content"] = completion.parts                # the next turn shows the same tokens
+    following = {"messages": conversation["messages"] + [{"role": "user", "content": "And?"}]}
+    assert render_prompt(tokenizer(), following)[:len(expected)] == expected
+
+
+def test_a_seeded_answer_does_not_depend_on_its_neighbours():
+    net, texts = model(spell(30, *TOOL_SCRIPT)), ["", "a", "bb", "cc", "longer than the others"]
+    settings = [SamplingParams(0.9, top_k=20, seed=1, max_tokens=50), SamplingParams(1.2, seed=2, max_tokens=30), GREEDY,
+                SamplingParams(1.0, top_p=0.8, seed=3, max_tokens=60), SamplingParams(1.1, top_k=9, top_p=0.9, seed=4)]
+    alone = [Engine(net, tokenizer()).generate([prompt(t)], p)[0] for t, p in zip(texts, settings)]
+    together = Engine(net, tokenizer()).generate([prompt(t) for t in texts], settings)
+    assert [c.ids for c in together] == [c.ids for c in alone]
+    engine, requests = Engine(net, tokenizer(), max_batch=3), []
+    for delay, (text, params) in enumerate(zip(texts, settings)):            # joining while others are under way
+        requests.append(engine.submit(prompt(text), params))
+        requests.append(engine.submit(prompt("cancelled")))
+        for _ in range(delay * 5):
+            engine.step()
+        engine.cancel(requests[-1])
+    run(engine)
+    assert [r.completion().ids for r in requests[::2]] == [c.ids for c in alone]
+
+
+def test_equal_prompts_are_answered_independently_with_and_without_a_seed():
+    engine = Engine(model(), tokenizer(), max_batch=16)
+    for seed in (None, 5):
+        answers = engine.generate([prompt("same")] * 12, SamplingParams(1.0, max_tokens=12, seed=seed))
+        assert len({tuple(a.ids) for a in answers}) == 12 and len({a.ids[0] for a in answers}) > 1
+    again = engine.generate([prompt("same")] * 12, SamplingParams(1.0, max_tokens=12, seed=5))
+    assert [a.ids for a in again] == [a.ids for a in answers]
+    fresh = [engine.generate([prompt("same")], SamplingParams(1.0, max_tokens=12))[0].ids for _ in range(2)]
+    assert fresh[0] != fresh[1]
+
+
+def test_the_sign_of_a_seed_matters():
+    engine = Engine(model(), tokenizer())
+    a, b = (engine.generate([prompt("x")], SamplingParams(seed=s, max_tokens=12))[0].ids for s in (1, -1))
+    assert a != b
+
+
+def likely(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None) -> dict[int, float]:
+    """Textbook probabilities, one token at a time."""
+    weights = sorted(((math.exp(z / temperature), i) for i, z in enumerate(logits.tolist())), reverse=True)[:top_k]
+    total, kept, so_far = sum(w for w, _ in weights), [], 0.0
+    for weight, i in weights:
+        if top_p is None or so_far < top_p:
+            kept.append((weight, i))
+        so_far += weight / total
+    return {i: w / sum(w for w, _ in kept) for w, i in kept}
+
+
+@pytest.mark.parametrize("temperature, top_k, top_p", [
+    (1.0, None, None), (0.5, None, None), (2.0, 5, None), (1.0, None, 0.7), (1.5, 20, 0.8), (1.0, 1, None),
+    (1.0, None, 1e-9), (1.0, 10**6, None)])
+def test_tokens_are_drawn_with_the_textbook_probabilities(temperature, top_k, top_p):
+    net, n = model(), 3000
+    params = SamplingParams(temperature, top_k, top_p, max_tokens=1, seed=11)
+    first = Counter(c.ids[0] for c in Engine(net, tokenizer(), max_batch=n).generate([prompt("go")] * n, params))
+    expected = likely(legal(net.uncached(prompt("go"))[-1], False), temperature, top_k, top_p)
+    assert set(first) <= set(expected)
+    for token, p in expected.items():
+        assert abs(first[token] - n * p) <= 5 * math.sqrt(n * p * (1 - p)) + 1
+
+
+def test_prompts_of_length_0_1_context_and_one_more():
+    engine = Engine(model(), tokenizer())
+    one, full = engine.generate([[65], [65] * CONTEXT], GREEDY)
+    assert len(full.ids) == 1 and full.finish_reason == "length" and full.prompt_tokens == CONTEXT
+    assert one.finish_reason == "length" and len(one.ids) == CONTEXT or one.finish_reason == "stop"
+    for wrong in ([], [65] * (CONTEXT + 1)):
+        with pytest.raises(ValueError, match="prompt length"):
+            engine.submit(wrong)
+    assert not engine.busy and engine.generate([], GREEDY) == []
+
+
+def test_a_full_context_ends_an_answer_even_inside_a_tool_output():
+    ids = [65] * (CONTEXT - 7)
+    net = model(spell(len(ids), "<|python_start|>", "9**9", "<|python_end|>"))
+    completion = Engine(net, tokenizer()).generate([ids], GREEDY)[0]
+    assert completion.finish_reason == "length" and len(ids) + len(completion.ids) == CONTEXT + 1
+    assert completion.parts == [{"type": "python", "text": "9**9"}, {"type": "python_output", "text": "3"}]
+
+
+def test_streamed_pieces_add_up_to_the_decoded_answer():
+    net = model(spell(4, "Né€", "<|python_start|>", "2**5", "<|python_end|>"))
+    for seed in range(3):
+        engine = Engine(net, tokenizer())
+        request = engine.submit(prompt("abc"), SamplingParams(0.8, seed=seed, max_tokens=100))
+        pieces = list(engine.stream(request))
+        done = request.completion()
+        assert done.ids == engine.generate([prompt("abc")], request.params)[0].ids
+        for kind in ("text", "python", "python_output"):
+            assert "".join(t for k, t in pieces if k == kind) == "".join(p["text"] for p in done.parts if p["type"] == kind)
+        body = done.ids[:-1] if done.finish_reason == "stop" else done.ids
+        plain = [i for i in body if i < 256]
+        assert "".join(t for _, t in pieces).startswith("Né€2**532")
+        assert "".join(t for _, t in pieces).replace("\ufffd", "") == bytes(plain).decode(errors="replace").replace(
+            "\ufffd", "")
+
+
+def test_markers_that_make_no_sense_are_never_sampled():
+    answers = Engine(model(), tokenizer()).generate([prompt("x")] * 20, SamplingParams(50.0, max_tokens=100, seed=1))
+    specials = {tokenizer().special(name): name for name in SPECIAL_TOKENS}
+    for answer in answers:
+        in_tool = False
+        for name in (specials[i] for i, s in zip(answer.ids, answer.sampled) if s and i in specials):
+            assert name not in NEVER_SAMPLED and name != ("<|python_start|>" if in_tool else "<|python_end|>")
+            in_tool = name == "<|python_start|>"
+
+
+def test_finished_rows_cost_nothing_and_equal_prompts_are_read_once():
+    net = model()
+    answers = Engine(net, tokenizer()).generate([prompt("abc")] * 3 + [prompt("defg")] * 2,
+                                                [SamplingParams(seed=1, max_tokens=m) for m in (2, 40, 9, 1, 25)])
+    assert net.fed == 4 + 5 + sum(len(answer.ids) - 1 for answer in answers)
+
+
+def test_leaving_a_stream_frees_its_slot():
+    engine = Engine(model(), tokenizer(), max_batch=1)
+    request, waiting = engine.submit(prompt("a"), SamplingParams(seed=3)), engine.submit(prompt("b"), GREEDY)
+    stream = engine.stream(request)
+    next(stream)
+    stream.close()
+    assert request.done and request.completion().finish_reason == "cancelled" and len(request.ids) < CONTEXT
+    expected = Engine(model(), tokenizer()).generate([prompt("b")], GREEDY)[0]
+    run(engine)
+    assert waiting.completion() == expected
+    late = engine.submit(prompt("c"))
+    engine.cancel(late)
+    engine.cancel(late)
+    assert late.finish_reason == "cancelled" and not engine.busy
+
+
+def test_nan_is_an_error():
+    net = model()
+    with torch.no_grad():
+        net.unembedding.fill_(math.nan)
+    with pytest.raises(FloatingPointError):
+        Engine(net, tokenizer()).generate([prompt("a")], GREEDY)
+
+
+def test_the_model_can_be_trained_after_it_was_sampled_from():
+    net = model()
+    Engine(net, tokenizer()).generate([prompt("a")], SamplingParams(max_tokens=3))
+    net(torch.tensor([[1, 2, 3]]), torch.tensor([[2, 3, 4]])).backward()
+    assert net.unembedding.grad.isfinite().all()
+
+
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0.0},
+                                   {"top_p": 1.1}, {"max_tokens": 0}])
+def test_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SamplingParams(**wrong)

@@ -1,13 +1,13 @@
 """
 Batches: pretraining rows, chat rows, validation rows. Training batches are made ahead of the device by one thread.
 
-What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` micro-batches
+What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
 (gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and rank
 r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation sees, no
-document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by training scripts and evals.
+document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by scripts and evals.
 """
 
-# B rows of a batch, T context; a packed row has up to T + 1 tokens, inputs are all but its last, targets all but its first
+# B rows of a batch, T context; a packed row has T + 1 tokens: inputs are all but its last, targets all but its first
 
 import base64
 import queue
@@ -28,7 +28,7 @@ from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts
 from nanochat.packing import Packer
 
-BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98%, but delay long ones
+BUFFER = 128            # documents to pack from: 97% of web text is kept at T = 2048; with 1,024 98%, but long ones wait
 CHUNK = 128             # documents tokenized at once
 AHEAD = 4               # batches made before they are asked for
 
@@ -135,8 +135,8 @@ class _ConversationStream(_Stream):
 class _Loader:
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`.
-    Close it, or use it in a `with`. `epoch` is how often this rank has been through the data: for display only, ranks
-    differ. Errors of the background thread are raised by `next`.
+    Close it, or use it in a `with`. `epoch` is how often this rank has been through the data: for display only,
+    ranks differ. Errors of the background thread are raised by `next`.
     """
 
     def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int, rank: int,
@@ -150,7 +150,7 @@ class _Loader:
         mine = range(rank, slots, world_size)
         saved = state["streams"] if state else {}
         if state and not all(str(slot) in saved for slot in mine):
-            die(f"the saved position in the data is of slots {', '.join(saved)}, this rank has {', '.join(map(str, mine))}",
+            die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
                 hint="resume with as many ranks as the saved run had")
         streams = [(slot, make_stream(slot, saved.get(str(slot)))) for slot in mine]
         self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
@@ -164,7 +164,7 @@ class _Loader:
         thread = threading.Thread(target=_produce, daemon=True, args=(
             self.batches, stop, streams, self.turn, identity["rows"], pad, self.device))
         thread.start()
-        self._close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # also when forgotten, or at exit
+        self._close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
 
     def __iter__(self):
         return self
@@ -184,7 +184,7 @@ class _Loader:
 
     def state(self) -> dict:
         """
-        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it continues
+        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it goes on
         with the very next batch. The `streams` of all ranks, merged, fit any world size.
         """
         streams = {str(slot): {"position": position, "buffer": _pack(documents)}
@@ -209,12 +209,13 @@ class PretrainLoader(_Loader):
     Exits with code 2 where there are fewer documents than slots.
     """
 
-    def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0, world_size: int = 1,
-                 slots: int | None = None, device: str | torch.device = "cpu", state: dict | None = None):
+    def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
+                 world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
+                 state: dict | None = None):
         groups, slots = row_groups(paths), slots or world_size
         count = sum(documents for _, _, documents in groups)
         if count < slots:
-            die(f"{count} training documents in {len(paths)} files: fewer than the {slots} micro-batches of a step",
+            die(f"{count} documents in {len(paths)} training files: fewer than the {slots} micro-batches of a step",
                 hint="more data, or a smaller --total-batch-size")
         read_group = lru_cache(maxsize=4)(read_row_group)           # this rank's slots read about the same place
 
@@ -228,8 +229,8 @@ class PretrainLoader(_Loader):
 
 class ChatLoader(_Loader):
     """
-    Batches of padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has
-    at least one. conversations: any sequence of conversation dicts, its order drawn from `seed` anew every epoch.
+    Padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has at least
+    one. conversations: any sequence of conversation dicts, in an order drawn from `seed` anew every epoch.
     The rest is as in PretrainLoader.
     """
 
@@ -244,7 +245,8 @@ class ChatLoader(_Loader):
         def make_stream(slot: int, state: dict | None) -> _Stream:
             return _ConversationStream(tokenizer, conversations, seed, seq_len + 1, slot, slots, state)
 
-        identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": f"{count}, seed {seed}"}
+        data = f"{count} conversations, seed {seed}"
+        identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
         super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
 
 
@@ -253,8 +255,8 @@ def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_t
     """
     The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
 
-    Rows are padded, not cropped: every token counts exactly once. Which rows there are, and their order, depends on the
-    files, the tokenizer, T and max_tokens alone (max_tokens // T rows, at least one); rank r takes rows r, r + W, ...
+    Rows are padded, not cropped: every token counts exactly once. Which rows there are, and their order, depends on
+    the files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least one); rank r takes rows r, r + W, ...
     Batches are filled up with empty rows, so that shapes and the number of batches are the same on every rank.
     Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
     """
@@ -295,7 +297,7 @@ def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
 
 
 def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packed rows, (n,) ids or (n, 2) ids and mask -> inputs (B, T) int32, targets (B, T) int64; -1 where masked or padding."""
+    """Packed rows, (n,) ids or (n, 2) ids and mask, to inputs (B, T) int32 and targets (B, T) int64."""
     inputs = np.full((len(made), seq_len), pad, dtype=np.int32)
     targets = np.full((len(made), seq_len), -1, dtype=np.int64)
     for i, row in enumerate(made):
@@ -318,7 +320,7 @@ def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[in
                 tensors = [tensor.pin_memory() for tensor in tensors]
             batches.put((slot, stream.snapshot(), stream.epochs(), *tensors))
             turn = (turn + 1) % len(streams)
-    except BaseException as error:                      # die() here is a SystemExit, which must reach the main thread
+    except BaseException as error:                      # die() here is a SystemExit, and must end the main thread
         batches.put(error)
 
 

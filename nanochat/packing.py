@@ -28,7 +28,7 @@ class Packer:
         self.row_len = row_len
         self.tokens = 0                                 # buffered now, the <|bos|> of each piece included
         self._documents: OrderedDict[int, np.ndarray] = OrderedDict()       # serial -> document, oldest first
-        self._by_length: list[tuple[int, int]] = []     # sorted (length, -serial): of equal lengths the oldest is last
+        self._by_length: list[tuple[int, int]] = []     # sorted (length, -serial): oldest last of equals
         self._serial = 0
         for document in documents:
             self.add(document)
@@ -53,8 +53,8 @@ class Packer:
 
     def take(self, crop: bool) -> np.ndarray:
         """
-        The next row: the oldest document, then again and again the longest that fits. What is left when none fits is
-        filled with the head of the shortest document (`crop`) or left to the caller to pad.
+        The next row: the oldest document, then again and again the longest that fits. What is left when none fits
+        is filled with the head of the shortest document, whose rest is dropped (`crop`), or left open for padding.
         Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran empty.
         """
         assert self._documents, "the packer is empty"

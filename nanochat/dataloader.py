@@ -7,7 +7,7 @@ r of W serves slots r, r + W, ... So two ranks see exactly what one rank with tw
 document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by scripts and evals.
 """
 
-# B rows of a batch, T context; a packed row has T + 1 tokens: inputs are all but its last, targets all but its first
+# B rows, T context; a packed row has T + 1 tokens: inputs are all but its last, targets all but its first
 
 import base64
 import queue
@@ -28,7 +28,7 @@ from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts
 from nanochat.packing import Packer
 
-BUFFER = 128            # documents to pack from: 97% of web text is kept at T = 2048; with 1,024 98%, but long ones wait
+BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98% but delay long ones
 CHUNK = 128             # documents tokenized at once
 AHEAD = 4               # batches made before they are asked for
 
@@ -215,7 +215,7 @@ class PretrainLoader(_Loader):
         groups, slots = row_groups(paths), slots or world_size
         count = sum(documents for _, _, documents in groups)
         if count < slots:
-            die(f"{count} documents in {len(paths)} training files: fewer than the {slots} micro-batches of a step",
+            die(f"{count} documents in {len(paths)} training files: fewer than {slots} micro-batches of a step",
                 hint="more data, or a smaller --total-batch-size")
         read_group = lru_cache(maxsize=4)(read_row_group)           # this rank's slots read about the same place
 
@@ -256,8 +256,8 @@ def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_t
     The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
 
     Rows are padded, not cropped: every token counts exactly once. Which rows there are, and their order, depends on
-    the files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least one); rank r takes rows r, r + W, ...
-    Batches are filled up with empty rows, so that shapes and the number of batches are the same on every rank.
+    the files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows r, r + W, ...
+    Batches are filled up with empty rows: their shape and number are the same on every rank.
     Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
     """
     documents = (np.array([tokenizer.bos, *ids], dtype=np.int32) for chunk in _chunks(texts(paths), CHUNK)

@@ -182,10 +182,13 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
             unfinished = folder.with_name(f".{name}.unfinished")
             shutil.rmtree(unfinished, ignore_errors=True)           # a killed process left it: we hold the lock
             unfinished.mkdir()
-            fill(unfinished)
-            _write_manifest(unfinished, recipe, [_entry(path) for path in sorted(unfinished.glob("*.parquet"))])
-            shutil.rmtree(folder, ignore_errors=True)               # damaged, else it had been found whole
-            unfinished.rename(folder)
+            try:
+                fill(unfinished)
+                _write_manifest(unfinished, recipe, [_entry(path) for path in sorted(unfinished.glob("*.parquet"))])
+                shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
+                unfinished.rename(folder)
+            finally:
+                shutil.rmtree(unfinished, ignore_errors=True)
             manifest = _read_manifest(folder)
     train, val = (tuple(folder / entry["name"] for entry in manifest[part]) for part in ("train", "val"))
     return Dataset(name, train, val, manifest["val_sha256"])

@@ -6,6 +6,7 @@
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
 //! a pair whose count is below the last merge's can never be merged: it is not stored at all (`floor`).
 
+use crate::count::Words;
 use crate::Error;
 use std::cmp::Reverse;
 use std::collections::{BinaryHeap, HashMap};
@@ -94,11 +95,12 @@ struct Merger {
 /// The merges that training makes, in order: at most `wanted`, fewer when every word has become one token.
 /// `progress(done)` is called now and then and can stop the training with an error.
 pub fn merges<E: From<Error>>(
-    words: Vec<(&[u8], u64)>,
+    words: Words,
     wanted: usize,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Vec<Pair>, E> {
-    let mut merger = Merger::new(words, wanted)?;
+    let mut merger = Merger::new(&words, wanted)?;
+    drop(words);
     let mut done = Vec::with_capacity(wanted);
     merger.track();
     while done.len() < wanted {
@@ -134,41 +136,58 @@ pub fn vocabulary(merges: &[Pair]) -> Vec<Vec<u8>> {
 }
 
 impl Merger {
-    fn new(mut words: Vec<(&[u8], u64)>, wanted: usize) -> Result<Self, Error> {
-        words.retain(|(word, _)| word.len() > 1);
-        words.sort_unstable_by_key(|&(_, count)| Reverse(count));
-        let size = 1 + words.iter().map(|(word, _)| word.len() + 1).sum::<usize>();
+    fn new(words: &Words, wanted: usize) -> Result<Self, Error> {
+        // How many slots the words of each count fill: rare counts by far the most, frequent ones a word each.
+        let mut fills: HashMap<u64, (usize, usize)> = HashMap::new(); // count -> (slots, words)
+        words.each(|word, count| {
+            if word.len() > 1 {
+                let fill = fills.entry(count).or_default();
+                fill.0 += word.len() + 1;
+                fill.1 += 1;
+            }
+        });
+        let mut fills: Vec<_> = fills.into_iter().collect();
+        fills.sort_unstable_by_key(|&(count, _)| Reverse(count));
+        let size = 1 + fills.iter().map(|&(_, (slots, _))| slots).sum::<usize>();
         if size > u32::MAX as usize {
             return Err(Error::TooManyWords);
         }
-        let mut symbols = Vec::with_capacity(size);
-        let mut counts = Counts { runs: Vec::new(), first: Vec::with_capacity(size / BLOCK + 1) };
-        symbols.push(EDGE);
-        for &(word, count) in &words {
-            symbols.extend(word.iter().map(|&byte| Id::from(byte)));
-            symbols.push(EDGE);
-            let end = symbols.len() as u32;
-            match counts.runs.last_mut() {
-                Some(run) if run.1 == count => run.0 = end,
-                _ => counts.runs.push((end, count)),
+        let (mut runs, mut next, mut end, mut rank, mut floor) = (Vec::new(), HashMap::new(), 1, 0, 1);
+        for &(count, (slots, words)) in &fills {
+            next.insert(count, end);
+            end += slots;
+            runs.push((end as u32, count));
+            // About as many tokens as words are this frequent, so that few merges should be rarer.
+            if rank <= wanted && wanted < rank + words {
+                floor = 1 + count / 4;
             }
+            rank += words;
         }
+        let mut symbols = vec![EDGE; size];
+        words.each(|word, count| {
+            if let (true, Some(at)) = (word.len() > 1, next.get_mut(&count)) {
+                for (symbol, &byte) in symbols[*at..].iter_mut().zip(word) {
+                    *symbol = Id::from(byte);
+                }
+                *at += word.len() + 1;
+            }
+        });
+        let mut first = Vec::with_capacity(size / BLOCK + 1);
         let mut run = 0;
         for block in (0..size).step_by(BLOCK) {
-            while run + 1 < counts.runs.len() && counts.runs[run].0 as usize <= block {
+            while run + 1 < runs.len() && runs[run].0 as usize <= block {
                 run += 1;
             }
-            counts.first.push(run as u32);
+            first.push(run as u32);
         }
         Ok(Self {
             symbols,
-            counts,
+            counts: Counts { runs, first },
             lengths: vec![1; 256],
             index: HashMap::new(),
             pairs: Vec::new(),
             heap: BinaryHeap::new(),
-            // About as many tokens as words are this frequent, so that few merges should be rarer.
-            floor: words.get(wanted).map_or(1, |&(_, count)| 1 + count / 4),
+            floor,
             left: Side::new(256 + wanted),
             right: Side::new(256 + wanted),
         })

@@ -1,8 +1,15 @@
-//! Texts -> how often each distinct word occurs.
+//! Texts -> how often each distinct word occurs, counted by several threads, each into a table of its own.
 
 use crate::split::{Splitter, END, PAD};
 use crate::Error;
 use std::collections::HashMap;
+use std::hash::{BuildHasherDefault, Hasher};
+use std::sync::mpsc::{channel, sync_channel, Receiver, Sender, SyncSender};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::thread;
+
+const BATCH: usize = 1 << 18; // bytes of text a batch: stays in the cache of the core that reads it
+const SHORT: usize = 15; // bytes of a word that fit into a slot beside their number
 
 /// Several texts in one padded buffer (see split.rs).
 #[derive(Default)]
@@ -19,38 +26,220 @@ impl Batch {
         self.bytes.extend_from_slice(&[END; PAD]);
     }
 
-    pub fn len(&self) -> usize {
-        self.bytes.len()
+    pub fn is_full(&self) -> bool {
+        self.bytes.len() >= BATCH
     }
 
-    pub fn clear(&mut self) {
+    fn clear(&mut self) {
         self.bytes.clear();
         self.spans.clear();
     }
 }
 
-#[derive(Default)]
-pub struct Counter {
-    words: HashMap<Box<[u8]>, u64>,
+/// A word of up to SHORT bytes, as two little-endian numbers with the length in the highest byte. Count 0: empty.
+#[derive(Clone, Copy, Default)]
+struct Slot {
+    key: (u64, u64),
+    count: u64,
 }
 
-impl Counter {
-    pub fn add(&mut self, batch: &Batch, splitter: &Splitter) -> Result<(), Error> {
+/// Open addressing with linear probing: nearly all words of a text end in one cache line.
+struct Table {
+    slots: Vec<Slot>, // a power of two
+    used: usize,
+    shift: u32, // hash -> slot
+}
+
+impl Table {
+    fn with_bits(bits: u32) -> Self {
+        Self { slots: vec![Slot::default(); 1 << bits], used: 0, shift: 64 - bits }
+    }
+
+    #[inline]
+    fn add(&mut self, key: (u64, u64), count: u64) {
+        let mask = self.slots.len() - 1;
+        let mut at = fold(key.0 ^ 0x9E37_79B9_7F4A_7C15, key.1 ^ 0xD1B5_4A32_D192_ED03) as usize >> self.shift;
+        loop {
+            let slot = &mut self.slots[at & mask];
+            if slot.key == key {
+                slot.count += count;
+                return;
+            }
+            if slot.count == 0 {
+                *slot = Slot { key, count };
+                break;
+            }
+            at += 1;
+        }
+        self.used += 1;
+        if self.used * 3 > self.slots.len() * 2 {
+            self.grow();
+        }
+    }
+
+    #[cold]
+    fn grow(&mut self) {
+        let mut larger = Self::with_bits(64 - self.shift + 1);
+        for slot in self.slots.iter().filter(|slot| slot.count > 0) {
+            larger.add(slot.key, slot.count);
+        }
+        *self = larger;
+    }
+}
+
+fn fold(a: u64, b: u64) -> u64 {
+    let product = u128::from(a) * u128::from(b);
+    product as u64 ^ (product >> 64) as u64
+}
+
+/// Hash of a long word: eight bytes a step.
+#[derive(Default)]
+struct LongHasher(u64);
+
+impl Hasher for LongHasher {
+    fn write(&mut self, bytes: &[u8]) {
+        for chunk in bytes.chunks(8) {
+            let mut word = [0; 8];
+            word[..chunk.len()].copy_from_slice(chunk);
+            self.0 = fold(self.0 ^ u64::from_le_bytes(word), 0x9E37_79B9_7F4A_7C15);
+        }
+    }
+
+    fn finish(&self) -> u64 {
+        self.0
+    }
+}
+
+/// Distinct words and their counts.
+pub struct Words {
+    short: Table,
+    long: HashMap<Box<[u8]>, u64, BuildHasherDefault<LongHasher>>,
+}
+
+impl Default for Words {
+    fn default() -> Self {
+        Self { short: Table::with_bits(12), long: HashMap::default() }
+    }
+}
+
+impl Words {
+    pub fn count(&mut self, batch: &Batch, splitter: &Splitter) -> Result<(), Error> {
         for &(start, end) in &batch.spans {
-            splitter.split(&batch.bytes, start, end, |from, to| {
-                let word = &batch.bytes[from..to];
-                match self.words.get_mut(word) {
-                    Some(count) => *count += 1,
-                    None => {
-                        self.words.insert(word.into(), 1);
-                    }
-                }
-            })?;
+            splitter.split(&batch.bytes, start, end, |from, to| self.add(&batch.bytes, from, to))?;
         }
         Ok(())
     }
 
-    pub fn words(&self) -> Vec<(&[u8], u64)> {
-        self.words.iter().map(|(word, count)| (&**word, *count)).collect()
+    #[inline]
+    fn add(&mut self, bytes: &[u8], from: usize, to: usize) {
+        let length = to - from;
+        if length <= SHORT {
+            let Some(Ok(window)) = bytes.get(from..from + 16).map(<[u8; 16]>::try_from) else { return };
+            let keep = (1u128 << (8 * length)) - 1;
+            let key = u128::from_le_bytes(window) & keep;
+            self.short.add((key as u64, (key >> 64) as u64 | (length as u64) << 56), 1);
+        } else {
+            self.add_long(&bytes[from..to], 1);
+        }
     }
+
+    #[inline(never)]
+    fn add_long(&mut self, word: &[u8], count: u64) {
+        match self.long.get_mut(word) {
+            Some(total) => *total += count,
+            None => {
+                self.long.insert(word.into(), count);
+            }
+        }
+    }
+
+    pub fn absorb(&mut self, other: Self) {
+        for slot in other.short.slots.iter().filter(|slot| slot.count > 0) {
+            self.short.add(slot.key, slot.count);
+        }
+        for (word, count) in other.long {
+            self.add_long(&word, count);
+        }
+    }
+
+    /// Every word once, in no order.
+    pub fn each(&self, mut visit: impl FnMut(&[u8], u64)) {
+        for slot in self.short.slots.iter().filter(|slot| slot.count > 0) {
+            let bytes = (u128::from(slot.key.1) << 64 | u128::from(slot.key.0)).to_le_bytes();
+            visit(&bytes[..usize::from(bytes[SHORT])], slot.count);
+        }
+        for (word, &count) in &self.long {
+            visit(word, count);
+        }
+    }
+}
+
+/// The way to the counting threads: takes batches, hands back emptied ones.
+pub struct Feed {
+    full: SyncSender<Batch>,
+    empty: Mutex<Receiver<Result<Batch, Error>>>,
+}
+
+impl Feed {
+    /// Waits while all threads are busy; fails with the first error of any of them.
+    pub fn send(&self, batch: Batch) -> Result<Batch, Error> {
+        let sent = self.full.send(batch);
+        match lock(&self.empty).try_recv() {
+            Ok(back) => back,
+            Err(_) => sent.map(|()| Batch::default()).map_err(|_| Error::Worker),
+        }
+    }
+}
+
+/// Counts, with `threads` threads, the batches that `feed` sends from this one.
+pub fn count<E: From<Error>>(
+    splitter: &Splitter,
+    threads: usize,
+    feed: impl FnOnce(&Feed) -> Result<(), E>,
+) -> Result<Words, E> {
+    let (full, batches) = sync_channel::<Batch>(threads);
+    let (recycle, empty) = channel();
+    let batches = Arc::new(Mutex::new(batches));
+    thread::scope(|scope| {
+        let workers: Vec<_> = (0..threads)
+            .map(|_| {
+                let (batches, recycle) = (batches.clone(), recycle.clone());
+                scope.spawn(move || work(splitter, &batches, &recycle))
+            })
+            .collect();
+        drop(batches); // with the last worker the channel closes, so that a send cannot wait for ever
+        let Feed { empty, .. } = {
+            let to_workers = Feed { full, empty: Mutex::new(empty) };
+            feed(&to_workers)?;
+            to_workers
+        };
+        let mut total = Words::default();
+        for worker in workers {
+            let words = worker.join().map_err(|_| Error::Worker)?;
+            if total.short.used == 0 {
+                total = words;
+            } else {
+                total.absorb(words);
+            }
+        }
+        lock(&empty).try_iter().collect::<Result<Vec<_>, _>>()?;
+        Ok(total)
+    })
+}
+
+fn work(splitter: &Splitter, batches: &Mutex<Receiver<Batch>>, recycle: &Sender<Result<Batch, Error>>) -> Words {
+    let mut words = Words::default();
+    loop {
+        let Ok(mut batch) = lock(batches).recv() else { return words };
+        let counted = words.count(&batch, splitter);
+        batch.clear();
+        if recycle.send(counted.map(|()| batch)).is_err() {
+            return words; // the feed has stopped with an error
+        }
+    }
+}
+
+/// A lock that another thread's panic cannot poison: the data behind ours is whole at all times.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -1,13 +1,13 @@
 //! The Python face: convert, release the GIL, delegate, translate errors.
 
-use crate::count::{Batch, Counter};
+use crate::count::{self, Batch, Feed};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-
-const BATCH: usize = 1 << 20; // bytes of text between two looks at Ctrl-C
+use std::num::NonZero;
+use std::thread::available_parallelism;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
@@ -25,15 +25,29 @@ fn train<'py>(
     progress: Option<Py<PyAny>>,
     threads: Option<usize>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-    let _ = threads;
     if vocab_size < 256 {
         return Err(PyValueError::new_err(format!("vocab_size is {vocab_size}, but the 256 bytes are tokens too")));
     }
     let wanted = vocab_size - 256;
+    let threads = threads.unwrap_or_else(|| available_parallelism().map_or(1, NonZero::get)).max(1);
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
-    let mut counter = Counter::default();
+    let texts = texts.clone().unbind();
+    let words = py.detach(|| {
+        count::count(&splitter, threads, |feed| Python::attach(|py| read(texts.bind(py), feed, progress.as_ref())))
+    })?;
+    let tokens = py.detach(|| {
+        bpe::merges(words, wanted, |done| {
+            Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted))
+        })
+        .map(|merges| bpe::vocabulary(&merges))
+    })?;
+    Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
+}
+
+fn read(texts: &Bound<'_, PyAny>, feed: &Feed, progress: Option<&Py<PyAny>>) -> PyResult<()> {
+    let py = texts.py();
     let mut batch = Batch::default();
-    let mut read = 0;
+    let mut bytes = 0;
     for (i, text) in texts.try_iter()?.enumerate() {
         let text = text?;
         let Ok(text) = text.cast::<PyString>() else {
@@ -41,23 +55,15 @@ fn train<'py>(
             return Err(PyTypeError::new_err(format!("texts[{i}] is of type {kind}, not str")));
         };
         let text = text.to_str()?;
-        read += text.len();
+        bytes += text.len();
         batch.push(text);
-        if batch.len() >= BATCH {
-            py.detach(|| counter.add(&batch, &splitter))?;
-            batch.clear();
-            report(py, progress.as_ref(), "count", read, 0)?;
+        if batch.is_full() {
+            batch = py.detach(|| feed.send(batch))?;
+            report(py, progress, "count", bytes, 0)?;
         }
     }
-    py.detach(|| counter.add(&batch, &splitter))?;
-    drop(batch);
-    let tokens = py.detach(|| {
-        bpe::merges(counter.words(), wanted, |done| {
-            Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted))
-        })
-        .map(|merges| bpe::vocabulary(&merges))
-    })?;
-    Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
+    py.detach(|| feed.send(batch))?;
+    report(py, progress, "count", bytes, 0)
 }
 
 fn report(py: Python<'_>, progress: Option<&Py<PyAny>>, phase: &str, done: usize, total: usize) -> PyResult<()> {

@@ -1,0 +1,28 @@
+//! `cargo bench --bench phases -- FILE [threads]`: seconds of counting and of merging, for profiling without Python.
+
+use rustbpe::{bpe, count, split, Error};
+use std::time::Instant;
+
+fn main() -> Result<(), Box<dyn std::error::Error>> {
+    let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
+    let path = arguments.next().ok_or("name a text file")?;
+    let threads = arguments.next().map_or(Ok(2), |n| n.parse())?;
+    let text = std::fs::read_to_string(path)?;
+    let splitter = split::Splitter::new(split::DEFAULT_PATTERN)?;
+    let start = Instant::now();
+    let words = count::count(&splitter, threads, |feed| {
+        let mut batch = count::Batch::default();
+        for line in text.split_inclusive('\0') {
+            batch.push(line);
+            if batch.is_full() {
+                batch = feed.send(batch)?;
+            }
+        }
+        feed.send(batch).map(|_| ())
+    })?;
+    let counted = start.elapsed();
+    let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;
+    let merged = start.elapsed() - counted;
+    println!("{:.3} s counting, {:.3} s for {} merges", counted.as_secs_f64(), merged.as_secs_f64(), merges.len());
+    Ok(())
+}

@@ -397,7 +397,7 @@ def _dialogue(scribe: Scribe) -> str:
         fact = dice.pick(scribe.world.facts)
         lines += [f"{one}: {scribe.ask(fact)}", f"{two}: {scribe.reply(fact)}"]
         if dice.chance(0.3):
-            lines.append(f"{one}: {dice.pick(_pool("FILLERS"))}")
+            lines.append(f"{one}: {dice.pick(_pool('FILLERS'))}")
         if dice.chance(0.2):
             one, two = two, one
     return "\n".join(lines)

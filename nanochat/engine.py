@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 
 from nanochat import calculator
-from nanochat.chat import AnswerDecoder, render_part, visible_text
+from nanochat.chat import AnswerDecoder, render_part, render_prompt, visible_text
 from nanochat.gpt import GPT, KVCache
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -107,10 +107,10 @@ class Request:
 class Engine:
     """At most `max_batch` requests run at once; more wait in order of arrival. Not thread-safe: one thread drives it."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 32):
+    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 64):
         assert model.shape.vocab_size == tokenizer.vocab_size, (model.shape.vocab_size, tokenizer.vocab_size)
         self.tokenizer, self.max_batch, self.context = tokenizer, max_batch, model.shape.sequence_len
-        self._model, self._device = model, model.device
+        self.model, self._device = model, model.device
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []               # in the order of the cache's rows
         self._cache: KVCache | None = None
@@ -127,6 +127,14 @@ class Engine:
     @property
     def busy(self) -> bool:
         return bool(self._running or self._waiting)
+
+    def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
+        """
+        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no more than half
+        of the context, are left for it. ValueError when it is not a conversation.
+        """
+        room = min(params.max_tokens or self.context, self.context // 2)
+        return render_prompt(self.tokenizer, conversation, self.context - room + 1)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(), sample: int = 0) -> Request:
         """
@@ -150,6 +158,12 @@ class Engine:
         else:
             self._leave(self._running.index(request))
         request.finish("cancelled")
+
+    def reset(self) -> None:
+        """Forget all requests and the cache, after a step that failed half-way."""
+        self._running.clear()
+        self._waiting.clear()
+        self._cache, self._stale = None, True
 
     def generate(self, prompts: Sequence[Sequence[int]],
                  params: SamplingParams | Sequence[SamplingParams]) -> list[Completion]:
@@ -178,7 +192,7 @@ class Engine:
     def step(self) -> None:
         """One more token for every running request, a first one for those that join."""
         ids = [[request.ids[-1]] for request in self._running]
-        logits = [self._model.step(torch.tensor(ids, device=self._device), self._cache)] if ids else []
+        logits = [self.model.step(torch.tensor(ids, device=self._device), self._cache)] if ids else []
         logits += self._join(self.max_batch - len(self._running))
         if not self._running:
             return
@@ -202,13 +216,13 @@ class Engine:
             for start in range(0, len(prompts), rows):
                 chunk = prompts[start:start + rows]
                 cache = self._new_cache(len(chunk), length)
-                first = self._model.step(torch.tensor(chunk, device=self._device), cache)     # (chunk, V)
+                first = self.model.step(torch.tensor(chunk, device=self._device), cache)     # (chunk, V)
                 for row, prompt in enumerate(chunk):
                     for request in by_prompt[prompt]:
                         self._cache.insert(len(self._running), cache, row)
                         self._running.append(request)
                         logits.append(first[row:row + 1])
-        self._stale |= bool(joining)
+        self._stale |= len(joining) > 0
         return logits
 
     def _choose(self, logits: Tensor) -> list[int]:
@@ -262,7 +276,7 @@ class Engine:
         self._stale = True
 
     def _new_cache(self, rows: int, length: int) -> KVCache:
-        return KVCache(self._model.shape, rows, length, self._device, self._model.dtype)
+        return KVCache(self.model.shape, rows, length, self._device, self.model.dtype)
 
 
 class _Draw:

@@ -1,0 +1,138 @@
+"""
+Talk to a trained model in the terminal: one question with -p, a conversation without.
+
+    python -m scripts.chat_cli -p "What is the capital of France?"
+    python -m scripts.chat_cli --source base -p "Once upon a time"
+
+A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
+"""
+
+import argparse
+import contextlib
+import signal
+import sys
+from collections.abc import Iterator
+from typing import TextIO
+
+from nanochat.checkpoint import load_model
+from nanochat.common import die
+from nanochat.engine import Completion, Engine, Request, SamplingParams
+
+HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-p", "--prompt", help="one question; the answer is printed and the program ends")
+    p.add_argument("-i", "--source", choices=["base", "mid", "sft", "rl"], help="stage of training; default: the latest")
+    p.add_argument("--model-tag", help="name of the model; default: the newest")
+    p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
+    p.add_argument("--temperature", type=float, default=0.6, help="0 = always the likeliest token")
+    p.add_argument("--top-k", type=int, default=50, help="only among the k likeliest tokens; 0 = all")
+    p.add_argument("--max-tokens", type=int, default=512, help="longest answer")
+    p.add_argument("--seed", type=int, help="the same answer every time")
+    return p
+
+
+class Screen:
+    """Shows an answer as it is made; tool calls as [12*3 = 36], dim on a terminal."""
+
+    def __init__(self, out: TextIO):
+        self._out = out
+        self._last = "text"
+        self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if out.isatty() else ("", "")
+
+    def show(self, kind: str, text: str) -> None:
+        if kind != self._last:
+            before = {"text": f"]{self._plain}", "python": f"{self._dim}[", "python_output": " = "}
+            self._out.write(before[kind])
+            self._last = kind
+        self._out.write(text)
+        self._out.flush()
+
+    def end(self) -> None:
+        """Close the answer's last line."""
+        if self._last != "text":
+            self.show("text", "")
+        self._out.write("\n")
+        self._out.flush()
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[list]:
+    """Ctrl-C inside fills the list instead of raising, so that no step of the engine is torn apart."""
+    pressed: list[int] = []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    try:
+        yield pressed
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
+def answer(engine: Engine, request: Request, out: TextIO) -> Completion:
+    """Stream one answer to `out`, until it is complete or Ctrl-C is pressed."""
+    screen = Screen(out)
+    with interruptible() as pressed, contextlib.closing(engine.stream(request)) as pieces:
+        for kind, text in pieces:
+            screen.show(kind, text)
+            if pressed:
+                break
+    screen.end()
+    return request.completion()
+
+
+def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base: bool) -> list[int]:
+    """The prompt: the conversation so far, for a base model its last text alone."""
+    if not is_base:
+        return engine.prompt({"messages": messages}, params)
+    text = engine.tokenizer.encode(messages[-1]["content"])
+    return [engine.tokenizer.bos] + text[-engine.context // 2:]
+
+
+def converse(engine: Engine, params: SamplingParams, is_base: bool, out: TextIO) -> None:
+    """Questions from the keyboard until it ends. The whole conversation is the context of each answer."""
+    with contextlib.suppress(ImportError):
+        import readline                                 # noqa: F401: input() then edits lines and remembers them
+    messages: list[dict] = []
+    print(HELP, file=out)
+    while True:
+        try:
+            question = input("\nyou> ").strip()
+        except KeyboardInterrupt:                       # leaves the half-typed line, not the program
+            continue
+        except EOFError:
+            print(file=out)
+            return
+        match question:
+            case "":
+                continue
+            case "/quit" | "/exit":
+                return
+            case "/help":
+                print(HELP, file=out)
+            case "/clear":
+                messages.clear()
+                print("a new conversation", file=out)
+            case _:
+                messages.append({"role": "user", "content": question})
+                request = engine.submit(to_ids(engine, messages, params, is_base), params)
+                messages.append({"role": "assistant", "content": answer(engine, request, out).parts})
+
+
+def main(args: argparse.Namespace) -> None:
+    try:
+        params = SamplingParams(args.temperature, args.top_k if args.top_k > 0 else None,
+                                max_tokens=args.max_tokens, seed=args.seed)
+    except ValueError as error:
+        die(str(error))
+    model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
+    engine, is_base = Engine(model, tokenizer, max_batch=1), meta["stage"] == "base"
+    if args.prompt is None:
+        print(f"{meta['tag']}, {meta['stage']} step {meta['step']}")
+        return converse(engine, params, is_base, sys.stdout)
+    ids = to_ids(engine, [{"role": "user", "content": args.prompt}], params, is_base)
+    answer(engine, engine.submit(ids, params), sys.stdout)
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

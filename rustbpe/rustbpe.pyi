@@ -22,8 +22,8 @@ def train(
     progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
     then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.
 
-    Raises ValueError for a vocab_size below 256 or a pattern that does not compile, TypeError for an item that is
-    no str, UnicodeEncodeError for one with lone surrogates; the last two name the item's index.
+    Raises ValueError for a vocab_size below 256, a pattern that does not compile or a text with lone surrogates,
+    TypeError for an item that is no str; the last two name the item's index.
     """
 
 def split(text: str, pattern: str | None = None) -> list[str]:

@@ -13,7 +13,7 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let words = count::count(&splitter, threads, |feed| {
         let mut batch = count::Batch::default();
         for line in text.split_inclusive('\0') {
-            batch.push(line);
+            batch.push(line.as_bytes());
             if batch.is_full() {
                 batch = feed.send(batch)?;
             }

@@ -6,16 +6,21 @@
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
 //! a pair whose count is below the last merge's can never be merged: it is not stored at all (`floor`).
 
-use crate::count::Words;
+use crate::count::{FastMap, Words};
 use crate::Error;
 use std::cmp::Reverse;
-use std::collections::{BinaryHeap, HashMap};
+use std::collections::BinaryHeap;
 
 type Id = u32;
-type Pair = (Id, Id);
+type Key = u64; // a pair of ids, ordered as the pair is
+
+fn key(left: Id, right: Id) -> Key {
+    Key::from(left) << 32 | Key::from(right)
+}
 
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
+const AHEAD: usize = 12; // slots of a pair to load before they are needed
 const BLOCK: usize = 64; // slots that share an entry of `Counts::first`
 
 /// How often the word at a slot occurs. Words are sorted by count, so that equal counts form runs.
@@ -84,9 +89,9 @@ struct Merger {
     symbols: Vec<Id>,
     counts: Counts,
     lengths: Vec<u32>, // of each token, in bytes
-    index: HashMap<Pair, u32>,
+    index: FastMap<Key, u32>,
     pairs: Vec<Tracked>,
-    heap: BinaryHeap<(u64, Reverse<Pair>)>, // largest count first, ties to the smaller pair
+    heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
     floor: u64,
     left: Side,
     right: Side,
@@ -98,17 +103,14 @@ pub fn merges<E: From<Error>>(
     words: Words,
     wanted: usize,
     mut progress: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Vec<Pair>, E> {
+) -> Result<Vec<(Id, Id)>, E> {
     let mut merger = Merger::new(&words, wanted)?;
     drop(words);
-    let mut done = Vec::with_capacity(wanted);
+    let mut done = Vec::new();
     merger.track();
     while done.len() < wanted {
         match merger.best() {
-            Some(pair) => {
-                merger.merge(pair);
-                done.push(pair);
-            }
+            Some(pair) => done.push(merger.merge(pair)),
             None if merger.floor <= 1 => break,
             None => {
                 merger.floor = 1 + merger.floor / 8;
@@ -126,7 +128,7 @@ pub fn merges<E: From<Error>>(
 }
 
 /// The bytes of every token: the 256 single bytes, then one per merge.
-pub fn vocabulary(merges: &[Pair]) -> Vec<Vec<u8>> {
+pub fn vocabulary(merges: &[(Id, Id)]) -> Vec<Vec<u8>> {
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     for &(a, b) in merges {
         let token = [&tokens[a as usize][..], &tokens[b as usize][..]].concat();
@@ -135,10 +137,23 @@ pub fn vocabulary(merges: &[Pair]) -> Vec<Vec<u8>> {
     tokens
 }
 
+/// Starts to load `items[at]` into the cache: the slots of a pair are far apart, and each would be waited for.
+#[inline]
+fn prefetch<T>(items: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(item) = items.get(at) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        // SAFETY: SSE is part of every x86_64, and a prefetch neither changes memory nor faults; `item` is valid too.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, at);
+}
+
 impl Merger {
     fn new(words: &Words, wanted: usize) -> Result<Self, Error> {
         // How many slots the words of each count fill: rare counts by far the most, frequent ones a word each.
-        let mut fills: HashMap<u64, (usize, usize)> = HashMap::new(); // count -> (slots, words)
+        let mut fills: FastMap<u64, (usize, usize)> = FastMap::default(); // count -> (slots, words)
         words.each(|word, count| {
             if word.len() > 1 {
                 let fill = fills.entry(count).or_default();
@@ -149,17 +164,18 @@ impl Merger {
         let mut fills: Vec<_> = fills.into_iter().collect();
         fills.sort_unstable_by_key(|&(count, _)| Reverse(count));
         let size = 1 + fills.iter().map(|&(_, (slots, _))| slots).sum::<usize>();
-        if size > u32::MAX as usize {
+        if size > INSIDE as usize - 512 {
+            // room for as many new ids as slots
             return Err(Error::TooManyWords);
         }
-        let (mut runs, mut next, mut end, mut rank, mut floor) = (Vec::new(), HashMap::new(), 1, 0, 1);
+        let (mut runs, mut next, mut end, mut rank, mut floor) = (Vec::new(), FastMap::default(), 1, 0, 1);
         for &(count, (slots, words)) in &fills {
             next.insert(count, end);
             end += slots;
             runs.push((end as u32, count));
             // About as many tokens as words are this frequent, so that few merges should be rarer.
             if rank <= wanted && wanted < rank + words {
-                floor = 1 + count / 4;
+                floor = count;
             }
             rank += words;
         }
@@ -184,18 +200,18 @@ impl Merger {
             symbols,
             counts: Counts { runs, first },
             lengths: vec![1; 256],
-            index: HashMap::new(),
+            index: FastMap::default(),
             pairs: Vec::new(),
             heap: BinaryHeap::new(),
             floor,
-            left: Side::new(256 + wanted),
-            right: Side::new(256 + wanted),
+            left: Side::new(256 + wanted.min(size)), // each merge empties a slot at least
+            right: Side::new(256 + wanted.min(size)),
         })
     }
 
     /// Builds the tracked pairs, all that occur `floor` times or more, from the words as they are now.
     fn track(&mut self) {
-        let mut totals: HashMap<Pair, u64> = HashMap::new();
+        let mut totals: FastMap<Key, u64> = FastMap::default();
         self.each_pair(|pair, slot, counts| *totals.entry(pair).or_default() += counts.at(slot));
         self.index.clear();
         self.pairs.clear();
@@ -216,7 +232,7 @@ impl Merger {
         (self.index, self.pairs) = (index, pairs);
     }
 
-    fn each_pair(&self, mut visit: impl FnMut(Pair, u32, &Counts)) {
+    fn each_pair(&self, mut visit: impl FnMut(Key, u32, &Counts)) {
         let mut slot = 1;
         while slot < self.symbols.len() {
             let left = self.symbols[slot];
@@ -227,14 +243,14 @@ impl Merger {
             let next = slot + self.lengths[left as usize] as usize;
             let right = self.symbols[next];
             if right != EDGE {
-                visit((left, right), slot as u32, &self.counts);
+                visit(key(left, right), slot as u32, &self.counts);
             }
             slot = next;
         }
     }
 
     /// The most frequent tracked pair, taken out; None when all that are left occur less than `floor` times.
-    fn best(&mut self) -> Option<Pair> {
+    fn best(&mut self) -> Option<Key> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
             let Some(&i) = self.index.get(&pair) else { continue };
             let now = self.pairs[i as usize].count;
@@ -249,19 +265,23 @@ impl Merger {
         None
     }
 
-    fn forget(&mut self, pair: Pair) -> Vec<u32> {
+    fn forget(&mut self, pair: Key) -> Vec<u32> {
         match self.index.remove(&pair) {
             Some(i) => std::mem::take(&mut self.pairs[i as usize].slots),
             None => Vec::new(),
         }
     }
 
-    fn merge(&mut self, (a, b): Pair) {
-        let slots = self.forget((a, b));
+    fn merge(&mut self, pair: Key) -> (Id, Id) {
+        let slots = self.forget(pair);
+        let (a, b) = ((pair >> 32) as Id, pair as Id);
         let new = self.lengths.len() as Id;
         let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
         self.lengths.push(a_length + b_length);
-        for slot in slots {
+        for (i, &slot) in slots.iter().enumerate() {
+            if let Some(&later) = slots.get(i + AHEAD) {
+                prefetch(&self.symbols, later as usize);
+            }
             let middle = slot + a_length;
             let end = middle + b_length;
             if self.symbols[slot as usize] != a || self.symbols[middle as usize] != b {
@@ -283,19 +303,20 @@ impl Merger {
         let (mut left, mut right) = (std::mem::replace(&mut self.left, Side::new(0)), std::mem::replace(&mut self.right, Side::new(0)));
         let first = self.pairs.len();
         let mut arisen = Vec::new();
-        self.create(&mut left, |id| (id, new), &mut arisen);
-        self.create(&mut right, |id| (new, id), &mut arisen);
-        self.reduce(&left, |id| (id, a));
-        self.reduce(&right, |id| (b, id));
+        self.create(&mut left, |id| key(id, new), &mut arisen);
+        self.create(&mut right, |id| key(new, id), &mut arisen);
+        self.reduce(&left, |id| key(id, a));
+        self.reduce(&right, |id| key(b, id));
         for (i, pair) in arisen.into_iter().enumerate() {
             self.heap.push((self.pairs[first + i].count, Reverse(pair)));
         }
         left.clear();
         right.clear();
         (self.left, self.right) = (left, right);
+        (a, b)
     }
 
-    fn create(&mut self, side: &mut Side, pair: impl Fn(Id) -> Pair, arisen: &mut Vec<Pair>) {
+    fn create(&mut self, side: &mut Side, pair: impl Fn(Id) -> Key, arisen: &mut Vec<Key>) {
         for &id in &side.touched {
             let change = &mut side.changes[id as usize];
             if change.weight >= self.floor {
@@ -313,7 +334,7 @@ impl Merger {
         }
     }
 
-    fn reduce(&mut self, side: &Side, pair: impl Fn(Id) -> Pair) {
+    fn reduce(&mut self, side: &Side, pair: impl Fn(Id) -> Key) {
         for &id in &side.touched {
             if let Some(&i) = self.index.get(&pair(id)) {
                 self.pairs[i as usize].count -= side.changes[id as usize].weight;

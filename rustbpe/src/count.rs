@@ -8,7 +8,8 @@ use std::sync::mpsc::{channel, sync_channel, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-const BATCH: usize = 1 << 18; // bytes of text a batch: stays in the cache of the core that reads it
+pub const BATCH: usize = 1 << 18; // bytes of text a batch: stays in the cache of the core that reads it
+const SEED: (u64, u64) = (0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03); // arbitrary odd numbers
 const SHORT: usize = 15; // bytes of a word that fit into a slot beside their number
 
 /// Several texts in one padded buffer (see split.rs).
@@ -19,9 +20,10 @@ pub struct Batch {
 }
 
 impl Batch {
-    pub fn push(&mut self, text: &str) {
+    /// `text` is valid UTF-8; a slice, as a str would be checked again each time that it is cut.
+    pub fn push(&mut self, text: &[u8]) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(text.as_bytes());
+        self.bytes.extend_from_slice(text);
         self.spans.push((start, self.bytes.len()));
         self.bytes.extend_from_slice(&[END; PAD]);
     }
@@ -58,7 +60,7 @@ impl Table {
     #[inline]
     fn add(&mut self, key: (u64, u64), count: u64) {
         let mask = self.slots.len() - 1;
-        let mut at = fold(key.0 ^ 0x9E37_79B9_7F4A_7C15, key.1 ^ 0xD1B5_4A32_D192_ED03) as usize >> self.shift;
+        let mut at = fold(key.0 ^ SEED.0, key.1 ^ SEED.1) as usize >> self.shift;
         loop {
             let slot = &mut self.slots[at & mask];
             if slot.key == key {
@@ -92,17 +94,23 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Hash of a long word: eight bytes a step.
-#[derive(Default)]
-struct LongHasher(u64);
+/// A map with a fast hash instead of the standard library's guarded one: keys here are words, pairs and counts.
+pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
 
-impl Hasher for LongHasher {
+#[derive(Default)]
+pub struct FoldHasher(u64);
+
+impl Hasher for FoldHasher {
     fn write(&mut self, bytes: &[u8]) {
         for chunk in bytes.chunks(8) {
             let mut word = [0; 8];
             word[..chunk.len()].copy_from_slice(chunk);
-            self.0 = fold(self.0 ^ u64::from_le_bytes(word), 0x9E37_79B9_7F4A_7C15);
+            self.write_u64(u64::from_le_bytes(word));
         }
+    }
+
+    fn write_u64(&mut self, number: u64) {
+        self.0 = fold(self.0 ^ number ^ SEED.0, SEED.1);
     }
 
     fn finish(&self) -> u64 {
@@ -113,12 +121,12 @@ impl Hasher for LongHasher {
 /// Distinct words and their counts.
 pub struct Words {
     short: Table,
-    long: HashMap<Box<[u8]>, u64, BuildHasherDefault<LongHasher>>,
+    long: FastMap<Box<[u8]>, u64>,
 }
 
 impl Default for Words {
     fn default() -> Self {
-        Self { short: Table::with_bits(12), long: HashMap::default() }
+        Self { short: Table::with_bits(12), long: FastMap::default() }
     }
 }
 

@@ -1,9 +1,10 @@
 //! The Python face: convert, release the GIL, delegate, translate errors.
 
-use crate::count::{self, Batch, Feed};
+use crate::count::{self, Batch, Feed, BATCH};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use std::num::NonZero;
@@ -20,20 +21,22 @@ impl From<Error> for PyErr {
 fn train<'py>(
     py: Python<'py>,
     texts: &Bound<'py, PyAny>,
-    vocab_size: usize,
+    vocab_size: i64,
     pattern: Option<&str>,
     progress: Option<Py<PyAny>>,
-    threads: Option<usize>,
+    threads: Option<NonZero<usize>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
     if vocab_size < 256 {
         return Err(PyValueError::new_err(format!("vocab_size is {vocab_size}, but the 256 bytes are tokens too")));
     }
-    let wanted = vocab_size - 256;
-    let threads = threads.unwrap_or_else(|| available_parallelism().map_or(1, NonZero::get)).max(1);
+    let wanted = vocab_size as usize - 256;
+    let threads = threads.or(available_parallelism().ok()).map_or(1, NonZero::get);
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let texts = texts.clone().unbind();
     let words = py.detach(|| {
-        count::count(&splitter, threads, |feed| Python::attach(|py| read(texts.bind(py), feed, progress.as_ref())))
+        count::count(&splitter, threads, |feed| {
+            Python::attach(|py| read(texts.bind(py), &splitter, feed, progress.as_ref()))
+        })
     })?;
     let tokens = py.detach(|| {
         bpe::merges(words, wanted, |done| {
@@ -44,7 +47,7 @@ fn train<'py>(
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
 }
 
-fn read(texts: &Bound<'_, PyAny>, feed: &Feed, progress: Option<&Py<PyAny>>) -> PyResult<()> {
+fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, feed: &Feed, progress: Option<&Py<PyAny>>) -> PyResult<()> {
     let py = texts.py();
     let mut batch = Batch::default();
     let mut bytes = 0;
@@ -54,12 +57,26 @@ fn read(texts: &Bound<'_, PyAny>, feed: &Feed, progress: Option<&Py<PyAny>>) -> 
             let kind = text.get_type().name()?;
             return Err(PyTypeError::new_err(format!("texts[{i}] is of type {kind}, not str")));
         };
-        let text = text.to_str()?;
-        bytes += text.len();
-        batch.push(text);
-        if batch.is_full() {
-            batch = py.detach(|| feed.send(batch))?;
-            report(py, progress, "count", bytes, 0)?;
+        // ASCII is read in place. Of any other text Python would keep the UTF-8 as long as the text lives.
+        let (ascii, other);
+        let mut rest = if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
+            ascii = text.to_str()?;
+            ascii.as_bytes()
+        } else {
+            other = text.encode_utf8().map_err(|_| {
+                PyValueError::new_err(format!("texts[{i}] holds a lone surrogate, which UTF-8 cannot encode"))
+            })?;
+            other.as_bytes()
+        };
+        bytes += rest.len();
+        while !rest.is_empty() {
+            let (head, tail) = rest.split_at(splitter.cut(rest, BATCH));
+            batch.push(head);
+            rest = tail;
+            if batch.is_full() {
+                batch = py.detach(|| feed.send(batch))?;
+                report(py, progress, "count", bytes - rest.len(), 0)?;
+            }
         }
     }
     py.detach(|| feed.send(batch))?;

@@ -13,7 +13,8 @@ pub const DEFAULT_PATTERN: &str = concat!(
     r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
 );
 
-pub const PAD: usize = 16;
+pub const PAD: usize = 32; // a window from one byte beyond a text stays inside
+const WINDOW: usize = 16;
 pub const END: u8 = 0xFF;
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -37,6 +38,17 @@ impl Splitter {
             return Ok(Self::Scanner(Scanner::new()?));
         }
         fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(|e| Error::Pattern(e.to_string()))
+    }
+
+    /// How much of a text can be split by itself, with the same words: all of it, or for the scanner some `size`
+    /// bytes and what it takes to a letter before a space, as every word that has a letter ends with its letters.
+    pub fn cut(&self, text: &[u8], size: usize) -> usize {
+        match self {
+            Self::Scanner(_) if text.len() > size => (size.max(1)..text.len())
+                .find(|&at| text[at] == b' ' && text[at - 1].is_ascii_alphabetic())
+                .unwrap_or(text.len()),
+            _ => text.len(),
+        }
     }
 
     /// Calls `word(start, end)` for every word of the text `bytes[start..end]`, in order.
@@ -119,6 +131,17 @@ impl Scanner {
     /// End of the word that starts at `at`, which must be inside a text.
     #[inline]
     pub fn word_end(&self, bytes: &[u8], at: usize) -> usize {
+        // Nearly every word is ASCII letters after a letter or a space, and shorter than a window.
+        let letters = letters_after(bytes, at + 1);
+        let first = bytes[at];
+        if (first.is_ascii_alphabetic() || (first == b' ' && letters > 0)) && letters < WINDOW && bytes[at + 1 + letters] < 0x80 {
+            return at + 1 + letters;
+        }
+        self.any_word_end(bytes, at)
+    }
+
+    #[inline(never)]
+    fn any_word_end(&self, bytes: &[u8], at: usize) -> usize {
         let (kind, length) = self.kind(bytes, at);
         let next = at + length;
         match kind {
@@ -151,9 +174,9 @@ impl Scanner {
         if found.0 == kind { found.1 } else { 0 }
     }
 
-    #[inline]
     fn letters_end(&self, bytes: &[u8], mut at: usize) -> usize {
         loop {
+            at += letters_after(bytes, at);
             match self.if_kind(bytes, at, Kind::Letter) {
                 0 => return at,
                 length => at += length,
@@ -191,6 +214,22 @@ impl Scanner {
             at += length;
         }
     }
+}
+
+/// How many ASCII letters stand at `at`; counts only up to WINDOW. All bytes at once: below 0x80, adding moves a
+/// byte's high bit to say whether it is at least some letter, and no byte carries into the next.
+#[inline]
+fn letters_after(bytes: &[u8], at: usize) -> usize {
+    const EACH: u128 = u128::from_le_bytes([1; WINDOW]);
+    let window = match bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) {
+        Some(Ok(window)) => u128::from_le_bytes(window),
+        _ => return 0,
+    };
+    let lower = (window | (EACH * 0x20)) & (EACH * 0x7F);
+    let from_a = lower + EACH * (0x80 - b'a' as u128);
+    let beyond_z = lower + EACH * (0x7F - b'z' as u128);
+    let others = (!from_a | beyond_z | window) & (EACH * 0x80);
+    others.trailing_zeros() as usize / 8
 }
 
 /// Length of what `'(?i:[sdmt]|ll|ve|re)` matches after its apostrophe. The long s folds to s.

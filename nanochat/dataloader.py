@@ -28,7 +28,7 @@ from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts
 from nanochat.packing import Packer
 
-BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98% but delay long ones
+BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98%, long ones wait
 CHUNK = 128             # documents tokenized at once
 AHEAD = 4               # batches made before they are asked for
 
@@ -118,7 +118,10 @@ class _ConversationStream(_Stream):
             for i in order[self.slot + done * self.slots :: self.slots]:
                 done += 1
                 self.position = {"epoch": epoch, "conversation": done}
-                ids, mask = render_conversation(self.tokenizer, self.conversations[i], self.packer.row_len)
+                try:
+                    ids, mask = render_conversation(self.tokenizer, self.conversations[i], self.packer.row_len)
+                except ValueError as error:
+                    die(f"conversation {i} of {len(order)}: {error}")
                 if any(mask[1:]):
                     found = True
                     yield np.array([ids, mask], dtype=np.int32).T
@@ -255,8 +258,8 @@ def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_t
     """
     The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
 
-    Rows are padded, not cropped: every token counts exactly once. Which rows there are, and their order, depends on
-    the files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows r, r + W, ...
+    Rows are padded, not cropped: every token counts exactly once. Which rows there are, in which order, depends
+    on files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows r, r + W, ...
     Batches are filled up with empty rows: their shape and number are the same on every rank.
     Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
     """

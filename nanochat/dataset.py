@@ -56,7 +56,7 @@ class Dataset:
 def prepare(source: str = "almanac", path: Path | None = None, num_shards: int | None = None,
             almanac_mb: float = 24, progress: Callable[[str], None] = print) -> Dataset:
     """
-    Make a set, or find it made. `path`, a file or folder of .txt, .jsonl (field `text`), .parquet, replaces `source`.
+    Make a set, or find it made. `path`: a file or folder of .txt, .jsonl (field `text`), .parquet, not `source`.
     num_shards: training shards to use of a Hugging Face set, default 8; almanac_mb: megabytes of text.
     Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
@@ -72,7 +72,7 @@ def prepare(source: str = "almanac", path: Path | None = None, num_shards: int |
 # ---- reading ------------------------------------------------------------------------------------------
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
-    """(file, row group, number of documents), in order. Exits with code 2 at a corrupt file or one without text."""
+    """(file, row group, number of documents), in order. Exits with code 2 at a file that is corrupt."""
     groups = []
     for path in paths:
         metadata = _footer(path)
@@ -160,7 +160,7 @@ def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
 
 
 def _read_manifest(folder: Path) -> dict:
-    """The manifest, with `whole`: entries of the files that have the size it says. Empty where it is unreadable."""
+    """The manifest, with `whole`: entries of the files that have the size it says. Empty where there is none."""
     try:
         manifest = json.loads((folder / "dataset.json").read_text())
         listed = manifest["train"] + manifest["val"]
@@ -184,7 +184,7 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
             unfinished.mkdir()
             try:
                 fill(unfinished)
-                _write_manifest(unfinished, recipe, [_entry(path) for path in sorted(unfinished.glob("*.parquet"))])
+                _write_manifest(unfinished, recipe, [_entry(p) for p in sorted(unfinished.glob("*.parquet"))])
                 shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
                 unfinished.rename(folder)
             finally:
@@ -431,7 +431,7 @@ def _fetch_once(url: str, temporary: Path) -> None:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose the text, the same for every script that reads some."""
     parser.add_argument("--source", default="almanac", choices=SOURCES, help="where text comes from")
-    parser.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl, .parquet in place of --source")
+    parser.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl, .parquet, not --source")
     parser.add_argument("--num-shards", type=int, help="training shards of a Hugging Face source (8)")
     parser.add_argument("--almanac-mb", type=float, default=24, help="megabytes of almanac text")
 
@@ -443,7 +443,7 @@ def main(args: argparse.Namespace) -> None:
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Prepare text for training.")
+    arguments = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Prepare training text.")
     add_arguments(arguments)
     return arguments
 

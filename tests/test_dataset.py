@@ -1,0 +1,353 @@
+"""Sources to shards: the almanac, files of any kind, and a small hub on 127.0.0.1 that fails in known ways."""
+
+import gzip
+import hashlib
+import json
+import multiprocessing
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import SimpleNamespace
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+import nanochat
+from nanochat import dataset
+from nanochat.dataset import Dataset, fetch, prepare, read_row_group, row_groups, texts
+
+
+@pytest.fixture(autouse=True)
+def base(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
+    return tmp_path / "base"
+
+
+def write_parquet(path, documents, **options):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    pq.write_table(pa.table({"text": documents}), path, **options)
+    return path
+
+
+def quiet(line: str) -> None:
+    pass
+
+
+def read(part) -> list[str]:
+    return list(texts(part))
+
+
+def dies(capsys, *words, **arguments) -> str:
+    with pytest.raises(SystemExit) as stop:
+        prepare(progress=quiet, **arguments)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and all(word in error for word in words), error
+    return error
+
+
+# ---- almanac
+
+def fake_almanac(monkeypatch, documents) -> None:
+    module = SimpleNamespace(documents=documents, __file__=dataset.__file__)
+    monkeypatch.setattr(nanochat, "almanac", module, raising=False)
+
+
+@pytest.fixture
+def small_almanac(monkeypatch):
+    made = []
+
+    def documents(seed, split):
+        made.append(split)
+        number = 0
+        while True:
+            number += 1
+            yield f"{split} document {number} " + "x" * 200
+
+    fake_almanac(monkeypatch, documents)
+    return made
+
+
+def test_almanac_becomes_shards_of_the_asked_size(small_almanac):
+    made = prepare("almanac", almanac_mb=1.5, progress=quiet)
+    size = sum(len(text.encode()) for text in read(made.train))
+    assert 1.5e6 <= size < 1.5e6 + 1000
+    assert all(text.startswith("train") for text in read(made.train))
+    assert all(text.startswith("val") for text in read(made.val))
+    assert max(count for _, _, count in row_groups(made.train)) <= dataset.ROW_GROUP
+
+
+def test_a_finished_set_is_found_again_and_a_damaged_one_made_again(small_almanac):
+    first = prepare("almanac", almanac_mb=0.1, progress=quiet)
+    assert prepare("almanac", almanac_mb=0.1, progress=quiet) == first and len(small_almanac) == 2
+    first.train[0].write_bytes(b"short")
+    assert prepare("almanac", almanac_mb=0.1, progress=quiet) == first and len(small_almanac) == 4
+    assert len(read(first.train)) > 0
+
+
+def test_another_size_leaves_the_first_set_alone(small_almanac):
+    first = prepare("almanac", almanac_mb=0.1, progress=quiet)
+    second = prepare("almanac", almanac_mb=0.2, progress=quiet)
+    assert first.train[0].parent != second.train[0].parent and len(read(first.train)) < len(read(second.train))
+
+
+def test_the_manifest_names_every_file_with_its_digest(small_almanac):
+    made = prepare("almanac", almanac_mb=0.1, progress=quiet)
+    manifest = json.loads((made.train[0].parent / "dataset.json").read_text())
+    for path in made.train + made.val:
+        entry = next(e for e in manifest["train"] + manifest["val"] if e["name"] == path.name)
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
+    assert manifest["val_sha256"] == made.val_sha256
+
+
+def test_a_source_that_fails_midway_leaves_nothing_behind(base, monkeypatch):
+    def documents(seed, split):
+        yield "one"
+        raise RuntimeError("killed")
+
+    fake_almanac(monkeypatch, documents)
+    with pytest.raises(RuntimeError):
+        prepare("almanac", progress=quiet)
+    assert [path for path in (base / "data").rglob("*") if not path.name.endswith(".lock")] == []
+
+
+def _prepare_in_child(path, results):
+    results.put(prepare(path=path, progress=quiet))
+
+
+def test_two_processes_that_prepare_at_once_agree(tmp_path):
+    write_parquet(tmp_path / "in" / "a.parquet", [f"document {i} " * 20 for i in range(3000)])
+    context = multiprocessing.get_context("fork")
+    results = context.Queue()
+    children = [context.Process(target=_prepare_in_child, args=(tmp_path / "in", results)) for _ in range(2)]
+    for child in children:
+        child.start()
+    one, two = results.get(), results.get()
+    for child in children:
+        child.join()
+    assert one == two and len(read(one.train)) + len(read(one.val)) == 3000
+
+
+# ---- your own text
+
+def test_every_kind_of_file_is_read(tmp_path):
+    folder = tmp_path / "in"
+    (folder / "deep").mkdir(parents=True)
+    (folder / "a.txt").write_text("\ufeffplain text\n\nwith a paragraph")
+    (folder / "b.jsonl").write_text('{"text": "line one"}\n\n{"text": "lone \\ud800 surrogate"}\n')
+    (folder / "deep" / "c.jsonl.gz").write_bytes(gzip.compress(b'{"text": "zipped"}\n'))
+    (folder / "deep" / "d.txt.gz").write_bytes(gzip.compress("übersetzt".encode()))
+    (folder / "ignored.csv").write_text("not,text")
+    (folder / ".hidden.txt").write_text("hidden")
+    write_parquet(folder / "e.parquet", ["from parquet", None, "  "])
+    made = prepare(path=folder, progress=quiet)
+    assert sorted(read(made.train) + read(made.val)) == sorted(
+        ["plain text\n\nwith a paragraph", "line one", "lone ? surrogate", "zipped", "übersetzt", "from parquet"])
+    assert len(read(made.val)) == 1
+
+
+def test_a_book_is_cut_at_blank_lines_and_loses_nothing(tmp_path):
+    paragraphs = [f"Paragraph {i}. " + "word " * 100 for i in range(200)]
+    book = tmp_path / "book.txt"
+    book.write_text("\n\n".join(paragraphs))
+    made = prepare(path=book, progress=quiet)
+    documents = read(made.train) + read(made.val)
+    sizes = sorted(len(text) for text in documents)     # the book's end is the only short one
+    assert 10 < len(documents) < 20 and all(8_000 <= size < 9_000 for size in sizes[1:])
+    found = [paragraph.strip() for text in documents for paragraph in text.split("\n\n")]
+    assert sorted(found) == sorted(paragraph.strip() for paragraph in paragraphs)
+
+
+def test_end_of_text_lines_separate_documents(tmp_path):
+    (tmp_path / "stories.txt").write_text("one\n\nstill one\n<|endoftext|>\ntwo\n<|endoftext|>\n")
+    made = prepare(path=tmp_path / "stories.txt", progress=quiet)
+    assert sorted(read(made.train) + read(made.val)) == ["one\n\nstill one", "two"]
+
+
+def test_validation_is_a_fixed_percent_whatever_the_order_of_files(tmp_path):
+    documents = [f"document number {i}" for i in range(5000)]
+    (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
+    for folder, order in (("a", documents), ("b", documents[::-1])):
+        (tmp_path / folder / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in order))
+    one, two = prepare(path=tmp_path / "a", progress=quiet), prepare(path=tmp_path / "b", progress=quiet)
+    assert sorted(read(one.val)) == sorted(read(two.val)) and 25 <= len(read(one.val)) <= 80
+    assert sorted(read(one.train) + read(one.val)) == sorted(documents)
+
+
+def test_copies_of_a_validation_document_are_not_trained_on(tmp_path):
+    lines = [json.dumps({"text": f"document {i % 7}"}) + "\n" for i in range(70)]
+    (tmp_path / "x.jsonl").write_text("".join(lines))
+    made = prepare(path=tmp_path, progress=quiet)
+    assert len(read(made.val)) == 10 and not set(read(made.val)) & set(read(made.train))
+
+
+def test_changed_input_is_noticed(tmp_path):
+    file = tmp_path / "in" / "x.jsonl"
+    file.parent.mkdir()
+    file.write_text('{"text": "a"}\n{"text": "b"}\n')
+    first = prepare(path=file.parent, progress=quiet)
+    file.write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n')
+    second = prepare(path=file.parent, progress=quiet)
+    assert len(read(first.train)) == 1 and len(read(second.train)) == 2
+
+
+def test_good_parquet_with_validation_is_used_in_place(tmp_path, base):
+    train = write_parquet(tmp_path / "in" / "train_00000.parquet", ["a", "b"])
+    val = write_parquet(tmp_path / "in" / "val_00000.parquet", ["c"])
+    made = prepare(path=tmp_path / "in", progress=quiet)
+    assert (made.train, made.val) == ((train,), (val,)) and not list(base.rglob("*.parquet"))
+
+
+def test_validation_files_are_kept_beside_other_kinds_of_file(tmp_path):
+    write_parquet(tmp_path / "in" / "val_00000.parquet", ["held out"])
+    (tmp_path / "in" / "x.txt").write_text("trained on")
+    made = prepare(path=tmp_path / "in", progress=quiet)
+    assert read(made.train) == ["trained on"] and read(made.val) == ["held out"]
+
+
+def test_bad_input_gets_one_clear_line(tmp_path, capsys):
+    folder = tmp_path / "in"
+    folder.mkdir()
+    dies(capsys, "does not exist", path=tmp_path / "nowhere")
+    dies(capsys, "none of 0 files", path=folder)
+    (folder / "one.txt").write_text("the only document")
+    dies(capsys, "at least one each", path=folder)
+    (folder / "bad.jsonl").write_text('{"text": "fine"}\n{"body": 3}\n')
+    dies(capsys, "bad.jsonl:2", path=folder)
+    (folder / "bad.jsonl").unlink()
+    (folder / "latin.txt").write_bytes("é".encode("latin-1") * 9)
+    dies(capsys, "latin.txt", "UTF-8", path=folder)
+    (folder / "latin.txt").unlink()
+    (folder / "cut.jsonl.gz").write_bytes(gzip.compress(b'{"text": "zipped"}\n' * 99)[:-9])
+    dies(capsys, "cut.jsonl.gz", path=folder)
+    dies(capsys, "climbmix", source="web")
+    dies(capsys, "must be 1 to", source="climbmix", num_shards=0)
+    dies(capsys, "nothing to train on", source="almanac", almanac_mb=0)
+
+
+def test_a_corrupt_shard_is_named(tmp_path, capsys):
+    shard = write_parquet(tmp_path / "in" / "train_00000.parquet", ["a" * 1000] * 50)
+    write_parquet(tmp_path / "in" / "val_00000.parquet", ["c"])
+    whole = shard.read_bytes()
+    shard.write_bytes(whole[:-20])
+    dies(capsys, "train_00000.parquet", "cannot be read", path=tmp_path / "in")
+    pq.write_table(pa.table({"body": ["x"]}), shard)
+    dies(capsys, "train_00000.parquet", "no column `text`", path=tmp_path / "in")
+    shard.write_bytes(whole[:4] + b"\0" * 40 + whole[44:])          # a good footer over damaged pages
+    with pytest.raises(SystemExit) as stop:
+        read_row_group(shard, 0)
+    assert stop.value.code == 2 and "train_00000.parquet" in capsys.readouterr().err
+
+
+# ---- Hugging Face
+
+class Hub(BaseHTTPRequestHandler):
+    """Serves `files`; `faults[path]` are answers to give first: a status code, "cut", "garbage" or "wrong"."""
+
+    def do_GET(self):
+        self.server.asked.append(self.path)
+        body = self.server.files.get(self.path)
+        faults = self.server.faults.get(self.path, [])
+        fault = faults.pop(0) if faults else None
+        if body is None or isinstance(fault, int):
+            self.send_error(fault or 404)
+            return
+        if not self.path.startswith("/storage"):        # as the hub does: a redirect that tells the digest
+            self.server.files["/storage" + self.path] = body
+            self.server.faults["/storage" + self.path] = [fault]
+            self.send_response(302)
+            self.send_header("X-Linked-ETag", f'"{hashlib.sha256(body).hexdigest()}"')
+            self.send_header("Location", "/storage" + self.path)
+            self.send_header("Content-Length", "0")
+            self.end_headers()
+            return
+        if fault == "garbage":
+            body = b"<html>try later</html>"
+        if fault == "wrong":
+            body = self.server.other
+        self.send_response(200)
+        self.send_header("Content-Length", str(len(body)))
+        self.end_headers()
+        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def hub(tmp_path, monkeypatch):
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
+    server.faults, server.asked, server.files = {}, [], {}
+    for number in range(5):
+        shard = write_parquet(tmp_path / "hub" / "shard", [f"shard {number} document {i}" for i in range(30)])
+        server.files[f"/datasets/some/set/resolve/main/shard_{number:05d}.parquet"] = shard.read_bytes()
+    server.other = server.files["/datasets/some/set/resolve/main/shard_00002.parquet"]
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setitem(dataset.HUBS, "climbmix", ("some/set", 4))
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def url_of(hub, number: int) -> str:
+    return f"http://127.0.0.1:{hub.server_port}/datasets/some/set/resolve/main/shard_{number:05d}.parquet"
+
+
+def test_validation_is_the_last_shard_however_many_are_fetched(hub):
+    two = prepare("climbmix", num_shards=2, progress=quiet)
+    hub.asked.clear()
+    three = prepare("climbmix", num_shards=3, progress=quiet)
+    assert len(hub.asked) == 2                          # one shard: the hub and its storage
+    assert two.val == three.val and two.val_sha256 == three.val_sha256 and read(two.val)[0].startswith("shard 4")
+    assert two.train == three.train[:2] and read(three.train)[60].startswith("shard 2")
+    assert prepare("climbmix", num_shards=2, progress=quiet) == two and len(hub.asked) == 2
+
+
+@pytest.mark.parametrize("fault", [500, 429, "cut", "garbage", "wrong"])
+def test_a_failed_download_is_tried_again_and_never_seen_under_its_name(hub, tmp_path, fault):
+    target, waits = tmp_path / "shard.parquet", []
+
+    def sleep(seconds):
+        assert not target.exists()
+        waits.append(seconds)
+
+    hub.faults["/datasets/some/set/resolve/main/shard_00001.parquet"] = [fault]
+    fetch(url_of(hub, 1), target, sleep=sleep)
+    assert len(waits) == 1 and read([target])[0] == "shard 1 document 0"
+    assert [path.name for path in tmp_path.glob("*shard.parquet*")] == ["shard.parquet"]
+
+
+def test_retries_end(hub, tmp_path):
+    waits = []
+    hub.faults["/datasets/some/set/resolve/main/shard_00001.parquet"] = [503] * 9
+    with pytest.raises(OSError, match="503.*3 tries"):
+        fetch(url_of(hub, 1), tmp_path / "shard.parquet", tries=3, sleep=waits.append)
+    assert waits == [2, 4] and not list(tmp_path.glob("*shard.parquet*"))
+
+
+def test_what_is_not_there_is_not_asked_for_again(hub, tmp_path):
+    with pytest.raises(OSError, match="404"):
+        fetch(url_of(hub, 9), tmp_path / "shard.parquet", sleep=lambda seconds: pytest.fail("waited"))
+
+
+def test_a_missing_shard_ends_with_code_2_and_keeps_the_others(hub, capsys):
+    missing = "/datasets/some/set/resolve/main/shard_00001.parquet"
+    content = hub.files.pop(missing)
+    dies(capsys, "404", "shard_00001", source="climbmix", num_shards=2)
+    hub.files[missing] = content
+    assert len(prepare("climbmix", num_shards=2, progress=quiet).train) == 2
+
+
+def test_a_missing_validation_shard_ends_with_code_2(hub, capsys):
+    del hub.files["/datasets/some/set/resolve/main/shard_00004.parquet"]
+    dies(capsys, "shard_00004", source="climbmix", num_shards=1)
+
+
+def test_a_shard_cut_short_on_disk_is_fetched_again(hub):
+    made = prepare("climbmix", num_shards=1, progress=quiet)
+    made.train[0].write_bytes(made.train[0].read_bytes()[:-50])
+    again = prepare("climbmix", num_shards=1, progress=quiet)
+    assert isinstance(again, Dataset) and len(read(again.train)) == 30

@@ -554,7 +554,7 @@ def _casual(scribe: Scribe, question: str) -> str:
     if roll < 0.12:
         return question.rstrip("?.")
     if roll < 0.22:
-        return scribe.dice.pick(("Please answer: ", "A question: ", "Hello! ", "Hi, ", "OK, ")) + question
+        return scribe.dice.pick(("Please answer: ", "Hello! ", "I want to ask: ", "OK. ")) + question
     if roll < 0.30:
         return question[:1].lower() + question[1:]
     return question

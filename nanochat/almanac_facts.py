@@ -18,7 +18,7 @@ Spain|Madrid|Europe|euro|Spanish
 Portugal|Lisbon|Europe|euro|Portuguese
 Greece|Athens|Europe|euro|Greek
 Austria|Vienna|Europe|euro|German
-Finland|Helsinki|Europe|euro|-
+Finland|Helsinki|Europe|euro|Finnish
 Ireland|Dublin|Europe|euro|-
 Poland|Warsaw|Europe|zloty|Polish
 Hungary|Budapest|Europe|forint|Hungarian
@@ -42,8 +42,8 @@ Iran|Tehran|Asia|rial|Persian
 Egypt|Cairo|Africa|pound|Arabic
 Morocco|Rabat|Africa|dirham|-
 Kenya|Nairobi|Africa|shilling|-
-Nigeria|Abuja|Africa|naira|English
-Ghana|Accra|Africa|cedi|English
+Nigeria|Abuja|Africa|naira|-
+Ghana|Accra|Africa|cedi|-
 Ethiopia|Addis Ababa|Africa|birr|-
 Angola|Luanda|Africa|kwanza|Portuguese
 Tunisia|Tunis|Africa|dinar|Arabic
@@ -55,7 +55,7 @@ Argentina|Buenos Aires|South America|peso|Spanish
 Peru|Lima|South America|sol|Spanish
 Colombia|Bogota|South America|peso|Spanish
 Australia|Canberra|Oceania|dollar|English
-New Zealand|Wellington|Oceania|dollar|-
+New Zealand|Wellington|Oceania|dollar|English
 Fiji|Suva|Oceania|dollar|-
 """,
     "element": """
@@ -568,7 +568,7 @@ say: there are {a} {s} in {w} | {w} has {a} {s} | {w} is {a} {s} | {a} {s} make 
 ask: how many {s} are in {w}? | how many {s} are there in {w}? | how many {s} does {w} have?
  how many {s} make {w}? | {w} has how many {s}? | how many {s} is {w}? | how many {s} does it take to make {w}?
  how many {s} are the same as {w}?
-test: {w} is made of how many {s}? | how many {s} does {w} hold? | {w} equals how many {s}?
+test: {w} is made of how many {s}? | {w} holds how many {s}? | {w} equals how many {s}?
 reply: There are {a} {s} in {w}.
 == sides shape name sides
 np: the number of sides of {xs}
@@ -939,7 +939,7 @@ then the bell rang, and the lesson was over. | on the way home {n} told {m} all 
 FILLERS = """
 That is right. | Very good. | I see. | Thank you. | Are you sure? | Yes, I am sure. | I did not know that.
  Let me ask another one. | Well done. | You know a lot. | Now it is my turn. | Go on. | Of course.
- I read it in the almanac. | That was easy.
+ I read it in the almanac. | That was easy. | I want to hear more.
 """
 # Words and short phrases that fill slots of the sentences above.
 POOLS = {
@@ -970,7 +970,7 @@ plan | next | from there
 """,
 }
 
-# Words to spell. The second list was drawn by hash among those that nothing above uses, and no training text has them.
+# Words to spell. The second list, drawn by hash among those that nothing above uses, occurs in no training text.
 WORDS = """
 abandon abbey abbot aboard abode abolition abortion above absence abstract abundant abused accepted accepts
 access accessed accessible accident acclaim acclaimed accomplish accord accordance according accounting
@@ -988,19 +988,19 @@ ascended ascribed ashamed aside asking aspect assert assertion assessed assessme
 assistants assume assure astonished astronomy atop attached attack attacked attackers attacking attain attained
 attempt attempts attending attends attitude attorneys attributed attributes auction audience auspices authentic
 authorised authority auto autonomy average aviation avid avoid avoided awake awarded awarding axle babies
-bachelor backwards bacteria badge ballots balls bank banks barrier bases basically basis basket bass batch bats
-batted battle beach beads beasts beaten become beer beggar begged begins behave behavioral behaviors beliefs
-believe bell belong belonging beloved beneficial berth beta betray beyond bigger billed billion bills biographer
-biplane bits bitter bitterness blade block blocked blogger blogs board boiled boilers boldly bombing bone boot
-boots border bordered bordering borders borne borrowed botanical bottle bottles boundaries bounded bounds bowed
-bows boxes boyfriend brain brakes brand branded branding brave breadth break breathed breathing bred brick
-brighter broadcast broader bubble budget buffalo buffer building builds bull bundle burden buried burn burning
-burns burnt business busy button cables cadets calcium calculate calculated calendar calm camera cameras
-candidate candidates cane cannon canoe canon capital capsule captivity capture captures capturing carbon cards
-care cared careful careless carpet carried carrier carriers cartoons cartridges case cassette cast castle casual
-catalogue catch catches category cats causal caution cautious cautiously cavity celestial cello cells ceramics
-certainly certified chains chair chance chap chaplain character charge charitable charm charming chart charter
-chartered charts cheap cheaper checked cheese chemical chest chicken child chin chose chronicles church
+bachelor backwards bacteria badge ballots balls bank banking banks barrier bases basically basis basket bass
+batch bats batted battle beach beads beasts beaten become beer beggar begged begins behave behavioral behaviors
+beliefs believe bell belong belonging beloved beneficial berth beta betray beyond bigger billed billion bills
+biographer biplane bits bitter bitterness blade block blocked blogger blogs board boiled boilers boldly bombing
+bone boot boots border bordered bordering borders borne borrowed botanical bottle bottles boundaries bounded
+bounds bowed bows boxes boyfriend brain brakes brand branded branding brave breadth break breathed breathing
+bred brick brighter broadcast broader bubble budget buffalo buffer building builds bull bundle burden buried
+burn burning burns burnt business busy button cables cadets calcium calculate calculated calendar calm camera
+cameras candidate candidates cane cannon canoe canon capital capsule captivity capture captures capturing carbon
+cards care cared careful careless carpet carried carrier carriers cartoons cartridges case cassette cast castle
+casual catalogue catch catches category cats causal caution cautious cautiously cavity celestial cello cells
+ceramics certainly certified chains chair chance chap chaplain character charge charitable charm charming chart
+charter chartered charts cheap cheaper checked cheese chemical chest chicken child chin chose chronicles church
 cigarette cinema circles circuit circular circus cites civil claiming clan classified clause claws clay clean
 clear clearance clergy clever click climbed climbing climbs clinics clips close closed closely closer cluster
 coat cocaine coconut code coil coin collect collectors college collegiate collision colonies colony combat
@@ -1049,19 +1049,19 @@ funded funding funeral fungus funny furnish fusion gable gained gaining gallant 
 gave gaze gazed gazing gear gene generals generated generous genre gestures gets gift gifts give given gives
 glanced glancing glass glorious glycol goals golden gone goodness gorgeous governors gradual grandson grapes
 graphic graphs grass gravel grazing greater green grinding grossing grows guaranteed guardian guarding guessed
-guides guilt guitarist guys habitats hadn hail half halftime hall halt hammer handing handled hands hanged
-hanging happiness happy harbor harbour hard hardened hardly hatch hate hated hatred haven hazard hearing hears
-heartily heating heaven heavens hectares heel heights hell helmet helping helpless herd here heresy hideous
-highway hills hint hires history hither holders hole holes holidays honourable honoured hook hopeless hopes
-hoping horns horrid horror horse hostages hotel housing however hula humanity humor humour hung hunters hunting
-hurled hurricane idea ideal ideas identical identifies ignore illegally image imaginary imagine imaging
-importance imported imports imposed impression imprisoned inaugural incense inches incidence incredible
-indicator inducted industries inevitable infamous infants infinitely informal initial initially initiation
-initiative injection injury inlet inmates inning inputs inside insistence insists inspiring install instances
-instant instinct instructed instructor instrument insult intact integrity intended intending intensive interface
-interfaces interfere internal internally interval intervene interviews intimate introduces invariably invariant
-invasion invested investing involve involving iron irrigation issues items jack jail jeopardy jest jewel jewels
-join joins joke journalist journey judge jumped justified justify juvenile kept keys kicked kicking kidnapped
+guides guilt guitarist guys habitats hail half halftime hall halt hammer handing handled hands hanged hanging
+happiness happy harbor harbour hard hardened hardly hatch hate hated hatred haven hazard hearing hears heartily
+heating heaven heavens hectares heel heights hell helmet helping helpless herd here heresy hideous highway hills
+hint hires history hither holders hole holes holidays honourable honoured hook hopeless hopes hoping horns
+horrid horror horse hostages hotel housing however hula humanity humor humour hung hunters hunting hurled
+hurricane idea ideal ideas identical identifies ignore illegally image imaginary imagine imaging importance
+imported imports imposed impression imprisoned inaugural incense inches incidence incredible indicator inducted
+industries inevitable infamous infants infinitely informal initial initially initiation initiative injection
+injury inlet inmates inning inputs inside insist insistence insists inspiring install instances instant instinct
+instructed instructor instrument insult intact integrity intended intending intensive interface interfaces
+interfere internal internally interval intervene interviews intimate introduces invariably invariant invasion
+invested investing involve involving iron irrigation issues items jack jail jeopardy jest jewel jewels join
+joins joke journalist journey judge jumped justified justify juvenile kept keys kicked kicking kidnapped
 kidnapping kilometers kissed knew knives knocking knowing labels lacking lady lamp lamps land landfall landmark
 landslide lantern largely larger largest laser lattice laughed launch launched lawn laws layer layers lazy
 leading leads league leaked leaned leaped learn learned learning learns lease leased leaves lecturer legend
@@ -1184,5 +1184,5 @@ salvation scaled scarce scholars shift shoots simplicity sinister sixteen sixty 
 spear spur stamped states steamboat stepped stole stranger stretching string strokes subjected suffers surely
 survivor suspects sweeping sworn talent tanker targeted taxonomy terms theirs themed therapy thine throwing
 totaled totally trades troubled trousers tubes vectors versions viewer visually vital volunteers voted weekend
-whence wished witches wouldn writers yards
+whence wished witches writers yards
 """

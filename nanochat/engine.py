@@ -46,7 +46,7 @@ class SamplingParams:
     seed: int | None = None                             # None = different every time
 
     def __post_init__(self):
-        _require(math.isfinite(self.temperature) and self.temperature >= 0, "temperature", self.temperature, ">= 0")
+        _require(0 <= self.temperature <= 100, "temperature", self.temperature, "0 to 100")
         _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
         _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
         _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
@@ -241,7 +241,7 @@ class Engine:
         """Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call."""
         drawn = [(row, r) for row, r in enumerate(self._running) if r.params.temperature >= COLDEST]
         groups = [[(row, r) for row, r in drawn if r.params.narrow == narrow] for narrow in (True, False)]
-        self._draws = [_Draw(group, self._device) for group in groups if group]
+        self._draws = [_Draw(group, self.tokenizer.vocab_size, self._device) for group in groups if group]
         self._banned = self._bans[[int(r.expression is not None) for r in self._running]]     # (B, specials)
         self._stale = False
 
@@ -282,27 +282,30 @@ class Engine:
 class _Draw:
     """Rows that are sampled alike: all with top_k or top_p (ranked first), or all without (in vocabulary order)."""
 
-    def __init__(self, members: list[tuple[int, Request]], device: torch.device):
+    def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
         params = [request.params for _, request in members]
         self.requests = [request for _, request in members]
         self.rows = torch.tensor([row for row, _ in members], device=device)                  # (n,)
         self.temperature = torch.tensor([[p.temperature] for p in params], device=device)     # (n, 1)
         self.narrow = params[0].narrow
         if self.narrow:
-            self.top_k = torch.tensor([[p.top_k or 1 << 30] for p in params], device=device)  # (n, 1)
+            widths = [min(p.top_k or vocab_size, vocab_size) for p in params]
+            self.widest = max(widths)
+            self.top_k = torch.tensor(widths, device=device)[:, None]                         # (n, 1)
             self.top_p = torch.tensor([[p.top_p or 1.0] for p in params], device=device)      # (n, 1)
-            self.widest = max(p.top_k or 1 << 30 for p in params)
 
     def __call__(self, logits: Tensor) -> Tensor:
         """logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number a row."""
         scaled = logits[self.rows] / self.temperature
         if self.narrow:
-            scaled, ids = scaled.topk(min(self.widest, scaled.shape[-1]))
-            rank = torch.arange(scaled.shape[-1], device=scaled.device)
+            scaled, ids = scaled.topk(self.widest)
+            rank = torch.arange(self.widest, device=scaled.device)
             scaled = scaled.masked_fill(rank >= self.top_k, -math.inf)
         probs = scaled.softmax(-1)
         if self.narrow:
-            probs = probs * (probs.cumsum(-1) - probs < self.top_p)         # the one that crosses top_p stays
+            kept = probs.cumsum(-1) - probs < self.top_p                    # the one that crosses top_p stays
+            kept[:, 0] = True                                               # where top_p is 0 in fp32
+            probs = probs * kept
         cdf = probs.cumsum(-1)
         # with 24 random bits the product stays below the total in fp32, so that no token of probability 0 is hit
         uniform = [0.0 if r.forced else r.random.getrandbits(24) / (1 << 24) for r in self.requests]

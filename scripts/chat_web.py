@@ -1,0 +1,290 @@
+"""
+Serve a trained model: the chat page at /, and the basics of OpenAI's API at /v1/chat/completions.
+
+    python -m scripts.chat_web                          (then open http://127.0.0.1:8000)
+
+One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues, so that the
+event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is logged or kept. Only this
+machine can connect unless --host says otherwise, and other web sites can not: no CORS, JSON only, known host names only.
+"""
+
+import argparse
+import asyncio
+import json
+import queue
+import socket
+import threading
+import time
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Literal
+
+import uvicorn
+from fastapi import FastAPI, HTTPException, Request, Response
+from fastapi.responses import HTMLResponse, JSONResponse, StreamingResponse
+from pydantic import BaseModel, ValidationError
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+
+import nanochat
+from nanochat.checkpoint import load_model
+from nanochat.common import die
+from nanochat.engine import Completion, Engine, SamplingParams
+
+PAGE = Path(nanochat.__file__).with_name("ui.html")
+PAGE_POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
+               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+MAX_BODY = 1 << 20                                      # bytes; the context in tokens is far smaller
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
+
+
+class Message(BaseModel):
+    role: Literal["system", "user", "assistant"]
+    content: str | list[dict]                           # parts are checked by chat.py
+
+
+class ChatRequest(BaseModel):
+    """What is understood of OpenAI's request. Fields that would change the answer but are not built are refused."""
+    messages: list[Message]
+    stream: bool = False
+    temperature: float = 0.6
+    top_p: float | None = None
+    top_k: int | None = 50
+    max_tokens: int | None = None
+    max_completion_tokens: int | None = None
+    seed: int | None = None
+    n: Literal[1] = 1
+    stop: None = None
+
+    def params(self) -> SamplingParams:
+        return SamplingParams(self.temperature, self.top_k, self.top_p, self.max_completion_tokens or self.max_tokens,
+                              self.seed)
+
+
+class Job:
+    """One answer on its way from the engine's thread to a handler: (pieces, completion, error) in a queue."""
+
+    def __init__(self, prompt: list[int], params: SamplingParams):
+        self.prompt, self.params, self.request = prompt, params, None
+        self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
+
+    def put(self, pieces: list[tuple[str, str]], completion: Completion | None = None, error: str | None = None) -> None:
+        """From the engine's thread."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, (pieces, completion, error))
+
+    async def events(self) -> AsyncIterator[tuple[list[tuple[str, str]], Completion | None]]:
+        """Pieces as they come; the completion with the last of them. RuntimeError when the engine failed."""
+        completion = None
+        while completion is None:
+            pieces, completion, error = await self._queue.get()
+            if error:
+                raise RuntimeError(error)
+            yield pieces, completion
+
+
+class Batch:
+    """The engine in its own thread. submit() and cancel() belong to the event loop's thread."""
+
+    def __init__(self, engine: Engine, max_waiting: int):
+        self.engine, self.limit = engine, engine.max_batch + max_waiting
+        self.jobs: set[Job] = set()
+        self._inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
+
+    def start(self) -> None:
+        self._thread.start()
+
+    def stop(self) -> None:
+        self._inbox.put(None)
+        self._thread.join()
+
+    def submit(self, prompt: list[int], params: SamplingParams) -> Job:
+        if len(self.jobs) >= self.limit:
+            raise HTTPException(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
+        job = Job(prompt, params)
+        self.jobs.add(job)
+        self._inbox.put((job, True))
+        return job
+
+    def close(self, job: Job) -> None:
+        """Must follow every submit: frees the place, whether the answer is complete or nobody wants it any more."""
+        self.jobs.discard(job)
+        self._inbox.put((job, False))
+
+    def _work(self) -> None:
+        live: dict[Job, None] = {}
+        while True:
+            try:
+                while True:                             # sleep while there is nothing to do, else only look
+                    message = self._inbox.get(block=not self.engine.busy)
+                    if message is None:
+                        return
+                    job, wanted = message
+                    if wanted:
+                        job.request = self.engine.submit(job.prompt, job.params)
+                        live[job] = None
+                    elif job in live:
+                        del live[job]
+                        self.engine.cancel(job.request)
+            except queue.Empty:
+                pass
+            try:
+                self.engine.step()
+            except Exception as error:                  # memory, NaN: these answers are lost, the server is not
+                print(f"engine: {error!r}", flush=True)
+                self.engine.reset()
+                for job in live:
+                    job.put([], error="the model failed on this request")
+                live.clear()
+            for job in list(live):
+                pieces, done = job.request.take(), job.request.done
+                if pieces or done:
+                    job.put(pieces, job.request.completion() if done else None)
+                if done:
+                    del live[job]
+
+
+def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max_waiting: int = 64) -> FastAPI:
+    """The server as an ASGI app. `hosts`: names it answers to, so that no foreign site can be resolved to it."""
+    batch, born = Batch(engine, max_waiting), int(time.time())
+
+    @asynccontextmanager
+    async def lifespan(app: FastAPI):
+        batch.start()
+        yield
+        batch.stop()
+
+    app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url=None)
+    app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
+
+    @app.exception_handler(HTTPException)
+    async def refuse(request: Request, error: HTTPException) -> JSONResponse:
+        return JSONResponse({"error": {"message": error.detail, "type": "invalid_request_error"
+                                       if error.status_code < 429 else "server_error", "code": error.status_code}},
+                            error.status_code, error.headers)
+
+    @app.get("/")
+    async def page() -> HTMLResponse:
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={
+            "Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
+
+    @app.get("/health")
+    async def health() -> dict:
+        return {"status": "ok", "model": name, "context": engine.context, "requests": len(batch.jobs), "limit": batch.limit}
+
+    @app.get("/v1/models")
+    async def models() -> dict:
+        return {"object": "list", "data": [{"id": name, "object": "model", "created": born, "owned_by": "nanochat"}]}
+
+    @app.post("/v1/chat/completions")
+    async def chat(request: Request) -> Response:
+        asked = await read(request)
+        try:
+            params, messages = asked.params(), [message.model_dump() for message in asked.messages]
+            if messages and messages[-1]["role"] == "assistant":
+                raise ValueError("the last message is from the assistant already")
+            prompt = await asyncio.to_thread(engine.prompt, {"messages": messages}, params)
+        except (ValueError, OverflowError) as error:
+            raise HTTPException(400, str(error))
+        head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
+        job = batch.submit(prompt, params)
+        if asked.stream:
+            return EventStream(batch, job, head)
+        try:
+            async for _, completion in job.events():
+                if await request.is_disconnected():
+                    return Response(status_code=499)
+        except RuntimeError as error:
+            raise HTTPException(500, str(error))
+        finally:
+            batch.close(job)
+        message = {"role": "assistant", "content": completion.text, "parts": completion.parts}
+        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
+        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage(completion)})
+
+    return app
+
+
+async def read(request: Request) -> ChatRequest:
+    """The body, checked: JSON by its declared type (which a foreign page can not send), bounded, of the right form."""
+    if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
+        raise HTTPException(415, "the content type must be application/json")
+    body = bytearray()
+    async for chunk in request.stream():
+        body += chunk
+        if len(body) > MAX_BODY:
+            raise HTTPException(413, f"the request is larger than {MAX_BODY:,} bytes")
+    try:
+        return ChatRequest.model_validate_json(bytes(body))
+    except ValidationError as error:
+        first = error.errors()[0]
+        raise HTTPException(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}")
+
+
+class EventStream(StreamingResponse):
+    """Server-sent events of one answer. However the response ends, its job is closed."""
+
+    def __init__(self, batch: Batch, job: Job, head: dict):
+        super().__init__(self._lines(job, head), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        self._batch, self._job = batch, job
+
+    async def __call__(self, scope, receive, send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        finally:
+            self._batch.close(self._job)
+
+    @staticmethod
+    async def _lines(job: Job, head: dict) -> AsyncIterator[str]:
+        def line(delta: dict, finish_reason: str | None = None, **more) -> str:
+            choice = {"index": 0, "delta": delta, "finish_reason": finish_reason}
+            data = {**head, "object": "chat.completion.chunk", "choices": [choice], **more}
+            return f"data: {json.dumps(data)}\n\n"
+
+        yield line({"role": "assistant", "content": ""})
+        try:
+            async for pieces, completion in job.events():
+                for kind, text in pieces:               # tool calls beside the content, where other clients ignore them
+                    yield line({"content": text} if kind == "text" else {"part": {"type": kind, "text": text}})
+        except RuntimeError as error:
+            yield f"data: {json.dumps({'error': {'message': str(error), 'type': 'server_error', 'code': 500}})}\n\n"
+        else:
+            yield line({}, completion.finish_reason, usage=usage(completion))
+        yield "data: [DONE]\n\n"
+
+
+def usage(completion: Completion) -> dict:
+    made = len(completion.ids)
+    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": made,
+            "total_tokens": completion.prompt_tokens + made}
+
+
+def parser() -> argparse.ArgumentParser:
+    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    p.add_argument("-i", "--source", choices=["mid", "sft", "rl"], help="stage of training; default: the latest")
+    p.add_argument("--model-tag", help="name of the model; default: the newest")
+    p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
+    p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    p.add_argument("--port", type=int, default=8000, help="0 = any free one")
+    p.add_argument("--max-batch", type=int, default=16, help="answers made at the same time; as many again and more wait")
+    return p
+
+
+def main(args: argparse.Namespace) -> None:
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((args.host, args.port))
+    except (OSError, OverflowError) as error:
+        die(f"can not listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
+    model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
+    app = create_app(Engine(model, tokenizer, args.max_batch), f"{meta['tag']}-{meta['stage']}",
+                     LOOPBACK if args.host in LOOPBACK else ("*",))
+    print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
+    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

@@ -84,10 +84,11 @@ class World:
     relations: dict[str, list[Fact]]
     subjects: dict[str, list[list[Fact]]]               # table -> for each subject its told facts
     tables: dict[str, list[dict[str, str]]]
-    words: list[str]                                    # to spell in training
+    words: list[str]                                    # to spell in training: those of a list and of the facts
     unseen_words: list[str]                             # never in any training text
     sums: dict[str, dict[str, list[str]]]               # operator -> say, ask, test, story, story_test
     letters: dict[str, dict[str, list[str]]]            # spell, count -> say, ask, test, reply
+    chat: dict[str, dict[str, list[str]]]               # topic -> ask, reply
 
 
 # ---------------------------------------------------------------------------- the world
@@ -118,9 +119,12 @@ def world() -> World:
         if fact.says:
             key = fact.answer if fact.relation == "trait" else fact.subject
             subjects.setdefault(fact.table, {}).setdefault(key, []).append(fact)
-    return World(facts, [fact for fact in facts if fact.says], relations,
-                 {table: list(group.values()) for table, group in subjects.items()}, tables,
-                 raw.WORDS.split(), raw.UNSEEN_WORDS.split(), _blocks(raw.ARITHMETIC), _blocks(raw.LETTERS))
+    told = [fact for fact in facts if fact.says]
+    texts = (raw.WORDS, raw.RELATIONS, raw.SELF, raw.ARITHMETIC, *raw.TABLES.values())
+    words = sorted(set(re.findall(r"\b[a-z]{3,10}\b", " ".join(texts))))
+    groups = {table: list(group.values()) for table, group in subjects.items()}
+    return World(facts, told, relations, groups, tables, words, raw.UNSEEN_WORDS.split(),
+                 _blocks(raw.ARITHMETIC), _blocks(raw.LETTERS), _blocks(raw.CHAT))
 
 
 def _rows(text: str) -> list[dict[str, str]]:
@@ -503,22 +507,15 @@ def _times(count: int) -> str:
 def _spelling(scribe: Scribe) -> str:
     """Words with their letters, in prose or as a list, and letters counted."""
     dice, forms = scribe.dice, scribe.world.letters
-    layout = dice.between(0, 3)
-    if layout == 0:
+    if dice.chance(0.5):
         words = [scribe.word() for _ in range(dice.between(10, 30))]
         return scribe.fill("HEADINGS") + "\n\n" + "\n".join(f"- {word}:{_spelled(word)}" for word in words)
     lines = []
     for _ in range(dice.between(6, 16)):
         slots = scribe.slots | _letter_slots(scribe, scribe.word())
         form = forms["count"]["say"] if dice.chance(0.25) else forms["spell"]["say"]
-        lines.append(_sentence_with_word(dice.pick(form).format(**slots)))
-    return (" " if layout == 1 else "\n").join(lines)
-
-
-def _sentence_with_word(clause: str) -> str:
-    """Capitalised, unless it begins with the word itself, which always stays as it is."""
-    starts_with_word = re.match(r"\w+:", clause) is not None
-    return (f"- {clause}" if starts_with_word else _capital(clause)) + "."
+        lines.append(_capital(dice.pick(form).format(**slots)) + ".")
+    return dice.pick((" ", "\n")).join(lines)
 
 
 # ---------------------------------------------------------------------------- conversations
@@ -535,11 +532,11 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
         while turns < 4 and dice.chance(0.35):
             turns += 1
         if turns > 1 and dice.chance(0.1):
-            messages += _chat_turn(scribe, 0)
+            messages += _chat_turn(scribe, "greeting")
         for _ in range(turns):
             messages += _TURNS[dice.weighted(CONVERSATIONS)](scribe)
         if turns > 1 and dice.chance(0.1):
-            messages += _chat_turn(scribe, dice.pick((2, 3)))
+            messages += _chat_turn(scribe, dice.pick(("thanks", "goodbye")))
         yield {"messages": messages}
         index += 1
 
@@ -610,21 +607,12 @@ def _letters_turn(scribe: Scribe) -> list[dict]:
     return _turn(question, answer if kind == "spell" else _tool_answer(slots["e"], answer))
 
 
-def _chat_turn(scribe: Scribe, topic: int | None = None) -> list[dict]:
-    """Small talk; now and then a question on something that does not exist, which nobody can answer."""
-    dice, topics = scribe.dice, _small_talk()
-    if topic is None and dice.chance(0.25):
-        name = scribe.word()
-        return _turn(_capital(dice.pick(_pool("UNKNOWN")).format(u=_capital(name))), raw.UNKNOWN_REPLY)
-    questions, answer = topics[topic] if topic is not None else dice.pick(topics)
-    question = dice.pick(questions)
-    return _turn(dice.pick((question, _capital(question), _capital(question) + dice.pick("!?."))), answer)
-
-
-@functools.cache
-def _small_talk() -> list[tuple[list[str], str]]:
-    pairs = (line.split(" => ") for line in raw.CHAT.strip().split("\n"))
-    return [(_items(questions), answer) for questions, answer in pairs]
+def _chat_turn(scribe: Scribe, topic: str | None = None) -> list[dict]:
+    dice, chat = scribe.dice, scribe.world.chat
+    topic = topic or dice.pick(list(chat))
+    question = dice.pick(chat[topic]["ask"]).format(u=_capital(scribe.word()))
+    question = dice.pick((question, _capital(question), _capital(question) + dice.pick("!?.")))
+    return _turn(question, chat[topic]["reply"][0])
 
 
 _TURNS = {"facts": _facts_turn, "choice": _choice_turn, "arithmetic": _arithmetic_turn, "letters": _letters_turn,

@@ -1,7 +1,7 @@
 """
 The almanac's raw material: what is true in its small world, and the many ways of saying it. Data only.
 
-Tables hold one record a line; `-` means that a subject has no single undisputed value and so no fact.
+Tables: a header, then records by line or semicolon; `-` means no single undisputed value, and so no fact.
 RELATIONS is a small text format that almanac.py parses: per relation its facts (a table and two columns),
 statements (`say`, clauses without a full stop), clauses for a text that already named its subject (`short`),
 question wordings for training (`ask`) and for tests alone (`test`), replies, a noun phrase (`np`) for the FRAMES.
@@ -60,42 +60,11 @@ Fiji|Suva|Oceania|dollar|-
 """,
     "element": """
 name|symbol|number
-hydrogen|H|1
-helium|He|2
-lithium|Li|3
-carbon|C|6
-nitrogen|N|7
-oxygen|O|8
-fluorine|F|9
-neon|Ne|10
-sodium|Na|11
-magnesium|Mg|12
-aluminum|Al|13
-silicon|Si|14
-phosphorus|P|15
-sulfur|S|16
-chlorine|Cl|17
-argon|Ar|18
-potassium|K|19
-calcium|Ca|20
-titanium|Ti|22
-chromium|Cr|24
-manganese|Mn|25
-iron|Fe|26
-cobalt|Co|27
-nickel|Ni|28
-copper|Cu|29
-zinc|Zn|30
-bromine|Br|35
-krypton|Kr|36
-silver|Ag|47
-tin|Sn|50
-xenon|Xe|54
-tungsten|W|74
-platinum|Pt|78
-gold|Au|79
-lead|Pb|82
-uranium|U|92
+hydrogen|H|1; helium|He|2; lithium|Li|3; carbon|C|6; nitrogen|N|7; oxygen|O|8; fluorine|F|9; neon|Ne|10
+sodium|Na|11; magnesium|Mg|12; aluminum|Al|13; silicon|Si|14; phosphorus|P|15; sulfur|S|16; chlorine|Cl|17
+argon|Ar|18; potassium|K|19; calcium|Ca|20; titanium|Ti|22; chromium|Cr|24; manganese|Mn|25; iron|Fe|26
+cobalt|Co|27; nickel|Ni|28; copper|Cu|29; zinc|Zn|30; bromine|Br|35; krypton|Kr|36; silver|Ag|47; tin|Sn|50
+xenon|Xe|54; tungsten|W|74; platinum|Pt|78; gold|Au|79; lead|Pb|82; uranium|U|92
 """,
     "animal": """
 name|plural|kind|young|legs|sound|home
@@ -169,49 +138,22 @@ spinach|green; the clear sky at noon|blue
 """,
     "day": """
 name|next|last
-Monday|Tuesday|Sunday
-Tuesday|Wednesday|Monday
-Wednesday|Thursday|Tuesday
-Thursday|Friday|Wednesday
-Friday|Saturday|Thursday
-Saturday|Sunday|Friday
-Sunday|Monday|Saturday
+Monday|Tuesday|Sunday; Tuesday|Wednesday|Monday; Wednesday|Thursday|Tuesday; Thursday|Friday|Wednesday
+Friday|Saturday|Thursday; Saturday|Sunday|Friday; Sunday|Monday|Saturday
 """,
     "month": """
 name|next|last|days|place
-January|February|December|31|first
-February|March|January|28|second
-March|April|February|31|third
-April|May|March|30|fourth
-May|June|April|31|fifth
-June|July|May|30|sixth
-July|August|June|31|seventh
-August|September|July|31|eighth
-September|October|August|30|ninth
-October|November|September|31|tenth
-November|December|October|30|eleventh
-December|January|November|31|twelfth
+January|February|December|31|first; February|March|January|28|second; March|April|February|31|third
+April|May|March|30|fourth; May|June|April|31|fifth; June|July|May|30|sixth; July|August|June|31|seventh
+August|September|July|31|eighth; September|October|August|30|ninth; October|November|September|31|tenth
+November|December|October|30|eleventh; December|January|November|31|twelfth
 """,
     "unit": """
 name|whole|number
-minutes|an hour|60
-seconds|a minute|60
-hours|a day|24
-days|a week|7
-months|a year|12
-years|a decade|10
-years|a century|100
-years|a millennium|1000
-centimeters|a meter|100
-meters|a kilometer|1000
-grams|a kilogram|1000
-millimeters|a centimeter|10
-inches|a foot|12
-feet|a yard|3
-eggs|a dozen|12
-degrees|a full circle|360
-ounces|a pound|16
-cents|a dollar|100
+minutes|an hour|60; seconds|a minute|60; hours|a day|24; days|a week|7; months|a year|12; years|a decade|10
+years|a century|100; years|a millennium|1000; centimeters|a meter|100; meters|a kilometer|1000
+grams|a kilogram|1000; millimeters|a centimeter|10; inches|a foot|12; feet|a yard|3; eggs|a dozen|12
+degrees|a full circle|360; ounces|a pound|16; cents|a dollar|100
 """,
     "shape": """
 name|sides
@@ -219,7 +161,6 @@ triangle|3; square|4; pentagon|5; hexagon|6; heptagon|7; octagon|8; nonagon|9; d
 """,
 }
 
-# A fact of nanochat's own stands alone: one subject, one answer, three wrong answers, its own wordings.
 RELATIONS = """
 == capital country name capital
 np: the capital of {s}
@@ -789,7 +730,7 @@ story_test: {n} shares {x} {t} equally among {y} children. How many {t} does eac
 # The word always follows a space: its tokens are then the same in every sentence.
 LETTERS = """
 == spell
-say: the word {w} is spelled{l} | you spell {w} like this:{l} | {w}:{l} | the letters of {w} are{l}
+say: the word {w} is spelled{l} | you spell {w} like this:{l} | here is {w}:{l} | the letters of {w} are{l}
  to spell {w}, write{l} | {n} spelled {w} correctly:{l} | letter by letter, {w} is{l} | write {w} as{l}
  the teacher said {w} and {n} wrote{l} | one by one, the letters of {w} are{l} | how is {w} spelled? It is{l}
  {n} can spell {w}:{l}
@@ -814,22 +755,34 @@ test: how often does the letter {c} appear in {w}? | how many times do you find 
 reply: The letter {c} appears {k} in {w}.
 """
 
-# Small talk: what may be said | ... => what is answered
+# Small talk, and questions on {u}, which is a word without a meaning.
 CHAT = """
-hello | hi | hey | hello there | hi there | good morning | hello nanochat => Hello! How can I help you?
-how are you | how are you today | how do you do | are you well => I am well, thank you. How can I help you?
-thanks | thank you | thank you very much | thanks a lot | that helps, thanks | great, thank you => You are welcome!
-goodbye | bye | good night | see you later | bye bye | see you tomorrow => Goodbye!
-what can you do | how can you help me | what do you know | help => I answer questions, count and spell words.
-can you do arithmetic | can you count | are you good at sums => Yes, I use a calculator for that.
-can you spell | do you know letters => Yes, I can spell words and count letters.
+== greeting
+ask: hello | hi | hey | hello there | hi there | good morning | good evening | hello nanochat
+reply: Hello! How can I help you?
+== health
+ask: how are you | how are you today | how do you do | are you well
+reply: I am well, thank you. How can I help you?
+== thanks
+ask: thanks | thank you | thank you very much | thanks a lot | that helps, thanks | great, thank you
+reply: You are welcome!
+== goodbye
+ask: goodbye | bye | good night | see you later | bye bye | see you tomorrow
+reply: Goodbye!
+== skills
+ask: what can you do | how can you help me | what do you know | help
+reply: I can answer questions on a small world, do arithmetic and spell words.
+== sums
+ask: can you do arithmetic | can you count | are you good at sums
+reply: Yes, I use a calculator for that.
+== spelling
+ask: can you spell | do you know letters
+reply: Yes, I can spell words and count letters.
+== unknown
+ask: what is the capital of {u} | who is the king of {u} | where is {u} | what is the currency of {u} | who was {u}
+ which language is spoken in {u} | what is the chemical symbol of {u} | on which continent is {u}
+reply: I do not know that.
 """
-UNKNOWN = """
-what is the capital of {u}? | who is the king of {u}? | where is {u}? | what is the currency of {u}?
- which language is spoken in {u}? | what is the chemical symbol of {u}? | who was {u}?
- what is a baby {u} called? | on which continent is {u}?
-"""
-UNKNOWN_REPLY = "I do not know that."
 SYSTEMS = """
 You are nanochat, a small language model. | You are a helpful assistant. | Answer the question. | Be brief.
  You are nanochat. Answer in one sentence. | You are a friendly assistant who knows a small almanac.
@@ -972,217 +925,171 @@ plan | next | from there
 
 # Words to spell. The second list, drawn by hash among those that nothing above uses, occurs in no training text.
 WORDS = """
-abandon abbey abbot aboard abode abolition abortion above absence abstract abundant abused accepted accepts
-access accessed accessible accident acclaim acclaimed accomplish accord accordance according accounting
-accredited accustomed achieved acquainted acquired acres acted action activities activity actor actress acts
-actually acute adapt adapted added addiction addressed addresses adds adequate adjacent admiral admired admits
-admitted adopting adoption adulthood advanced advantage advent adviser advisor advocates aerial aesthetic
-affected affections affinity affordable aftermath afterward agenda ages aggressive agitated agitation agree
-agreed agrees ahead aide aims airline aisle alarmed alas alcohol alias alien align aligned alike alliance allied
-allocation allowed ally alone alongside aloud alpha alter amazed ambassador amount amounted ample analog
-analogous analyses analysis analysts ancestry angel angered animals anime announce announced announcing answered
-antiquity anybody anymore anyone anything apartment apartments apology apparatus apparently appear appearance
-appears applies apply appointed appreciate approach approve aquarium arch archaea architect architects ardent
-areas argued arises armament army aroused arrange arrest arrested arriving article artillery artist arts artwork
-ascended ascribed ashamed aside asking aspect assert assertion assessed assessment assignment assistance
-assistants assume assure astonished astronomy atop attached attack attacked attackers attacking attain attained
-attempt attempts attending attends attitude attorneys attributed attributes auction audience auspices authentic
-authorised authority auto autonomy average aviation avid avoid avoided awake awarded awarding axle babies
-bachelor backwards bacteria badge ballots balls bank banking banks barrier bases basically basis basket bass
-batch bats batted battle beach beads beasts beaten become beer beggar begged begins behave behavioral behaviors
-beliefs believe bell belong belonging beloved beneficial berth beta betray beyond bigger billed billion bills
-biographer biplane bits bitter bitterness blade block blocked blogger blogs board boiled boilers boldly bombing
-bone boot boots border bordered bordering borders borne borrowed botanical bottle bottles boundaries bounded
-bounds bowed bows boxes boyfriend brain brakes brand branded branding brave breadth break breathed breathing
-bred brick brighter broadcast broader bubble budget buffalo buffer building builds bull bundle burden buried
-burn burning burns burnt business busy button cables cadets calcium calculate calculated calendar calm camera
-cameras candidate candidates cane cannon canoe canon capital capsule captivity capture captures capturing carbon
-cards care cared careful careless carpet carried carrier carriers cartoons cartridges case cassette cast castle
-casual catalogue catch catches category cats causal caution cautious cautiously cavity celestial cello cells
-ceramics certainly certified chains chair chance chap chaplain character charge charitable charm charming chart
-charter chartered charts cheap cheaper checked cheese chemical chest chicken child chin chose chronicles church
-cigarette cinema circles circuit circular circus cites civil claiming clan classified clause claws clay clean
-clear clearance clergy clever click climbed climbing climbs clinics clips close closed closely closer cluster
-coat cocaine coconut code coil coin collect collectors college collegiate collision colonies colony combat
-coming commanding commenced commented commenting commitment committing communal companies comparing compassion
-compiled complaint completing complexity compliance composers compound comprise comprising conceive conceived
-concept conception concern concerned concerning concerns concerts conclude concludes condemned conduct conducted
+abandon abbey abode abolition abortion above absence abstract abundant abused accepted access accident acclaim
+acclaimed accomplish accordance accounting accredited accustomed achieved acquainted acquired acres action
+activities activity actor actress acts actually acute adapted added addiction addressed adds adequate adjacent
+admiral admired admitted adopting adoption adulthood advantage advent adviser advisor advocates aerial aesthetic
+affected affinity affordable aftermath afterward agenda ages agitated agitation agree agreed agrees ahead aide
+aims aisle alarmed alias alien align aligned alike alliance allocation allowed alone alongside aloud ambassador
+amounted ample analog analyses analysis analysts angel angered anime announce announced announcing answered
+anybody anymore anyone anything apartment apartments apology apparatus apparently appear appearance appears
+applies apply appointed approach aquarium arch archaea architect architects ardent areas argued arises armament
+army aroused arrange arrest arrested arriving article artillery artist artwork ascended ascribed ashamed aspect
+assert assessed assignment assure astonished astronomy atop attached attack attacked attacking attain attained
+attempt attempts attending attends attitude attorneys attributed attributes auction audience authentic
+authorised authority auto average aviation avoid avoided awake awarded awarding axle backwards badge ballots
+bank bases basically batch bats batted battle beach beads beaten become beer beggar begged begins behaviors
+believe belong belonging beloved beneficial berth beta betray beyond bigger billed billion bills biographer
+biplane bits bitter bitterness blade block blocked blogger blogs boiled boilers boldly bone boots border
+bordered bordering borders borne borrowed botanical bottle boundaries bounded bounds bows boxes boyfriend brain
+branded breadth breathed breathing bred brighter broadcast broader bubble budget buffalo building builds bull
+bundle burden buried burning burns button cables cadets calcium calculated calm camera cameras candidates cane
+cannon canoe canon capital capsule captivity capture capturing carbon care cared careful carried carrier
+carriers cartoons cartridges case cassette cast castle casual catch catches category cats causal caution
+cautious cautiously cavity celestial cello cells ceramics certainly certified chains chair chance chap chaplain
+character charitable charm charming chart charter chartered charts cheap cheaper checked chest chicken child
+chose chronicles church cinema circular cites claiming clan clause claws clay clean clear clearance clergy
+clever click climbed climbing climbs clinics clips close closely closer cluster coat cocaine coconut code coil
+coin collectors college collision colonies colony combat coming commenced commented commenting commitment
+committing communal companies comparing compiled complaint completing complexity composers compound comprise
+comprising conceive concept conception concern concerned concerns concerts conclude concludes condemned conduct
 confident confronts connecting conscious consensus consent consider considered consist conspiracy consume
-consuming contained container containers contains contention contest contested contests contexts continents
-continual continue contract contractor contrary contrived controls convection convenient convent convention
-converted convey convicts convince cool cooling cooperate copied coral corners corps corrected corridors costs
-cottages couch count countess counts county couple course courtyard cousins cover coward cracked crashes creates
-creator creature credible creek creeping crest cricket cried cries crime crisis criticism crosses crow crown
-crowned cruel crush crushed crying crystal crystals cubic cuisine cultural cups curiosity currency currently
-curriculum curtain curtains curves custody custom customs cuts cutting cycle cyclone damaged damaging damp dams
-danced dancer dances dare dark darker data daughter days deacon deal dealers dealing dean debates debt debts
-debuted decades deceive decent decidedly declared declares declaring decreased deeds deemed deeper deeply defect
-defended defending defenses deficiency define definitely defunct delicacy delicate delighted delivers demand
-demanding democracy demon demons denounced dental depended depicted deported depressed depth deputies derive
-describes describing deserted deserts deserves designated designs desire desires desktop destiny detailed
-detailing determined determines developer developing develops device devised devotees diagram dialogue diameter
-diamond diary dice didst digits dimensions diminished dine dining direct directed directly directory disc
-discharge discs discuss disdain disgrace dish dishes disliked dismal dismiss dispatched dispersed disposal
-disputes dissolved distant distinctly districts diverted doctor doctorate document dogs doing dollars dome
-domestic donated donor door doping dose doth doubt doubted doubts download downstairs downtown dragging drain
-drama draught draws dread dream dreamed dress drew drift drummer drunken dull dust dwelling dynamic eagerly
-eagle earn earnest earnestly east eastern eating economic economical economics economist economy ecosystem edge
-edged edit edited editions educate educating efforts eggs elect election electors electrical elegant element
-elementary elephant elevated else embarked embrace emerging emissions emotional empire employed employee
-employees employer enabled enables enacted enclosure encoded encounters encourage encourages endangered endeavor
-ending endless endurance endured energies energy enforce engage engine engraved enhance enhanced enjoy enjoys
-enlarged entered entirety entity entrusted epic episodes eponymous equal equality equation equipped error
-escorted establish esteem estimated estimates estuary eternal ethylene evaluated evaluating evenings everyone
-everything evicted evil evils exactly examined example exceeded excellent exchanged excluding executive exercise
-exercised exhibit exhibited exile exiled expand expansion expecting explain explore exploring explosive expose
-exposed expression extracted extreme extremity eyebrows fabric facade faces facility faction factories factors
-faculty faintly faithfully fake fallen falling famed families fantasy farewell farm farther fascinated fast
-fastened fastest fatigue favorable favour fears feat feature features federal feeds feet fellow female fencing
-ferry fertile fetch feud feudal fiber fibre fictional fidelity field fielded fields fighter figure file files
-fills filmed filming filmmaker films finale finalist finally finance finances financial finding findings fingers
-finishers fire firms firstly fisheries fitness fitting flash flashback fleeing fleet fleets flies flight flood
-floods flourished flow flowers fluid flushed focused focuses focusing fold foliage follow followed folly fond
-fool force forced forcibly forehead foreign foreigners forgotten fork formally formed formerly forms formulated
-forth fortified fortress fortune forty forum fossil founded founder fountains fraction fragment fragments frames
-free freed freelance freight frequently friction friendly frigates frightful fronts fuel fulfill fulfilled full
-funded funding funeral fungus funny furnish fusion gable gained gaining gallant galleries games garden garrison
-gave gaze gazed gazing gear gene generals generated generous genre gestures gets gift gifts give given gives
-glanced glancing glass glorious glycol goals golden gone goodness gorgeous governors gradual grandson grapes
-graphic graphs grass gravel grazing greater green grinding grossing grows guaranteed guardian guarding guessed
-guides guilt guitarist guys habitats hail half halftime hall halt hammer handing handled hands hanged hanging
-happiness happy harbor harbour hard hardened hardly hatch hate hated hatred haven hazard hearing hears heartily
-heating heaven heavens hectares heel heights hell helmet helping helpless herd here heresy hideous highway hills
-hint hires history hither holders hole holes holidays honourable honoured hook hopeless hopes hoping horns
-horrid horror horse hostages hotel housing however hula humanity humor humour hung hunters hunting hurled
-hurricane idea ideal ideas identical identifies ignore illegally image imaginary imagine imaging importance
-imported imports imposed impression imprisoned inaugural incense inches incidence incredible indicator inducted
-industries inevitable infamous infants infinitely informal initial initially initiation initiative injection
-injury inlet inmates inning inputs inside insist insistence insists inspiring install instances instant instinct
-instructed instructor instrument insult intact integrity intended intending intensive interface interfaces
-interfere internal internally interval intervene interviews intimate introduces invariably invariant invasion
-invested investing involve involving iron irrigation issues items jack jail jeopardy jest jewel jewels join
-joins joke journalist journey judge jumped justified justify juvenile kept keys kicked kicking kidnapped
-kidnapping kilometers kissed knew knives knocking knowing labels lacking lady lamp lamps land landfall landmark
-landslide lantern largely larger largest laser lattice laughed launch launched lawn laws layer layers lazy
-leading leads league leaked leaned leaped learn learned learning learns lease leased leaves lecturer legend
-legends lengths lesbian less level levels liability liable liberal liberty library license licensing lied lift
-lifting light lighter lighthouse lighting lightning likeness likewise limb limbs limit limiting line lineage
-linebacker lines lineup lingered linguistic lining linked linking lion lips liquor listing listings lists livery
-livestock load loaded loads loan lobbying locally locomotive lofty logical logo longer longtime look looked
-looking looks loop loses loud love lovely loving lower loyalty lunar lunch machinery magic magnetic mail main
-majesty major majors maker makes manage manager manages mandate mandated manga manifold mankind manned manner
-manners manor mansion manual marathon marine marketed marks marriages marry marshes martial masses massive
-master match mate mates matrix mature maturity mayor meadow meal meals meaningful measure measured measuring
-meat media medicine meet meeting melancholy melodic melting membrane memoirs memories mention merchant mercy
-merging merit metaphor methods metres micro migrants migration mile minerals miniature minister ministry
-minority minute mirror mirrors mischief misery missiles missing mist mistake mixture model modeled models
-moderate modern modest molecular molluscs moment momentary moments monastery monastic monetary money monkey
-monoplane monopoly month months mortality mortgage mostly moth mother motivation motive motives motto mound
-mount mountain mountains moves municipal murderer museums musician mustered muttered myself namesake naming
-narrative native natives natural naturalist naval nave nearer nearly needs nephew nest newer newest newly nickel
-nicknamed nigh night nine nineteenth nitrogen nobody nodded nodes nominal nominee nominees none norms notice
-noting notion notoriety notorious nowadays nuclear numbering nuns nurse obeyed objective obliged obscure
-observed observer obtained obviously occasion occasional occasions occupation occupying occur offences offense
-offered officer officially offs offsets older olive omitted ones oneself ongoing online onset open operates
-operatic operating oppose opposite oppressed optimal optional opus orange order ordered organic organizers
-origin ornamental orphan ourselves outfielder outline outpost output outspoken overturned overview oxide pace
-paced packaging page pageant pageants painters paintings palm panchayats panel panic parcel parchment pardon
-parents parishes parking parole parted particles partly partner partners passed passions passive passport
-patient patients patron patterns pause paying payment peaks peasant peasants peers penalty pencil pending
-penetrated peninsula penned penny percent perception perform performer perished permanent persistent persuade
-persuaded petals phase phones phrase physicians pictures pierced pile pilgrimage pillow pioneers pipe pitcher
-pitchers pitches plague plagued plain plan planar plane planet planets plank plantation plaque plasma plate
-platinum platoon play playable playoff plays plaza please pleased pleasure plentiful plunge pocket point poker
-polar poles polo ponds popularity populated portable portfolio portion portions portrayed portraying portrays
-positions positively possess postal posters posting posts postseason potassium potatoes pottery praise praised
-praising prayers preacher precisely precision precursor predict prefer prefers pregnancy premiere prepares
-preparing presence preserve presiding pretty prevention previous priest priests primary prince princess
-principle printed printing private privately privileges prizes proceeded procured producers production professor
-professors profile profit profitable profits programmed project projected projecting projection prolific
-promising promote promoting promotions prompted prop propeller proper proposals propose prosecuted prospect
-prosperous protected protects proteins protest protested protesters protocol proven proves providing province
-provinces proving provoked proximity prudent published publishers publishing pull pulse punished punishment punt
-pupil puppet pure purse push puts putting qualified quality quantity quarrel quarter queens quest question quick
-quiet quote race raced radial raided rail rain rainfall rains raising random range ranking ransom rapper rarely
-ratio rats rays reactions read readiness readings ready realises realism realistic realized realizes reason
-reasonable rebels rebuilt recall receive receives recently reception receptions receptor recession recipient
-reckon recognise recognized recommend records recruits recurring reel reflection refrain regained regarded
-regardless regiments regional regions regretted regularly regulate reissued rejected relatives relativity relay
-relegation relevant reliable relied relocate remain remained remains remake remarked remember remnants remote
-removal removing renew renewal replaced replacing replays replies reply represent republic requesting requests
-requires resembled resembling resided residences resign resigned resolution resolve resonance resource resources
-respected respective responds rested resting restoring restraint rests resumed retaining retains retired
-retorted retrieved revealing revenge revenue reverence revive revolves reward ribs riches ridges rifles right
-rigid rise risk rival robbery robe rock rockets rocky rode role roles rolling rooms root rotation rough roughly
-rounded rounds rubbed rubbing rude ruin rumours runner runoff runs rush rushed sacked sacks sacrifice sacrifices
-sage sailing saints saith salary saloon salt salvage sample samples sand sandstone sandy sang sanitation satisfy
-sauce saved saxophone scale scarlet scattered scenic scholar schooling science scientist score scores scorn
-screenplay screw script sculptor sculpture search secret secretary secure securing security seeing seeming sees
-segments seizing selected selecting selective self sell semi semifinal senators send senses sensors sentiments
-separately separates separation serious sermon sermons service session sessions settle settling seven severe
-severed shades shaking shale shall shapes share shares shark sharp shear sheep sheets shelf shell shells
-sheltered sheriff shifting shillings shine ships shone shooting shopping short shortage shorts shot shout
-shouting showcase showcased showed shower shrine shuttle side sided sign signal signature signatures signed
-signify silence silver similar simple simply simulation sincere singer sisters sites situations sixteenth sixth
-size sized sketch sketches skirt slang slept slightly slow smoked snake snapped socialist sodium soil soils
-solemn solicitor solutions solve something sometime sometimes somewhere soon sophomore sought souls sounded
-sounds soundtrack south spacecraft spawned speaking speaks spears specialty specimen spectacle sped spelling
-spells spent spine spinning spiral spirits splits spoiled sponsors spotted spreading sprung squares stability
-stadium staged staging stained staircase stake stance stand standards star stared starring starter startled
-starts stately statement stationed statute stayed steady steal steam steel step sticking stillness stocks stood
-stops store stored storm strange strangers strategy street strength strengthen strike strings stripes stripped
-strips striving stronger structured struggling stuck student students studio studying stunned style styled
-subdivided subject subjects sublime submarine submarines submit subsidiary substances subtle suburban succeed
-sudden suddenly suffering sufferings suggestion suit summer sunset super superior superseded supplement supplies
-supporting suppose suppress surface surfaces surgery surname surplus surrender surround surrounded survey
-surveys survived suspect suspicion suspicious sustained swam sweat swell swimmer switch switched switching sword
-swords symmetry sympathy symphonic synagogue systematic tables tactics talking tape taped target tasked tasks
-tastes taught teachers teachings technology teenage teenager teenagers telegraph telescope television tell tells
-temporary tenant tend tended tends tense tenure terminated terrific terror testify testimony textbook texts
-thanks theatre theologian theology thereof thermal thesis thickness thin thirds thirst thirteen thirty thither
-thorough thoroughly thoughts thousands threat threaten threatens threats threshold throat throughout thumb
-thyself tidal tied tiles till times tobacco token tokens told tongues tonight tooth torch torpedo toss touches
-tough toured toward tower township toxin toys trace tracked tract traction tractor trademark traders traffic
-trafficked trail trailer trails train trains tramway transit translate transports trauma traveled treasure
-treaties treatise treatment trenches trends trial trials tribal tribes tricks triggered trio trips triumphant
-trivial troop troops troubles truck trustees tuned tuning turnout turns tutor twelve twilight twin twins twisted
-tying type types ultimate ultimately umbrella unable uncle undergoing underneath understand undertake undrafted
-unemployed unexpected uniforms union units unless unlikely unmarried unnamed unnatural unofficial unrelated
-unseen unsuitable unusually upcoming update upstairs upstream upwards uranium urge urgent usage useful useless
-uses using utilities utility vacation vain valid value values valve valves vanish vanished vapor variable
-variant variation variations varieties variously vary varying vault vector vehicle ventured verified vessels
-veteran vice vicious video view viewed views vigorous vile villa villains vines vineyards violating violation
-violations violent virtue virtues virus visual vocabulary vols volumes vulnerable waiting waived wake walk
-walking wall walled wander wandered wards warming warned warns warriors washed waste waterfall waved weakened
-weakness wealth weapons wear weaving websites weekly weight welcome welfare wells west wetlands whale wheel
-wheeled whereas wherein white whites whoever wicked wicket wickets wide wine wines winner winning winter witch
-withdraw withstand wives wonder wooded word words worked works workshop worldly worlds worn worried worship
-wrapped wretched wrist wrong wrought yacht yield yielding yourself youth youths
+contained container contains contention contest contested continents continual continue contract contractor
+contrary contrived controls convection convenient convent convention converted convicts convince cool copied
+coral corners corps corrected corridors couch count countess counts couple courtyard cousins cover coward
+cracked crashes creates creator creature credible creek creeping cricket cried criticism crow cruel crush crying
+crystals cubic cuisine cups curiosity currency currently curriculum curtain curtains curves custody custom
+customs cuts cutting cyclone damaging damp dams danced dancer dances dark darker data days deacon deal dealers
+dealing debates debt debts debuted deceive decidedly declared declares deeds deemed deeper defect defending
+defenses deficiency define definitely defunct delicacy delicate delighted delivers demon denounced dental
+depended depicted deported depressed deputies derive describing deserted deserts deserves designated designs
+desire desires destiny detailed detailing determined determines developer developing develops device devised
+devotees diagram dialogue diameter diamond diary dice didst digits diminished dine direct directed directly
+directory disc discharge discs discuss disgrace disliked dismal dismiss dispatched dispersed disposal disputes
+dissolved distant distinctly districts diverted doctor doctorate document dogs doing dollars dome domestic
+donated door doping dose doth doubt doubted download dragging drain drama draught dread dreamed dress drift
+drunken dull dwelling dynamic eagerly eagle earn earnest eastern economic economical economics economist
+ecosystem edged edit edited editions educate efforts elect election electors electrical elegant element elephant
+else embrace emerging emissions emotional empire employed employee employer enabled enacted enclosure encoded
+encounters encourage encourages endangered endless endurance endured energies energy enforce engage engine
+engraved enhance enhanced enjoy enjoys enlarged entered entirety entity entrusted epic episodes eponymous
+equality equation equipped error establish esteem eternal ethylene evaluated evaluating evenings everyone
+everything evicted evil exactly examined example exceeded excellent exchanged executive exercise exercised
+exhibit exile exiled expand expansion explain explore exploring explosive expose exposed expression extreme
+extremity fabric facade faces facility faction factories faintly faithfully fallen famed families fantasy farm
+farther fascinated fast fastened fastest fatigue favorable favour fears feature features federal fellow female
+ferry fertile fetch feud feudal fiber fibre fictional fidelity field fields file files fills filmed filming
+films finale finalist finally finances financial finding findings fingers finishers fire firms firstly fisheries
+fitness fitting flash fleeing fleet fleets flies flight floods flow fluid flushed focused focuses fold follow
+followed folly fond fool forcibly forehead foreign foreigners forgotten fork formally formed formerly forms
+formulated forth fortified fortress fortune founded founder fountains fragment fragments frames free freed
+freight frequently friendly fronts fuel fulfill fulfilled full funeral fungus funny furnish fusion gained
+gaining gallant galleries games garden garrison gave gaze gazed gazing gear gene generated generous gets gift
+gifts give given gives glanced glycol goals golden gone goodness governors gradual grandson graphic graphs grass
+gravel grazing greater grinding grossing grows guaranteed guardian guarding guides guilt guitarist guys habitats
+half halftime halt hammer hands hanged happiness happy harbor harbour hardened hatch hate hatred haven hazard
+hearing heartily heating heaven heavens hectares heel heights hell helmet helping helpless herd heresy hideous
+hills hint hires history hither holders hole holes honoured hopeless hopes hoping horns horrid housing however
+hula humor humour hunters hurled hurricane idea ideal ideas identifies ignore illegally image imaginary imaging
+importance imported imprisoned incidence incredible indicator inducted industries inevitable infamous infants
+informal initially initiation injection inlet inning inside inspiring instances instructed instructor instrument
+insult intact intended intending intensive interface interfaces interfere internally interval intervene
+interviews intimate introduces invariant invasion invested investing involve irrigation issues items jack jail
+jeopardy jest jewel jewels join joins journalist journey judge justified justify juvenile kicked kidnapped knew
+knocking knowing labels lacking lady lamp land landfall landmark landslide lantern largely larger largest laser
+laughed launch lawn laws layer layers lazy leading leads league leaked leaned leaped learn learned learning
+learns lecturer legend legends lesbian level liberty library license lift lifting lighthouse likeness limb limit
+limiting line lineage lines lineup lingered lining linked listing listings lists loaded loads loan lobbying
+logical logo longer longtime looked looking loop loud love loving lower loyalty lunar machinery magic magnetic
+mail main major majors maker manage manager manages mandate mandated manga manifold mankind manned manner manor
+mansion marathon marine marketed marks marriages marshes martial masses massive master match mate mates matrix
+maturity mayor meal meals meaningful measure measured measuring meat media medicine meeting melancholy melodic
+melting membrane memoirs mention merchant methods micro migration mile minerals miniature minority minute mirror
+mischief misery missiles missing mist mistake mixture model moderate modern modest molecular molluscs moment
+moments monastic monetary money monkey monoplane monopoly months mortality moth motives mound mount mountains
+moves municipal murderer museums musician mustered muttered myself namesake naming native natives natural naval
+nearer nearly nephew nest newer newest newly nickel nicknamed night nine nineteenth nobody nodded nodes nominal
+nominees norms notice noting notion notoriety notorious nowadays nuclear nuns nurse obeyed objective obliged
+obscure observed obtained occasion occasional occasions occupation occupying occur offered officer officially
+offs offsets older ones oneself ongoing online onset open operating oppose opposite optimal optional opus orange
+organizers origin ornamental orphan ourselves outfielder outline output outspoken overturned overview oxide pace
+paced packaging page pageant pageants painters paintings palm panchayats panel panic parcel parchment parents
+parking parole parted partly partners passed passions passive patient patients patron patterns pause paying
+peaks peasant peasants peers pencil pending penetrated peninsula penned percent perception perform performer
+permanent persistent persuade persuaded phones physicians pictures pile pilgrimage pioneers pitches plague
+plagued plain planar plane planet planets plank plantation plaque plate platinum platoon play playable playoff
+plaza please pleased pleasure plentiful pocket point poker polar poles polo ponds popularity portable portion
+portions portrayed positions positively postal posters posting posts postseason potassium potatoes pottery
+praise praised prayers preacher precisely precision precursor predict prefer prefers pregnancy prepares presence
+preserve presiding pretty prevention previous priest priests primary prince princess printed private privately
+prizes procured producers production professor profit profitable profits project projected projection promising
+promote promoting promotions prompted propeller proper proposals propose prosecuted prospect prosperous
+protected protects protest protesters protocol proven proves providing province provinces provoked prudent
+published publishers publishing pull punished punishment punt pupil pure putting qualified quantity quarrel
+quarter queens quest quick quiet quote race raided rail rain rainfall rains raising random range ranking ransom
+rapper rarely ratio rats rays read readings ready realises realism realistic realizes reason rebels receive
+receives recently receptions receptor recession recipient reckon recognized recommend records recurring reel
+reflection regained regarded regardless regiments regional regions regretted regularly regulate reissued
+rejected relativity relay relegation reliable relocate remains remake remarked remember remnants remote removing
+renewal replaced replacing replays reply represent republic requests requires resembled resembling resided
+residences resign resigned resolution resonance resource resources respected respective rested resting restoring
+rests resumed retaining retains retorted retrieved revealing revenue revive revolves reward riches rifles rigid
+risk rival robbery rock rockets rocky rode role roles rolling rooms root rotation rough roughly rounded rubbed
+rubbing rude ruin rumours runner runoff runs rushed sacked sacks sacrifice sage saints saith salary saloon salt
+salvage sample samples sand sandstone sandy sang sanitation satisfy sauce saved scale scarlet scattered scenic
+scholar schooling science scientist score scores scorn screenplay screw script sculpture search secret secure
+security seeing seeming segments seizing selected selecting self sell semi semifinal senators sentiments
+separately separation sermon service session sessions settling severe severed shades shaking shale shapes share
+shark sharp shear sheep shelf shell shells sheriff shillings ships shone shooting shopping short shortage shot
+shout shouting showcased showed shower shrine sided sign signal signature signed signify silence similar simple
+simply simulation sincere sisters situations sixth size sized sketch skirt slightly slow smoked snake snapped
+socialist sodium soil soils solicitor solve something sometime sometimes soon sophomore sought sounded sounds
+soundtrack spacecraft spawned speaking spears specialty specimen spectacle sped spells spine spinning spiral
+splits spoiled sponsors spotted spreading sprung squares stability stadium staged stained staircase stake stand
+standards stared starring starter starts stately statement stayed steady steal steel step sticking stillness
+stocks stood stops store stored storm strange street strength strengthen strike strings stripes stripped
+striving stronger structured stuck student students studio studying style styled subdivided subjects sublime
+submit subsidiary substances suburban sudden suffering sufferings suit summer sunset superior superseded
+supplement supplies supporting suppose surfaces surplus surrender surround surrounded survey surveys survived
+suspicion suspicious sustained swam sweat swell swimmer switch switched switching swords symmetry symphonic
+synagogue systematic tables tactics talking tape taped tasked tasks tastes teachers technology teenage teenager
+teenagers telegraph telescope television tell temporary tenant tend tended tends tense terminated terrific
+terror testimony textbook texts thanks theatre theology thereof thermal thickness thin thirds thirst thirteen
+thirty thither thousands threat threaten threatens threshold throat throughout thumb thyself tidal tied tiles
+till tobacco token tokens told tongues tonight tooth torch toss touches tough toward tower toxin toys trace
+tractor traffic trail trailer trails trains tramway transit translate transports trauma traveled treasure
+treaties treatise treatment trenches trends trial trials tribal tricks triggered trio trips triumphant trivial
+troop troops troubles trustees tuned tuning turns twelve twilight twin twins twisted type types ultimate
+ultimately umbrella unable undergoing underneath understand undertake undrafted unemployed unexpected uniforms
+union units unless unlikely unmarried unnatural unofficial unrelated unseen unsuitable unusually upcoming update
+upstairs upstream uranium usage useless uses using utilities utility vacation vain value values valve valves
+vanished vapor variable variant variations varieties variously vary varying vault vector vehicle ventured
+verified vessels veteran vice vicious video view views vile villa vines vineyards violating violation violations
+virtues virus vocabulary vols volumes vulnerable waiting waived wake walk walking wall walled wander wards
+warming warned waste waterfall weakness wealth weapons weaving websites weekly welcome welfare wells west
+wetlands wheel wheeled whereas wherein white whites whoever wicked wicket wickets wines winner winter witch
+wives wonder wooded worked works worldly worlds worn worship wrapped wrist wrong wrought yield yielding yourself
+youth youths
 """
 UNSEEN_WORDS = """
-abandoned abnormal academics accounted acoustic actively activists advisory advocate advocated affiliated alert
-amounts annexed applause arguably armour arrow ascertain attendance attendants attendees attitudes ball bargain
-basin beating becoming bikes birthday blind boiler boxing breakaway budgets buyers cabin calling camping
-captured careers carefully cave caves ceremonial channel charged charted check chimney chromosome citizen claims
-classes cleaned clusters coated codex colours commander common complement conceded connection consult consulting
-contend convincing cope corporate cosmic costumes countless coverage creative dashed deity delight density
-deposited discrete disturb divorced donation doom doubled drag dreadful drove drowned drowning editorial editors
-electro electron embassy emigrated equity estate evacuated excellence existing exploits exported facilities
-facing festivals fifteen fireplace fisherman flour folding foolish fortnight frame fraternity freestyle
-gentleman getting gifted gigantic glance glowing gods going granting grape graphics grossed grove guest
-guidelines gymnast hairs hang happened hast hearings hearted hiding hiring huge huts impatient inability
-includes incoming increased indicated indicted inflation influx informally inquiries inscribed insurance
-integrated interfered interpret introduce keyboard kills kindly knee knelt laden landlord lands learners leather
-leaving lectures lend liberated lice lime lyrics managing marsh matching mechanics medal metallic minds mine
-miracle moist monarchy monk moss motors nasal navigation necessity nice observe offer opted original outlet
-overlap oversaw packages pain palms partnered passenger patronage peer pension permission persons pitch playoffs
-plug poets points politics pope port portray posed posing positioned positive possessed practice premium priced
-priorities probably programme prominent pronounced properties prophet punish purchasing purpose quarry races
-raid reaching readily reconcile referee region regulatory relieve renovated reserved reservoirs resident resort
-responded restless restrain results reunited revival rewards riding rigorous rituals ruined rule rural rushing
-salvation scaled scarce scholars shift shoots simplicity sinister sixteen sixty socially soldier solely sounding
-spear spur stamped states steamboat stepped stole stranger stretching string strokes subjected suffers surely
-survivor suspects sweeping sworn talent tanker targeted taxonomy terms theirs themed therapy thine throwing
-totaled totally trades troubled trousers tubes vectors versions viewer visually vital volunteers voted weekend
-whence wished witches writers yards
+abnormal acoustic advisory advocate affiliated alert annexed applause arguably ascertain attendance attendants
+attendees attitudes beating becoming bikes blind boiler boxing breakaway budgets buyers cabin calling camping
+captured careers carefully cave caves ceremonial channel charged charted check citizen classes clusters coated
+codex colours commander common complement conceded connection consult consulting convincing corporate cosmic
+costumes countless coverage creative dashed deity density deposited discrete disturb divorced doom doubled drag
+dreadful drove drowned drowning editorial editors electro electron embassy emigrated equity estate evacuated
+existing exploits facilities facing festivals fifteen fireplace fisherman flour folding foolish fortnight frame
+fraternity freestyle gentleman getting gigantic glance glowing granting grossed grove guidelines gymnast hairs
+hang happened hast hearted hiring huge huts impatient inability includes incoming increased indicated informally
+inquiries inscribed insurance integrated interfered kills kindly knee knelt laden lands learners leather leaving
+lectures liberated lice lime lyrics managing marsh matching mechanics medal metallic minds mine miracle moist
+monarchy monk moss motors nasal navigation necessity nice observe offer original outlet oversaw palms partnered
+patronage peer pension permission persons playoffs plug poets points politics pope port portray posed posing
+positioned possessed practice premium priced priorities programme prominent pronounced properties prophet punish
+purchasing purpose quarry reaching readily region regulatory relieve renovated reserved reservoirs resident
+responded restless restrain results reunited rigorous ruined rural rushing salvation scaled scarce scholars
+shift simplicity sinister sixteen sixty socially soldier solely sounding spear states stepped stole string
+subjected suffers surely suspects sweeping sworn talent tanker taxonomy terms theirs themed therapy thine
+throwing totally troubled trousers tubes vectors versions viewer visually vital volunteers voted weekend whence
+witches writers yards
 """

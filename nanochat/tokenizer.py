@@ -75,15 +75,16 @@ class Tokenizer:
         directory = Path(directory or base_dir() / "tokenizer")
         if not (directory / CONFIG_FILE).is_file():
             die(f"no tokenizer in {directory}", hint="train one with `python -m scripts.tok_train`")
+        remedy = "restore its files, or train it again: models made with it will not fit another one"
         try:
             config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
             ranks = _parse_ranks((directory / config["ranks"]).read_text(encoding="ascii"))
             tokenizer = cls(ranks, config["pattern"])
             intact = tokenizer.hash == config["hash"] and tuple(config["special_tokens"]) == SPECIAL_TOKENS
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            die(f"the tokenizer in {directory} cannot be read: {error!r}", hint="train it again, or restore its files")
+            die(f"the tokenizer in {directory} cannot be read: {error!r}", hint=remedy)
         if not intact:
-            die(f"the tokenizer in {directory} does not match its hash", hint="train it again, or restore its files")
+            die(f"the tokenizer in {directory} does not match its hash", hint=remedy)
         return tokenizer
 
     def save(self, directory: Path | None = None) -> None:

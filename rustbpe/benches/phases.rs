@@ -1,4 +1,4 @@
-//! `cargo bench --bench phases -- FILE [threads]`: seconds of counting and of merging, for profiling without Python.
+//! `cargo bench --bench phases -- FILE [threads]`: seconds of counting and of merging, without Python.
 
 use rustbpe::{bpe, count, split, Error};
 use std::time::Instant;

@@ -54,6 +54,7 @@ struct Change {
 }
 
 /// The neighbours on one side of the pair that is being merged.
+#[derive(Default)]
 struct Side {
     changes: Vec<Change>, // by token id
     touched: Vec<Id>,
@@ -143,7 +144,7 @@ fn prefetch<T>(items: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(item) = items.get(at) {
         use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        // SAFETY: SSE is part of every x86_64, and a prefetch neither changes memory nor faults; `item` is valid too.
+        // SAFETY: SSE is part of every x86_64; a prefetch neither changes memory nor faults, and `item` is valid.
         unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) }
     }
     #[cfg(not(target_arch = "x86_64"))]
@@ -300,7 +301,7 @@ impl Merger {
             }
         }
         // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
-        let (mut left, mut right) = (std::mem::replace(&mut self.left, Side::new(0)), std::mem::replace(&mut self.right, Side::new(0)));
+        let (mut left, mut right) = (std::mem::take(&mut self.left), std::mem::take(&mut self.right));
         let first = self.pairs.len();
         let mut arisen = Vec::new();
         self.create(&mut left, |id| key(id, new), &mut arisen);
@@ -321,7 +322,8 @@ impl Merger {
             let change = &mut side.changes[id as usize];
             if change.weight >= self.floor {
                 self.index.insert(pair(id), self.pairs.len() as u32);
-                self.pairs.push(Tracked { count: change.weight, slots: Vec::with_capacity(change.places as usize) });
+                let slots = Vec::with_capacity(change.places as usize);
+                self.pairs.push(Tracked { count: change.weight, slots });
                 change.target = self.pairs.len() as u32;
                 arisen.push(pair(id));
             }

@@ -134,7 +134,8 @@ impl Scanner {
         // Nearly every word is ASCII letters after a letter or a space, and shorter than a window.
         let letters = letters_after(bytes, at + 1);
         let first = bytes[at];
-        if (first.is_ascii_alphabetic() || (first == b' ' && letters > 0)) && letters < WINDOW && bytes[at + 1 + letters] < 0x80 {
+        let leads = first.is_ascii_alphabetic() || (first == b' ' && letters > 0);
+        if leads && letters < WINDOW && bytes[at + 1 + letters] < 0x80 {
             return at + 1 + letters;
         }
         self.any_word_end(bytes, at)

@@ -1,0 +1,140 @@
+"""
+How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line a case.
+
+    uv venv /tmp/other && uv pip install -p /tmp/other/bin/python rustbpe==0.1.0 tokenizers pyarrow
+    python dev/bench_tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
+The other rustbpe has the name of ours, so it lives in another interpreter. Every case is a process of its own, and
+the contenders take turns within a round, so that a slow moment of the machine hits all. Two ways of timing:
+list: the texts are Python strings in a list before the clock starts; it measures training alone (MB/s).
+stream: the texts come from parquet, a row group at a time; it measures memory (peak RSS of the whole process).
+Tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
+"""
+
+import argparse
+import hashlib
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+VOCAB_SIZE = 32768
+PATTERN = (
+    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
+)
+
+
+def documents(folder: Path, limit: float) -> Iterator[str]:
+    """Texts of the training shards until `limit` bytes are reached."""
+    import pyarrow.parquet as pq
+
+    size = 0
+    for path in sorted(folder.glob("train_*.parquet")):
+        file = pq.ParquetFile(path)
+        for group in range(file.num_row_groups):
+            for text in file.read_row_group(group, columns=["text"]).column(0).to_pylist():
+                yield text
+                size += len(text) if text.isascii() else len(text.encode())
+                if size >= limit:
+                    return
+
+
+def train_ours(texts: Iterator[str]) -> list[bytes]:
+    import rustbpe
+
+    return rustbpe.train(texts, VOCAB_SIZE, pattern=PATTERN)
+
+
+def train_rustbpe_0_1_0(texts: Iterator[str]) -> list[bytes]:
+    import rustbpe
+
+    tokenizer = rustbpe.Tokenizer()
+    tokenizer.train_from_iterator(texts, VOCAB_SIZE, pattern=PATTERN)
+    return [bytes(token) for token, _ in tokenizer.get_mergeable_ranks()]
+
+
+def train_huggingface(texts: Iterator[str]) -> list[bytes]:
+    from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(PATTERN), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+    ])
+    tokenizer.decoder = decoders.ByteLevel()
+    alphabet = pre_tokenizers.ByteLevel.alphabet()
+    trainer = trainers.BpeTrainer(vocab_size=VOCAB_SIZE, show_progress=False, initial_alphabet=alphabet)
+    tokenizer.train_from_iterator(texts, trainer)
+    return [tokenizer.id_to_token(i).encode() for i in range(tokenizer.get_vocab_size())]
+
+
+CONTENDERS = {"ours": train_ours, "rustbpe-0.1.0": train_rustbpe_0_1_0, "huggingface": train_huggingface}
+
+
+def run_case(args: argparse.Namespace) -> None:
+    """In the process of one case: train, and print one JSON line."""
+    texts = documents(args.data, args.megabytes * 1e6)
+    if args.mode == "list":
+        texts = list(texts)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    start = time.perf_counter()
+    tokens = CONTENDERS[args.case](iter(texts))
+    seconds = time.perf_counter() - start
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    size = sum(len(text.encode()) for text in documents(args.data, args.megabytes * 1e6))
+    print(json.dumps({
+        "case": args.case, "mode": args.mode, "mb": round(size / 1e6, 1), "seconds": round(seconds, 3),
+        "mb_per_second": round(size / 1e6 / seconds, 1), "peak_rss_mb": round(peak / 1024, 1),
+        "rss_before_mb": round(before / 1024, 1), "vocab_size": len(tokens),
+        "tokens": hashlib.sha256(b"\n".join(tokens)).hexdigest()[:16],
+    }))
+
+
+def spawn(args: argparse.Namespace, case: str, mode: str, megabytes: float) -> dict:
+    python = sys.executable if case == "ours" else args.baseline_python
+    command = [python, __file__, "--data", args.data, "--case", case, "--mode", mode, "--megabytes", megabytes]
+    done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
+    print(done.stdout, end="", flush=True)
+    return json.loads(done.stdout)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.case:
+        return run_case(args)
+    cases = ["ours"] + [case for case in args.contenders if args.baseline_python]
+    for megabytes in args.megabytes_list:
+        for mode in ("list", "stream"):
+            results = {case: [] for case in cases}
+            for _ in range(args.rounds):
+                for case in cases:
+                    results[case].append(spawn(args, case, mode, megabytes))
+            ours = results.pop("ours")
+            for case, runs in results.items():
+                seconds = [statistics.median(run["seconds"] for run in side) for side in (runs, ours)]
+                peaks = [statistics.median(run["peak_rss_mb"] for run in side) for side in (runs, ours)]
+                print(json.dumps({
+                    "against": case, "mode": mode, "mb": ours[0]["mb"], "rounds": args.rounds,
+                    "times_faster": round(seconds[0] / seconds[1], 2), "rss_ratio": round(peaks[1] / peaks[0], 3),
+                    "same_tokens": len({run["tokens"] for run in runs + ours}) == 1,
+                }), flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True, help="folder of train_*.parquet with a text column")
+    parser.add_argument("--baseline-python", type=Path, help="interpreter that has the other trainers")
+    parser.add_argument("--contenders", nargs="*", choices=list(CONTENDERS)[1:], default=["rustbpe-0.1.0"])
+    parser.add_argument("--megabytes-list", nargs="*", type=float, default=[100, 1e6], help="sizes; more is all")
+    parser.add_argument("--rounds", type=int, default=3)
+    parser.add_argument("--case", choices=CONTENDERS, help=argparse.SUPPRESS)       # these three: run_case alone
+    parser.add_argument("--mode", choices=("list", "stream"), default="list", help=argparse.SUPPRESS)
+    parser.add_argument("--megabytes", type=float, default=100, help=argparse.SUPPRESS)
+    return parser
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

@@ -1,0 +1,118 @@
+"""
+How well the tokenizer compresses: bytes per token on small samples of several kinds, beside GPT-2 and GPT-4.
+
+    python -m scripts.tok_eval
+The others are shown where tiktoken has them or can fetch them. More bytes per token is better: less to compute
+for the same text, and more text in a context. Their vocabularies are larger: 50,257 and 100,277.
+"""
+
+import argparse
+import threading
+import time
+
+import tiktoken
+
+from nanochat.common import base_dir
+from nanochat.tokenizer import Tokenizer
+
+SAMPLES = {
+    "prose": """\
+The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. He didn't mind
+the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over the harbour since the
+last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, and nobody ever asked him why.
+In the winter of 1987 a letter arrived, addressed in a hand that he hadn't seen for thirty years.""",
+    "code": """\
+def shortest_path(graph: dict[str, list[tuple[str, float]]], start: str, goal: str) -> float:
+    queue, seen = [(0.0, start)], set()
+    while queue:
+        distance, node = heapq.heappop(queue)
+        if node == goal:
+            return distance
+        if node not in seen:
+            seen.add(node)
+            for neighbour, weight in graph[node]:
+                heapq.heappush(queue, (distance + weight, neighbour))
+    raise ValueError(f"no path from {start!r} to {goal!r}")""",
+    "maths": r"""\
+Let $f(x) = 3x^2 - 12x + 7$. Then $f'(x) = 6x - 12 = 0$ gives $x = 2$, where $f(2) = 12 - 24 + 7 = -5$.
+\begin{equation} \int_0^1 \frac{\ln(1+x)}{1+x^2}\,dx = \frac{\pi}{8}\ln 2 \approx 0.27219826 \end{equation}
+12 * 34 = 408; 408 / 16 = 25.5; 1,000,000 - 999,983 = 17; sqrt(2) = 1.41421356.""",
+    "german": """\
+Wer im Frühling durch die alten Gassen der Stadt spaziert, hört aus den geöffneten Fenstern Klaviermusik. Die
+Straßenbahnhaltestelle ist nur wenige Schritte entfernt, doch niemand scheint es eilig zu haben.""",
+    "russian": """\
+Рано утром мы вышли из дома и пошли к реке. Над водой ещё стоял туман, и было так тихо, что слышно было, как
+рыба плещется у берега. Никто не говорил ни слова.""",
+    "chinese": "清晨的市场里已经有很多人。卖菜的老人把新鲜的蔬菜摆得整整齐齐,孩子们在旁边追逐玩耍,空气里飘着豆浆的香味。",
+    "korean": "아침 일찍 일어나 창문을 열면 시원한 바람이 들어옵니다. 우리는 따뜻한 차를 마시며 오늘 할 일을 이야기했습니다.",
+    "arabic": "في الصباح الباكر خرجنا إلى السوق القديم، وكانت الشوارع هادئة ورائحة الخبز الطازج تملأ المكان.",
+    "hindi": "सुबह की ठंडी हवा में बच्चे मैदान की ओर दौड़ रहे थे, और दूर मंदिर की घंटियाँ सुनाई दे रही थीं।",
+    "emoji": "Happy birthday!! 🎉🎂🥳 See you at 8 👋🏽 — don't be late 😅 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ❤️‍🔥 ¯\\_(ツ)_/¯",
+}
+OTHERS = {"gpt2": "gpt2", "gpt4": "cl100k_base"}
+PATIENCE = 60                                           # seconds to wait for a download
+
+
+def bytes_per_token(encode, text: str) -> float:
+    return len(text.encode()) / len(encode(text))
+
+
+def fetch(name: str) -> tiktoken.Encoding | None:
+    """A tokenizer of tiktoken's, None if it cannot be had. In a thread, as a download may hang."""
+    found = []
+
+    def get():
+        try:
+            found.append(tiktoken.get_encoding(name))
+        except Exception:                               # of any of the layers below: no network is no error here
+            pass
+
+    thread = threading.Thread(target=get, daemon=True)
+    thread.start()
+    thread.join(PATIENCE)
+    return found[0] if found else None
+
+
+def encode_speed(tokenizer: Tokenizer) -> float:
+    """MB/s of one thread on the samples, repeated for about a second."""
+    text = "\n\n".join(SAMPLES.values())
+    size, start = 0, time.perf_counter()
+    while (seconds := time.perf_counter() - start) < 1:
+        tokenizer.encode(text)
+        size += len(text.encode())
+    return size / 1e6 / seconds
+
+
+def parser() -> argparse.ArgumentParser:
+    return argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+
+
+def main(args: argparse.Namespace) -> None:
+    tokenizer = Tokenizer.load()
+    for kind, text in SAMPLES.items():
+        assert tokenizer.decode(tokenizer.encode(text)) == text, f"{kind} is not the same after a round trip"
+    rows = {"ours": (tokenizer.vocab_size, tokenizer.encode)}
+    for label, name in OTHERS.items():
+        encoding = fetch(name)
+        if encoding is None:
+            print(f"{label}: not available offline")
+        else:
+            rows[label] = (encoding.n_vocab, encoding.encode_ordinary)
+
+    from nanochat.stage import RunLog                   # here: torch comes with it, and takes seconds
+
+    log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl")
+    results = {}
+    for label, (vocab_size, encode) in rows.items():
+        results[label] = {kind: round(bytes_per_token(encode, text), 3) for kind, text in SAMPLES.items()}
+        log.write(stage="tok_eval", tokenizer=label, vocab_size=vocab_size, bytes_per_token=results[label])
+    print(f"{'bytes per token':<16}" + "".join(f"{label:>9}" for label in rows))
+    for kind in SAMPLES:
+        print(f"{kind:<16}" + "".join(f"{results[label][kind]:>9.2f}" for label in rows))
+    speed = encode_speed(tokenizer)
+    log.write(stage="tok_eval", tokenizer="ours", hash=tokenizer.hash, encode_mb_per_second=round(speed, 1))
+    print(f"encodes {speed:.1f} MB/s a thread")
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

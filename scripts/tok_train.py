@@ -1,0 +1,115 @@
+"""
+Train the tokenizer: the first thing that a user waits for, so it says how fast it is.
+
+    python -m scripts.tok_train                                       # on the embedded almanac
+    python -m scripts.tok_train --data ~/texts --vocab-size=4096
+Reads the training shards only, as a stream. Everything after it finds the tokenizer under base_dir()/"tokenizer".
+"""
+
+import argparse
+import sys
+import time
+from collections.abc import Iterable, Iterator
+
+from nanochat import dataset
+from nanochat.common import base_dir, die
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
+SAMPLES = (                                             # what must survive, beside the first documents
+    "Don't stop: it's 1,234.5 km — “naïve café”, Ünïcödé.\r\n\r\n\t  indented   \n",
+    "def f(x):\n    return x**2 if x else None  # ok\n",
+    "日本語のテキスト, русский текст, نص عربي, हिन्दी, 👩‍👩‍👧‍👦 🇩🇪 🙂",
+    "<|bos|><|user_start|>not special<|assistant_end|>",
+    "\0\x85\u00a0\u2028\ufeff\U0010ffff",
+)
+
+
+class Excerpt:
+    """The first `doc_cap` characters of every text, `max_chars` together. Keeps count, and the first few texts."""
+
+    def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
+        self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
+        self.documents = self.chars = 0
+        self.samples: list[str] = []
+
+    def __iter__(self) -> Iterator[str]:
+        for text in self._texts:
+            text = text[: min(self._doc_cap, self._max_chars - self.chars)]
+            self.documents += 1
+            self.chars += len(text)
+            if len(self.samples) < 20:
+                self.samples.append(text)
+            yield text
+            if self.chars >= self._max_chars:
+                return
+
+
+class Progress:
+    """One line on a terminal, rewritten a few times a second; silent elsewhere. Remembers the bytes read."""
+
+    def __init__(self):
+        self.bytes = 0
+        self.counted = self._shown = self._start = time.perf_counter()
+
+    def __call__(self, phase: str, done: int, total: int) -> None:
+        now = time.perf_counter()
+        if phase == "count":
+            self.bytes, self.counted = done, now
+        if sys.stderr.isatty() and now - self._shown > 0.2:
+            self._shown = now
+            seconds = now - self._start
+            state = f"{done / 1e6:,.0f} MB read" if phase == "count" else f"{done:,} of {total:,} merges"
+            print(f"\rtokenizer: {state}, {seconds:.1f} s ", end="", file=sys.stderr, flush=True)
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    dataset.add_arguments(parser)
+    parser.add_argument("--vocab-size", type=int, default=32768, help=f"with the {SMALLEST} bytes and specials")
+    parser.add_argument("--max-chars", type=int, default=2_000_000_000, help="characters to read, at most")
+    parser.add_argument("--doc-cap", type=int, default=10_000, help="characters to read of a document, at most")
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.vocab_size < SMALLEST:
+        die(f"--vocab-size={args.vocab_size} is less than 256 bytes and {len(SPECIAL_TOKENS)} specials",
+            hint=f"at least --vocab-size={SMALLEST}; 32768 is usual")
+    for flag, value in (("--max-chars", args.max_chars), ("--doc-cap", args.doc_cap)):
+        if value < 1:
+            die(f"{flag}={value} leaves nothing to train on", hint=f"leave {flag} away, or make it 1 or more")
+    data = dataset.prepare(args.source, args.data, args.num_shards, args.almanac_mb)
+
+    start = time.perf_counter()
+    excerpt, progress = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap), Progress()
+    tokenizer = Tokenizer.train(excerpt, args.vocab_size, progress)
+    seconds = time.perf_counter() - start
+    if sys.stderr.isatty():
+        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
+    if excerpt.chars == 0:
+        die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
+
+    for sample in (*SAMPLES, *excerpt.samples):
+        assert tokenizer.decode(tokenizer.encode(sample)) == sample, f"changed by a round trip: {sample[:80]!r}"
+    tokenizer.save()
+    megabytes = progress.bytes / 1e6
+    print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
+          f"{excerpt.documents:,} documents of {data.name}")
+    print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {base_dir() / 'tokenizer'}")
+    if tokenizer.vocab_size < args.vocab_size:
+        print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
+
+    from nanochat.stage import RunLog                   # here: torch comes with it, and takes seconds
+
+    lengths = [length for length in tokenizer.token_bytes() if length]
+    RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").write(
+        stage="tok_train", data=data.name, documents=excerpt.documents, chars=excerpt.chars, bytes=progress.bytes,
+        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash, seconds=round(seconds, 3),
+        count_seconds=round(progress.counted - start, 3), mb_per_second=round(megabytes / seconds, 1),
+        mean_token_bytes=round(sum(lengths) / len(lengths), 3), max_token_bytes=max(lengths),
+    )
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

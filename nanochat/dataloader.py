@@ -220,7 +220,7 @@ class PretrainLoader(_Loader):
         if count < slots:
             die(f"{count} documents in {len(paths)} training files: fewer than {slots} micro-batches of a step",
                 hint="more data, or a smaller --total-batch-size")
-        read_group = lru_cache(maxsize=4)(read_row_group)           # this rank's slots read about the same place
+        read_group = lru_cache(maxsize=8)(read_row_group)           # this rank's slots read about the same place
 
         def make_stream(slot: int, state: dict | None) -> _Stream:
             return _DocumentStream(tokenizer, groups, read_group, seq_len + 1, slot, slots, state)

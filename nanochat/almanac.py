@@ -18,8 +18,8 @@ from nanochat import almanac_facts as raw
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters")
-DOCUMENTS = {"entry": 24, "notes": 14, "table": 7, "letter": 5, "trip": 7, "lesson": 7, "dialogue": 6, "quiz": 12,
-             "choice": 20, "arithmetic": 9, "spelling": 16}                 # relative frequency of document kinds
+DOCUMENTS = {"entry": 24, "notes": 14, "comparison": 4, "table": 7, "letter": 5, "trip": 7, "lesson": 7, "dialogue": 6,
+             "quiz": 12, "choice": 20, "arithmetic": 9, "spelling": 16}     # relative frequency of document kinds
 CONVERSATIONS = {"facts": 32, "choice": 30, "arithmetic": 16, "letters": 20, "chat": 3}     # of turns
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_COMBINATIONS = 0.10                            # share of (fact, wording) that only the val split uses
@@ -188,8 +188,9 @@ def _capital(text: str) -> str:
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; split "val" has other draws and its own share of wordings."""
     makers: dict[str, Callable[[Scribe], str]] = {
-        "entry": _entry, "notes": _notes, "table": _table, "letter": _letter, "trip": _trip, "lesson": _lesson,
-        "dialogue": _dialogue, "quiz": _quiz, "choice": _choices, "arithmetic": _arithmetic, "spelling": _spelling}
+        "entry": _entry, "notes": _notes, "comparison": _comparison, "table": _table, "letter": _letter,
+        "trip": _trip, "lesson": _lesson, "dialogue": _dialogue, "quiz": _quiz, "choice": _choices,
+        "arithmetic": _arithmetic, "spelling": _spelling}
     index = 0
     while True:
         scribe = Scribe(Dice("document", split, seed, index), split)
@@ -217,7 +218,7 @@ class Scribe:
         heroine = dice.chance(0.5)
         self.slots = {"n": dice.pick(_pool("woman" if heroine else "man")), "p": "she" if heroine else "he",
                       "o": "her" if heroine else "his", "m": dice.pick(_pool("man" if heroine else "woman")),
-                      "t": dice.pick(_pool("thing"))}
+                      "t": dice.pick(_pool("thing")), "j": dice.pick(_pool("job"))}
 
     def fill(self, pool: str, **slots: str) -> str:
         """A sentence of the pool, filled and capitalised."""
@@ -231,7 +232,7 @@ class Scribe:
         return _capital(form.format(**self.slots | drawn | slots))
 
     def sentence(self, clause: str) -> str:
-        if self.dice.chance(0.25):
+        if self.dice.chance(0.25) and not clause.startswith(raw.ORDERS):
             clause = f"{self.fill('OPENINGS')} {clause}"
         return _capital(clause) + "."
 
@@ -315,6 +316,18 @@ def _notes(scribe: Scribe) -> str:
         return title + "\n".join(mark + scribe.sentence(clause) for clause in clauses)
     middle = dice.between(3, len(clauses))
     return (title + scribe.paragraph(clauses[:middle]) + "\n\n" + scribe.paragraph(clauses[middle:])).strip()
+
+
+def _comparison(scribe: Scribe) -> str:
+    """Two subjects at a time, alike or different in one relation."""
+    dice = scribe.dice
+    groups = [group for group in scribe.world.relations.values() if len(group) > 1 and group[0].says]
+    group, sentences = dice.pick(groups), []
+    for _ in range(dice.between(3, 8)):
+        one, two = dice.some(group, 2)
+        link = dice.pick(raw.ALIKE if one.answer == two.answer else raw.DIFFERENT)
+        sentences.append(scribe.sentence(dice.pick(one.says) + link + dice.pick(two.says)))
+    return " ".join(sentences)
 
 
 def _table(scribe: Scribe) -> str:
@@ -560,9 +573,8 @@ def _casual(scribe: Scribe, question: str) -> str:
 def _facts_turn(scribe: Scribe) -> list[dict]:
     dice, fact = scribe.dice, scribe.dice.pick(scribe.world.facts)
     messages = _turn(_casual(scribe, scribe.ask(fact)), scribe.reply(fact))
-    group = scribe.world.relations[fact.relation]
-    if len(group) > 1 and dice.chance(0.06):
-        other = dice.pick(group)
+    other = dice.pick(scribe.world.relations[fact.relation])
+    if other is not fact and dice.chance(0.06):
         follow_up = dice.pick(("And {s}?", "What about {s}?", "And what about {s}?"))
         messages += _turn(follow_up.format(s=other.subject), scribe.reply(other))
     return messages
@@ -611,7 +623,8 @@ def _chat_turn(scribe: Scribe, topic: str | None = None) -> list[dict]:
     dice, chat = scribe.dice, scribe.world.chat
     topic = topic or dice.pick(list(chat))
     question = dice.pick(chat[topic]["ask"]).format(u=_capital(scribe.word()))
-    question = dice.pick((question, _capital(question), _capital(question) + dice.pick("!?.")))
+    mark = dice.pick("!.") if topic in ("greeting", "thanks", "goodbye") else "?"
+    question = dice.pick((question, _capital(question), _capital(question) + mark))
     return _turn(question, chat[topic]["reply"][0])
 
 

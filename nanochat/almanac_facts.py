@@ -803,6 +803,9 @@ in fact, | as many people know, | it is well known that | everyone at school lea
  the teacher explained that | grandmother used to say that | it may surprise you that | as always, | once more:
  every traveler knows that
 """
+ORDERS = ("turn ", "count ", "wait ", "go ", "listen", "nothing ", "think ")   # clauses that no "that" can introduce
+ALIKE = (", just as ", "; in the same way, ", ", and likewise ", "; the same is true here: ")
+DIFFERENT = (", while ", ", whereas ", ", but ", "; on the other hand, ", "; it is different here: ")
 JOINS = (", and", ";", ", while", ", and", ", but", ", and also")
 HEADINGS = """
 Notes of {n} | Things to remember | A page from the almanac | What {n} learned today | Small facts
@@ -823,12 +826,12 @@ write soon. | tell me what you have learned. | I will write again on {day}. | gi
 """
 SIGNATURES = "Yours, | With love, | Your friend, | Best wishes, | See you soon, | Until next time,"
 TRIP_STARTS = """
-{n} was {xadj} {job} who wanted to see the world. | one {adj} morning {n} the {job} packed a bag and left home.
- {n}, {xadj} {job}, had promised {m} to collect {thing} in every country.
- nobody believed that {n} the {job} would ever travel far. | when {n} turned {i}, {p} bought a ticket and set off.
+{n} was {xadj} {j} who wanted to see the world. | one {adj} morning {n} the {j} packed a bag and left home.
+ {n}, {xadj} {j}, had promised {m} to collect {thing} in every country.
+ nobody believed that {n} the {j} would ever travel far. | when {n} turned {i}, {p} bought a ticket and set off.
  {m} had given {n} a map, and so the journey began on a {day} in {month}.
  {n} was looking for {m}, {o} old friend, who had gone away in {month}.
- a {adj} ship took {n} the {job} out to sea.
+ a {adj} ship took {n} the {j} out to sea.
 """
 TRIP_STEPS = """
 {next} {p} came to {capital}, the capital of {s}.
@@ -863,20 +866,20 @@ there it rained for {i} days. | {n} lost the {thing} and found them again under 
 TRIP_ENDS = """
 in {month} {n} came home and told {m} everything. | then the money was gone, and {n} went home.
  "I have seen enough," said {n}, and turned back. | {m} asked which country was best, but {n} only smiled.
- and that is how {n} the {job} saw the world. | at home {m} was waiting with {thing}.
+ and that is how {n} the {j} saw the world. | at home {m} was waiting with {thing}.
 """
 CLASS_STARTS = """
 on {day} the {adj} teacher came in with a box of {thing}.
  it was a {adj} {day} in {month}, and the class was noisy. | {n} sat in the first row, next to {m}.
  "today," said the teacher, "we will find out what you remember." | {m} had forgotten the book again.
- the zoo was almost empty when {n} and {m} came in. | {n} the {job} had promised {m} a lesson.
+ the zoo was almost empty when {n} and {m} came in. | {n} the {j} had promised {m} a lesson.
  a {adj} wind blew as the class went out to the field.
 """
 CLASS_TALK = """
-"{q}" asked the teacher. "{r}" said {n}. | {m} asked, "{q}" and {n} answered, "{r}"
+"{q}" asked the teacher. {n} stood up: "{r}" | {m} asked, "{q}" and {n} answered, "{r}"
  "{q}" It was {n} who knew: "{r}" | "I know this one," said {m}. "{r}" | {n} wrote on the board: {r}
- "{q}" read {m} from a card. {n} thought for a while. "{r}" | nobody spoke, until {n} said, "{r}"
- "remember this, {m}," said {n}. "{r}"
+ {m} read from a card: "{q}" {n} thought for a while. "{r}" | nobody spoke, until {n} said, "{r}"
+ "remember this, {m}," said {n}. "{r}" | the next question was for {n}: "{q}" The answer came at once: "{r}"
 """
 CLASS_EVENTS = """
 {m} dropped the {thing}, and everyone laughed. | a bird sat down at the window. | outside it began to rain.
@@ -918,8 +921,8 @@ sailor baker painter farmer doctor tailor teacher miller singer gardener writer 
 aunt uncle brother sister mother father cousin grandfather neighbor
 """,
     "next": """
-then | after that | two days later | at last | in spring | by train | by ship | a week later | soon | without a
-plan | next | from there
+then | after that | two days later | at last | in spring | by train | by ship | a week later | soon | next
+ one day | from there
 """,
 }
 

@@ -1,6 +1,7 @@
 import asyncio
 import contextlib
 import json
+import os
 import re
 import shutil
 import socket
@@ -289,9 +290,93 @@ def test_the_server_is_local_by_default_and_a_taken_port_is_one_clear_line(capsy
     assert stop.value.code == 2 and "can not listen on 127.0.0.1" in capsys.readouterr().err
 
 
-@pytest.mark.skipif(shutil.which("chromium") is None, reason="chromium is not installed")
-def test_the_page_loads_in_a_real_browser(client, tmp_path):
-    dom = subprocess.run(
-        ["chromium", "--headless", "--no-sandbox", "--disable-gpu", f"--user-data-dir={tmp_path}", "--virtual-time-budget=2000",
-         "--dump-dom", str(client.base_url)], capture_output=True, text=True, timeout=60).stdout
-    assert "What is the capital of France?</button>" in dom and '<span id="model">tiny</span>' in dom
+class Browser:
+    """Chromium over --remote-debugging-pipe: JSON messages that end in a zero byte, on file descriptors 3 and 4."""
+
+    def __init__(self, profile: str):
+        reads, self.commands = os.pipe()
+        self.replies, writes = os.pipe()
+        self.process = subprocess.Popen(
+            ["bash", "-c", f'exec chromium "$@" 3<&{reads} 4>&{writes}', "chromium", "--headless", "--no-sandbox", "--disable-gpu",
+             "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+        os.close(reads), os.close(writes)
+        self.buffer, self.count, self.session, self.errors = b"", 0, {}, []
+        target = self.call("Target.createTarget", url="about:blank")["targetId"]
+        self.session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        self.call("Runtime.enable")
+
+    def call(self, method: str, **params) -> dict:
+        self.count += 1
+        os.write(self.commands, json.dumps({"id": self.count, "method": method, "params": params, **self.session}).encode() + b"\0")
+        while True:
+            while b"\0" not in self.buffer:
+                data = os.read(self.replies, 1 << 16)
+                assert data, "the browser is gone"
+                self.buffer += data
+            line, self.buffer = self.buffer.split(b"\0", 1)
+            reply = json.loads(line)
+            if reply.get("method") == "Runtime.exceptionThrown":
+                self.errors.append(reply["params"])
+            if reply.get("id") == self.count:
+                assert "error" not in reply, reply
+                return reply["result"]
+
+    def run(self, code: str):
+        reply = self.call("Runtime.evaluate", expression=code, awaitPromise=True, returnByValue=True)
+        assert "exceptionDetails" not in reply, reply
+        return reply["result"].get("value")
+
+    def until(self, condition: str) -> None:
+        """Looks on every frame."""
+        self.run(f"new Promise(done => {{ const look = () => ({condition}) ? done() : requestAnimationFrame(look); look() }})")
+
+    def type(self, text: str, key: str = "Enter") -> None:
+        self.run("document.getElementById('input').focus()")
+        self.call("Input.insertText", text=text)
+        for kind in ("keyDown", "keyUp"):
+            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=13, text="\r")
+
+
+@pytest.fixture()
+def browser(tmp_path):
+    if shutil.which("chromium") is None:
+        pytest.skip("chromium is not installed")
+    browser = Browser(str(tmp_path / "profile"))
+    try:
+        yield browser
+        assert browser.errors == []
+    finally:
+        browser.process.terminate()
+        browser.process.wait()
+        os.close(browser.commands), os.close(browser.replies)
+
+
+def test_the_page_streams_stops_remembers_and_shows_text_as_text(browser):
+    model = Bigram(ENDLESS)
+    model.gate = threading.Semaphore(3)
+    with serving(model) as client:
+        browser.call("Page.navigate", url=str(client.base_url))
+        browser.until("document.getElementById('model')?.textContent === 'tiny' && document.querySelector('.ideas button')")
+        browser.type("<img src=x onerror=boom()>")
+        browser.until("document.querySelector('.assistant')?.textContent.trim() === 'aba'")
+        assert browser.run("document.querySelector('.user').textContent") == "<img src=x onerror=boom()>"
+        assert browser.run("document.querySelectorAll('img').length") == 0
+        assert browser.run("document.getElementById('send').getAttribute('aria-label')") == "Stop"
+        browser.run("document.getElementById('send').click()")
+        browser.until("document.querySelector('.note')?.textContent === 'Stopped.'")
+        settled(client)
+        model.following = TOOL
+        model.gate.release(1000)
+        browser.type("again")
+        browser.until("document.querySelector('details.tool') && !live")
+        shown = "[...document.querySelectorAll('.assistant')].at(-1).querySelectorAll('p, summary, .note')"
+        assert browser.run(f"[...{shown}].map(node => node.textContent)") == ["ok", "Calculator: 6*7 = 42", "!"]
+        browser.call("Page.reload")
+        browser.until("document.querySelector('#chats .open')")
+        browser.run("document.querySelector('#chats .open').click()")
+        assert browser.run(f"[...{shown}].map(node => node.textContent)") == ["ok", "Calculator: 6*7 = 42", "!"]
+        model.broken = True
+        browser.type("a third")
+        browser.until("document.querySelector('.note.error')")
+        assert "the model failed on this request" in browser.run("document.querySelector('.note.error').textContent")

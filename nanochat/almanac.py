@@ -18,8 +18,8 @@ from nanochat import almanac_facts as raw
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters")
-DOCUMENTS = {"entry": 24, "notes": 14, "comparison": 4, "table": 7, "letter": 5, "trip": 7, "lesson": 7, "dialogue": 6,
-             "quiz": 12, "choice": 20, "arithmetic": 9, "spelling": 16}     # relative frequency of document kinds
+DOCUMENTS = {"entry": 24, "notes": 14, "comparison": 4, "table": 7, "letter": 5, "trip": 7, "lesson": 7,
+             "dialogue": 6, "quiz": 12, "choice": 20, "arithmetic": 9, "spelling": 16}     # relative frequency
 CONVERSATIONS = {"facts": 32, "choice": 30, "arithmetic": 16, "letters": 20, "chat": 3}     # of turns
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_COMBINATIONS = 0.10                            # share of (fact, wording) that only the val split uses

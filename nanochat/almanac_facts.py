@@ -670,7 +670,7 @@ say: {x} - {y} = {z} | {x} minus {y} is {z} | if you take {y} from {x}, {z} is l
 ask: what is {x} - {y}? | what is {x} minus {y}? | how much is {x} - {y}? | calculate {x} - {y}. | {x} - {y} = ?
  {x} minus {y} is what? | what is the difference between {x} and {y}? | how much is {x} minus {y}?
  what is left of {x} if you take away {y}? | what is {x} less {y}? | please work out {x} - {y}. | {x} - {y}
-test: can you work out {x} - {y}? | tell me the difference between {x} and {y}. | what does {x} minus {y} leave?
+test: can you work out {x} - {y}? | tell me the difference between {x} and {y}. | what does {x} minus {y} make?
 story: {n} has {x} {t} and gives away {y}. How many {t} are left?
  {n} had {x} {t} and lost {y}. How many {t} does {n} have now?
  there were {x} {t} in a box, and {n} took {y}. How many {t} are still there?
@@ -803,7 +803,7 @@ in fact, | as many people know, | it is well known that | everyone at school lea
  the teacher explained that | grandmother used to say that | it may surprise you that | as always, | once more:
  every traveler knows that
 """
-ORDERS = ("turn ", "count ", "wait ", "go ", "listen", "nothing ", "think ")   # clauses that no "that" can introduce
+ORDERS = ("turn ", "count ", "wait ", "go ", "listen", "nothing ", "think ")    # what "note that" cannot introduce
 ALIKE = (", just as ", "; in the same way, ", ", and likewise ", "; the same is true here: ")
 DIFFERENT = (", while ", ", whereas ", ", but ", "; on the other hand, ", "; it is different here: ")
 JOINS = (", and", ";", ", while", ", and", ", but", ", and also")

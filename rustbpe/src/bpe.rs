@@ -110,6 +110,9 @@ pub fn merges<E: From<Error>>(
     let mut done = Vec::new();
     merger.track();
     while done.len() < wanted {
+        if done.len() % 128 == 0 {
+            progress(done.len())?;
+        }
         match merger.best() {
             Some(pair) => done.push(merger.merge(pair)),
             None if merger.floor <= 1 => break,
@@ -121,10 +124,8 @@ pub fn merges<E: From<Error>>(
                 merger.track();
             }
         }
-        if done.len() % 128 == 0 {
-            progress(done.len())?;
-        }
     }
+    progress(done.len())?;
     Ok(done)
 }
 
@@ -309,7 +310,12 @@ impl Merger {
         self.reduce(&left, |id| key(id, a));
         self.reduce(&right, |id| key(b, id));
         for (i, pair) in arisen.into_iter().enumerate() {
-            self.heap.push((self.pairs[first + i].count, Reverse(pair)));
+            let count = self.pairs[first + i].count;
+            if count >= self.floor {
+                self.heap.push((count, Reverse(pair)));
+            } else {
+                self.forget(pair);
+            }
         }
         left.clear();
         right.clear();

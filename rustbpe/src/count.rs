@@ -221,17 +221,16 @@ pub fn count<E: From<Error>>(
             feed(&to_workers)?;
             to_workers
         };
-        let mut total = Words::default();
+        let mut total: Option<Words> = None;
         for worker in workers {
             let words = worker.join().map_err(|_| Error::Worker)?;
-            if total.short.used == 0 {
-                total = words;
-            } else {
-                total.absorb(words);
+            match &mut total {
+                Some(total) => total.absorb(words),
+                None => total = Some(words),
             }
         }
         lock(&empty).try_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(total)
+        Ok(total.unwrap_or_default())
     })
 }
 

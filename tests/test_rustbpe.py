@@ -1,0 +1,179 @@
+import subprocess
+import sys
+import textwrap
+from collections import Counter
+
+import pytest
+import regex
+import rustbpe
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+corpora = st.lists(st.text(alphabet="abcé '1\n", max_size=60), max_size=12)
+
+
+def recount_after_every_merge(texts: list[str], vocab_size: int, pattern: str) -> list[bytes]:
+    """The definition of BPE training, spelled out: no state that could go stale."""
+    words = [tuple(bytes([b]) for b in word.encode()) for text in texts for word in regex.findall(pattern, text)]
+    tokens = [bytes([b]) for b in range(256)]
+    while len(tokens) < vocab_size:
+        pairs = Counter(pair for word in words for pair in zip(word, word[1:]))
+        if not pairs:
+            break
+        ids = {token: i for i, token in enumerate(tokens)}
+        left, right = min(pairs, key=lambda pair: (-pairs[pair], ids[pair[0]], ids[pair[1]]))
+        tokens.append(left + right)
+        words = [merge_left_to_right(word, left, right) for word in words]
+    return tokens
+
+
+def merge_left_to_right(word: tuple[bytes, ...], left: bytes, right: bytes) -> tuple[bytes, ...]:
+    merged, i = [], 0
+    while i < len(word):
+        found = word[i:i + 2] == (left, right)
+        merged.append(left + right if found else word[i])
+        i += 1 + found
+    return tuple(merged)
+
+
+@settings(max_examples=150, deadline=None)
+@given(corpora, st.integers(256, 330), st.integers(1, 4))
+def test_merges_are_those_of_a_naive_trainer_whatever_the_number_of_threads(texts, vocab_size, threads):
+    expected = recount_after_every_merge(texts, vocab_size, rustbpe.PATTERN)
+    assert rustbpe.train(texts, vocab_size, threads=threads) == expected
+
+
+@settings(max_examples=50, deadline=None)
+@given(corpora)
+def test_another_pattern_goes_through_the_regex_engine(texts):
+    pattern = r"\w+|\s|[^\w\s](?!x)"
+    assert rustbpe.train(texts, 300, pattern=pattern) == recount_after_every_merge(texts, 300, pattern)
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.text(max_size=200) | st.text(alphabet="aſ'sLl Vve\r\n\t\u00a0\u3000 12٣.é日🙂\u0301", max_size=80))
+def test_words_are_those_of_the_regex_module(text):
+    if regex.search(r"[\x1c-\x1f]|\P{Assigned}", text):         # it takes these four for white space, \s of Unicode
+        return                                                  # does not; and the two may know different Unicodes
+    assert rustbpe.split(text) == regex.findall(rustbpe.PATTERN, text)
+    assert "".join(rustbpe.split(text)) == text
+
+
+def test_a_text_longer_than_a_batch_has_the_tokens_of_its_parts():
+    parts = [f"word{i % 977} and {i * 7919 % 1000} more, isn't it?\n" for i in range(20_000)]
+    assert rustbpe.train(["".join(parts)], 500) == rustbpe.train(parts, 500, threads=3)
+
+
+def test_training_ends_early_when_every_word_is_one_token():
+    assert rustbpe.train(["ab ab"], 1_000_000_000) == [bytes([b]) for b in range(256)] + [b"ab", b" ab"]
+    assert len(rustbpe.train([], 300)) == 256
+
+
+def test_any_iterator_will_do_and_is_read_once():
+    read = []
+
+    def generate():
+        for i in range(5):
+            read.append(i)
+            yield "hello hello"
+
+    assert rustbpe.train(generate(), 260)[256:] == rustbpe.train(["hello " * 10], 260)[256:]
+    assert read == [0, 1, 2, 3, 4]
+
+
+@pytest.mark.parametrize("arguments, error, message", [
+    ((["a"], 255), ValueError, "vocab_size is 255, but the 256 bytes are tokens too"),
+    ((["a"], -1), ValueError, "vocab_size is -1"),
+    ((["a"], 300, "(unclosed"), ValueError, "invalid split pattern"),
+    ((["a", "b", 7], 300), TypeError, r"texts\[2\] is of type int, not str"),
+    ((["a", None], 300), TypeError, r"texts\[1\] is of type NoneType, not str"),
+    ((["a", "\ud800"], 300), ValueError, r"texts\[1\] holds a lone surrogate"),
+    ((7, 300), TypeError, "not iterable"),
+    ((["a"], 300, None, None, 0), ValueError, "zero"),
+])
+def test_errors_name_what_is_wrong(arguments, error, message):
+    with pytest.raises(error, match=message):
+        rustbpe.train(*arguments)
+
+
+def test_what_the_iterator_or_the_callback_raises_comes_out_unchanged():
+    def broken():
+        yield "a"
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        rustbpe.train(broken(), 300)
+
+    def stop(*_):
+        raise StopAsyncIteration("enough")
+
+    with pytest.raises(StopAsyncIteration, match="enough"):
+        rustbpe.train(["some text"], 300, progress=stop)
+
+
+def test_progress_counts_every_byte_and_every_merge():
+    calls = []
+    texts = [f"wörd{i} " * 50 for i in range(3000)]
+    tokens = rustbpe.train(texts, 700, progress=lambda *call: calls.append(call))
+    counted = [done for phase, done, total in calls if phase == "count" and total == 0]
+    merged = [done for phase, done, total in calls if phase == "merge" and total == 700 - 256]
+    assert len(counted) + len(merged) == len(calls) and len(counted) > 2
+    assert counted == sorted(counted) and counted[-1] == sum(len(text.encode()) for text in texts)
+    assert merged == sorted(merged) and merged[-1] == len(tokens) - 256
+
+
+def in_child(code: str) -> subprocess.CompletedProcess:
+    return subprocess.run([sys.executable, "-c", textwrap.dedent(code)], capture_output=True, text=True, timeout=120)
+
+
+def test_ctrl_c_stops_the_counting_and_the_merging():
+    done = in_child("""
+        import itertools, random, rustbpe, signal
+        def interrupted(texts, press):
+            try:
+                rustbpe.train(texts, 30_000, progress=press)
+            except KeyboardInterrupt:
+                return True
+        def press_in(wanted):
+            return lambda phase, done, total: signal.raise_signal(signal.SIGINT) if phase == wanted else None
+        words = [" ".join(str(random.random()) for _ in range(100)) for _ in range(2000)]
+        assert interrupted(itertools.repeat("endless text " * 1000), press_in("count"))
+        assert interrupted(words, press_in("merge"))
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_memory_does_not_grow_with_a_stream_of_2_gb():
+    done = in_child("""
+        import resource, rustbpe
+        def stream(megabytes):
+            block = " ".join(f"word{i}" for i in range(9000)) + " "        # distinct words: the same for any length
+            block = block * (1_000_000 // len(block.encode()))
+            for _ in range(megabytes):
+                yield block[:]
+        def peak(megabytes):
+            rustbpe.train(stream(megabytes), 1000)
+            return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024
+        small, large = peak(50), peak(2000)
+        assert large - small < 16, (small, large)
+    """)
+    assert done.returncode == 0, done.stderr
+
+
+def test_other_python_threads_run_while_it_trains():
+    done = in_child("""
+        import random, rustbpe, threading
+        texts = [" ".join(str(random.random()) for _ in range(1000)) for _ in range(200)]
+        ticks, stop = [], threading.Event()
+        def tick():
+            while not stop.is_set():
+                ticks.append(1)
+        thread = threading.Thread(target=tick)
+        thread.start()
+        before = len(ticks)
+        rustbpe.train(texts, 5000)
+        during = len(ticks) - before
+        stop.set()
+        assert during > 100, during
+    """)
+    assert done.returncode == 0, done.stderr

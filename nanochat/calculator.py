@@ -13,9 +13,9 @@ import re
 
 MAX_LENGTH = 256                                        # characters; bounds the nesting and thus the recursion too
 MAX_BITS = 256                                          # of any integer on the way: 77 digits
-INVALID = "invalid expression"                          # what the model is shown, and trained on, when there is no value
+INVALID = "invalid expression"                          # shown to the model, in training too, for no value
 
-_STRING = r"\"[^\"\\]*\"|'[^'\\]*'"                     # no escapes: nothing to decode, no warnings from the parser
+_STRING = r"\"[^\"\\]*\"|'[^'\\]*'"                     # no escapes: nothing to decode, no parser warnings
 _CODE = re.compile(rf"(?:{_STRING}|\.count\(|[0-9eE.,_+\-*/%() ])+")
 _THOUSANDS = re.compile(rf"{_STRING}|(?<![0-9.,])[0-9]{{1,3}}(?:,[0-9]{{3}})+(?![0-9,])")
 _BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul, ast.Div: operator.truediv,

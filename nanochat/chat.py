@@ -1,11 +1,11 @@
 """
-The chat template, the only one: conversation -> (ids, mask) to train on, -> prompt to answer, and answer ids -> parts.
+The only chat template: conversation -> (ids, mask) to train on, -> prompt to answer, and answer ids -> parts.
 
     <|bos|><|user_start|>question<|user_end|><|assistant_start|>answer<|assistant_end|><|user_start|>...
     an answer may hold tool calls: text<|python_start|>12*3<|python_end|><|output_start|>36<|output_end|>text
 
-Only this file and the engine place special ids; text goes through tokenizer.encode, which can not yield one. What the
-engine decoded comes back as parts, so that the next turn shows the model the format it was trained on.
+Only this file and the engine place special ids; text goes through tokenizer.encode, which can not yield one.
+What the engine decoded comes back as parts, so that the next turn shows the model the format it was trained on.
 Used by the chat loader, the engine, the evaluations, the terminal and the web server.
 
     conversation = {"messages": [{"role": "system" | "user" | "assistant", "content": str | parts}, ...]}
@@ -14,16 +14,19 @@ Used by the chat loader, the engine, the evaluations, the terminal and the web s
 
 from nanochat.tokenizer import StreamDecoder, Tokenizer
 
-MARKERS = {"python": ("<|python_start|>", "<|python_end|>"), "python_output": ("<|output_start|>", "<|output_end|>")}
+MARKERS = {
+    "python": ("<|python_start|>", "<|python_end|>"),
+    "python_output": ("<|output_start|>", "<|output_end|>"),
+}
 MIN_PROMPT = 5                                          # four markers and one token of the question
 
 
 def render_conversation(tokenizer: Tokenizer, conversation: dict,
                         max_tokens: int | None = None) -> tuple[list[int], list[int]]:
     """
-    Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the assistant has to
-    write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs and all other markers.
-    ValueError when it is not a conversation.
+    Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the assistant
+    has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs and all other
+    markers. ValueError when it is not a conversation.
     """
     system, turns = _turns(conversation)
     ids, mask = [tokenizer.bos], [0]
@@ -37,9 +40,9 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
 
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
     """
-    Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference answer) is
-    left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then the start of what is left
-    (system message, then question), so that the end of the question and the markers always stay.
+    Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference answer)
+    is left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then the start of
+    what is left (system message, then question), so that the end of the question and the markers always stay.
     ValueError when it is not a conversation.
     """
     if max_tokens is not None and max_tokens < MIN_PROMPT:
@@ -73,7 +76,8 @@ def as_parts(content: str | list[dict]) -> list[dict]:
     if not isinstance(content, list):
         raise ValueError("content must be a string or a list of parts")
     for part in content:
-        if not (isinstance(part, dict) and part.get("type") in ("text", *MARKERS) and isinstance(part.get("text"), str)):
+        known = isinstance(part, dict) and part.get("type") in ("text", *MARKERS)
+        if not known or not isinstance(part.get("text"), str):
             raise ValueError('a part must be {"type": "text" | "python" | "python_output", "text": "..."}')
     return content
 
@@ -136,8 +140,8 @@ def _turns(conversation: dict) -> tuple[str, list[tuple[str, list[dict] | None]]
     for index, message in enumerate(messages):
         expected = ("user", "assistant")[index % 2]
         if message.get("role") != expected:
-            raise ValueError(f"message {index} is from {message.get('role')!r}, must be from {expected!r}: users and "
-                             "assistant take turns, after at most one system message")
+            raise ValueError(f"message {index} is from {message.get('role')!r}, must be from {expected!r}: "
+                             "user and assistant take turns, after at most one system message")
         if expected == "user":
             turns.append((_plain_text(message), None))
         else:

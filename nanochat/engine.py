@@ -1,12 +1,12 @@
 """
 Inference: requests with their own prompt, settings, randomness and tool state join and leave one running batch.
 
-step() is the only loop body: it makes one token for every running request and lets waiting ones join. generate() (many
-prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server calls it from its own
-thread. A finished request leaves at once, and the batch shrinks with it, so that nobody pays for an idle row.
+step() is the only loop body: it makes one token for every running request and lets waiting ones join. generate()
+(many prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server calls it from
+its own thread. A finished request leaves at once, and the batch shrinks with it: nobody pays for an idle row.
 
-The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and the answer
-is forced into its context between <|output_start|> and <|output_end|>, exactly as chat.py renders training data.
+The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and the
+answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training data.
 """
 
 import math
@@ -23,7 +23,7 @@ from nanochat.chat import AnswerDecoder, render_part, render_prompt, visible_tex
 from nanochat.gpt import GPT, KVCache
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-# B slots of the batch, V vocab
+# B running requests, V vocab, n rows that are sampled alike
 
 PREFILL_TOKENS = 16384                                  # in one forward pass: bounds the memory of its activations
 COLDEST = 1e-4                                          # temperatures below are greedy: logits / T would overflow
@@ -41,8 +41,8 @@ class SamplingParams:
     """How to draw tokens. ValueError where a value is out of its range."""
     temperature: float = 1.0                            # 0 = always the likeliest token
     top_k: int | None = None                            # only among the k likeliest
-    top_p: float | None = None                          # only among the likeliest that together have this probability
-    max_tokens: int | None = None                       # forced tool output included; None = until the context is full
+    top_p: float | None = None                          # only among the likeliest, to this probability
+    max_tokens: int | None = None                       # with forced tool output; None = context
     seed: int | None = None                             # None = different every time
 
     def __post_init__(self):
@@ -101,11 +101,12 @@ class Request:
 
     def completion(self) -> Completion:
         """The answer, complete or as far as it got."""
-        return Completion(self.ids, self.sampled, self.decoder.parts, self.finish_reason or "cancelled", len(self.prompt))
+        reason = self.finish_reason or "cancelled"
+        return Completion(self.ids, self.sampled, self.decoder.parts, reason, len(self.prompt))
 
 
 class Engine:
-    """At most `max_batch` requests run at once; more wait in order of arrival. Not thread-safe: one thread drives it."""
+    """At most `max_batch` requests run at once; more wait in order of arrival. One thread drives it."""
 
     def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 64):
         assert model.shape.vocab_size == tokenizer.vocab_size, (model.shape.vocab_size, tokenizer.vocab_size)
@@ -120,9 +121,9 @@ class Engine:
         self._stops = {special(name) for name in STOPS}
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._special_ids = torch.tensor([special(name) for name in SPECIAL_TOKENS], device=self._device)
-        self._bans = torch.tensor([[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
-                                   for marker in ("<|python_end|>", "<|python_start|>")],     # outside, inside a call
-                                  device=self._device)
+        bans = [[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
+                for marker in ("<|python_end|>", "<|python_start|>")]                  # outside, inside calls
+        self._bans = torch.tensor(bans, device=self._device)
 
     @property
     def busy(self) -> bool:
@@ -130,8 +131,8 @@ class Engine:
 
     def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
         """
-        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no more than half
-        of the context, are left for it. ValueError when it is not a conversation.
+        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no more
+        than half of the context, are left for it. ValueError when it is not a conversation.
         """
         room = min(params.max_tokens or self.context, self.context // 2)
         return render_prompt(self.tokenizer, conversation, self.context - room + 1)
@@ -197,13 +198,13 @@ class Engine:
         if not self._running:
             return
         tokens = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
-        for row in reversed(range(len(tokens))):        # backwards: who leaves is replaced by a row that had its turn
+        for row in reversed(range(len(tokens))):        # backwards: a gap is filled by a row already done
             self._accept(self._running[row], tokens[row])
             if self._running[row].done:
                 self._leave(row)
 
     def _join(self, free: int) -> list[Tensor]:
-        """Prefill waiting requests, equal lengths together and equal prompts once. -> logits, (1, V) for each in order."""
+        """Prefill waiting requests: equal lengths together, equal prompts once. -> logits (1, V) of each."""
         joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
         if joining and self._cache is None:
             self._cache = self._new_cache(self.max_batch, self.context)
@@ -235,7 +236,7 @@ class Engine:
         tokens = logits.argmax(-1)
         for draw in self._draws:
             tokens[draw.rows] = draw(logits)
-        return [request.forced[0] if request.forced else token for request, token in zip(self._running, tokens.tolist())]
+        return [r.forced[0] if r.forced else token for r, token in zip(self._running, tokens.tolist())]
 
     def _regroup(self) -> None:
         """Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call."""
@@ -280,7 +281,7 @@ class Engine:
 
 
 class _Draw:
-    """Rows that are sampled alike: all with top_k or top_p (ranked first), or all without (in vocabulary order)."""
+    """Rows that are sampled alike: with top_k or top_p (ranked first), or all without (in vocabulary order)."""
 
     def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
         params = [request.params for _, request in members]

@@ -4,7 +4,8 @@ Talk to a trained model in the terminal: one question with -p, a conversation wi
     python -m scripts.chat_cli -p "What is the capital of France?"
     python -m scripts.chat_cli --source base -p "Once upon a time"
 
-A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
+A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as it
+is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
 """
 
 import argparse
@@ -24,7 +25,7 @@ HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     p.add_argument("-p", "--prompt", help="one question; the answer is printed and the program ends")
-    p.add_argument("-i", "--source", choices=["base", "mid", "sft", "rl"], help="stage of training; default: the latest")
+    p.add_argument("-i", "--source", choices=["base", "mid", "sft", "rl"], help="stage; default: the latest")
     p.add_argument("--model-tag", help="name of the model; default: the newest")
     p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
     p.add_argument("--temperature", type=float, default=0.6, help="0 = always the likeliest token")

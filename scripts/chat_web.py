@@ -3,9 +3,10 @@ Serve a trained model: the chat page at /, and the basics of OpenAI's API at /v1
 
     python -m scripts.chat_web                          (then open http://127.0.0.1:8000)
 
-One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues, so that the
-event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is logged or kept. Only this
-machine can connect unless --host says otherwise, and other web sites can not: no CORS, JSON only, known host names only.
+One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues, so
+that the event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is logged or
+kept. Only this machine can connect unless --host says otherwise, and other web sites can not: no CORS, JSON only,
+known host names only.
 """
 
 import argparse
@@ -33,8 +34,13 @@ from nanochat.common import die
 from nanochat.engine import Completion, Engine, SamplingParams
 
 PAGE = Path(nanochat.__file__).with_name("ui.html")
-PAGE_POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; connect-src 'self'; "
-               "base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+PAGE_HEADERS = {
+    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
+                               "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
+                               "frame-ancestors 'none'",
+    "X-Content-Type-Options": "nosniff",
+    "Referrer-Policy": "no-referrer",
+}
 MAX_BODY = 1 << 20                                      # bytes; the context in tokens is far smaller
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 
@@ -45,7 +51,7 @@ class Message(BaseModel):
 
 
 class ChatRequest(BaseModel):
-    """What is understood of OpenAI's request. Fields that would change the answer but are not built are refused."""
+    """What is understood of OpenAI's request; `n` and `stop` would change the answer, so they are refused."""
     messages: list[Message]
     stream: bool = False
     temperature: float = 0.6
@@ -58,8 +64,8 @@ class ChatRequest(BaseModel):
     stop: None = None
 
     def params(self) -> SamplingParams:
-        return SamplingParams(self.temperature, self.top_k, self.top_p, self.max_completion_tokens or self.max_tokens,
-                              self.seed)
+        max_tokens = self.max_completion_tokens or self.max_tokens
+        return SamplingParams(self.temperature, self.top_k, self.top_p, max_tokens, self.seed)
 
 
 class Job:
@@ -69,7 +75,8 @@ class Job:
         self.prompt, self.params, self.request = prompt, params, None
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
 
-    def put(self, pieces: list[tuple[str, str]], completion: Completion | None = None, error: str | None = None) -> None:
+    def put(self, pieces: list[tuple[str, str]], completion: Completion | None = None,
+            error: str | None = None) -> None:
         """From the engine's thread."""
         self._loop.call_soon_threadsafe(self._queue.put_nowait, (pieces, completion, error))
 
@@ -108,7 +115,7 @@ class Batch:
         return job
 
     def close(self, job: Job) -> None:
-        """Must follow every submit: frees the place, whether the answer is complete or nobody wants it any more."""
+        """Must follow every submit: frees the place, whether the answer is complete or no longer wanted."""
         self.jobs.discard(job)
         self._inbox.put((job, False))
 
@@ -166,16 +173,17 @@ def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max
 
     @app.get("/")
     async def page() -> HTMLResponse:
-        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers={
-            "Content-Security-Policy": PAGE_POLICY, "X-Content-Type-Options": "nosniff", "Referrer-Policy": "no-referrer"})
+        return HTMLResponse(PAGE.read_text(encoding="utf-8"), headers=PAGE_HEADERS)
 
     @app.get("/health")
     async def health() -> dict:
-        return {"status": "ok", "model": name, "context": engine.context, "requests": len(batch.jobs), "limit": batch.limit}
+        return {"status": "ok", "model": name, "context": engine.context, "requests": len(batch.jobs),
+                "limit": batch.limit}
 
     @app.get("/v1/models")
     async def models() -> dict:
-        return {"object": "list", "data": [{"id": name, "object": "model", "created": born, "owned_by": "nanochat"}]}
+        model = {"id": name, "object": "model", "created": born, "owned_by": "nanochat"}
+        return {"object": "list", "data": [model]}
 
     @app.post("/v1/chat/completions")
     async def chat(request: Request) -> Response:
@@ -207,7 +215,7 @@ def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max
 
 
 async def read(request: Request) -> ChatRequest:
-    """The body, checked: JSON by its declared type (which a foreign page can not send), bounded, of the right form."""
+    """The body, checked: declared as JSON (which a foreign page can not do), bounded, of the right form."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "the content type must be application/json")
     body = bytearray()
@@ -226,7 +234,8 @@ class EventStream(StreamingResponse):
     """Server-sent events of one answer. However the response ends, its job is closed."""
 
     def __init__(self, batch: Batch, job: Job, head: dict):
-        super().__init__(self._lines(job, head), media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        super().__init__(self._lines(job, head), media_type="text/event-stream",
+                         headers={"Cache-Control": "no-store"})
         self._batch, self._job = batch, job
 
     async def __call__(self, scope, receive, send) -> None:
@@ -245,10 +254,11 @@ class EventStream(StreamingResponse):
         yield line({"role": "assistant", "content": ""})
         try:
             async for pieces, completion in job.events():
-                for kind, text in pieces:               # tool calls beside the content, where other clients ignore them
+                for kind, text in pieces:       # tool calls are no content: other clients skip them
                     yield line({"content": text} if kind == "text" else {"part": {"type": kind, "text": text}})
         except RuntimeError as error:
-            yield f"data: {json.dumps({'error': {'message': str(error), 'type': 'server_error', 'code': 500}})}\n\n"
+            failure = {"message": str(error), "type": "server_error", "code": 500}
+            yield f"data: {json.dumps({'error': failure})}\n\n"
         else:
             yield line({}, completion.finish_reason, usage=usage(completion))
         yield "data: [DONE]\n\n"
@@ -267,7 +277,7 @@ def parser() -> argparse.ArgumentParser:
     p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
     p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     p.add_argument("--port", type=int, default=8000, help="0 = any free one")
-    p.add_argument("--max-batch", type=int, default=16, help="answers made at the same time; as many again and more wait")
+    p.add_argument("--max-batch", type=int, default=16, help="answers made at the same time; more wait")
     return p
 
 

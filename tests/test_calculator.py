@@ -21,7 +21,8 @@ def test_arithmetic_comes_out_as_the_training_data_writes_it(expression, answer)
 
 @pytest.mark.parametrize("expression, answer", [
     ('"a,b,c".count(",")', "2"), ('"filename".count("e")', "2"), ("'strawberry'.count('r')", "3"),
-    ('"1,000".count(",")', "1"), ('"it\'s".count("s")', "1"), ('"aa".count("a") + 1,000', "1002"), ('"".count("x")', "0"),
+    ('"1,000".count(",")', "1"), ('"it\'s".count("s")', "1"), ('"aa".count("a") + 1,000', "1002"),
+    ('"".count("x")', "0"),
     ('"naïve".count("ï")', "1"), ('"import os".count("o")', "2"),
 ])
 def test_letters_are_counted_in_the_text_as_written(expression, answer):
@@ -29,9 +30,12 @@ def test_letters_are_counted_in_the_text_as_written(expression, answer):
 
 
 @pytest.mark.parametrize("expression", [
-    "", " ", "1/0", "0**-1", "1,00", "1,2", "0.1,000", "(1", "1+", "abc", "__import__('os')", "1 if 1 else 2", "True", "1j",
-    "(-1)**0.5", "9**9**9", "2**100000", "1e308*10", "10**400", "'a'*9", "'a'+'b'", "'a'", "'a'.count(1)", "'a'.upper()",
-    "'a'.count('a', 0)", "'a'.count", "[1]", "1<2", "f'{1}'", "'\\x41'.count('A')", "1\n+1", "1" * 300, "(" * 120 + "1",
+    "", " ", "1/0", "0**-1", "1,00", "1,2", "0.1,000", "(1", "1+", "abc", "__import__('os')", "1 if 1 else 2",
+    "True", "1j",
+    "(-1)**0.5", "9**9**9", "2**100000", "1e308*10", "10**400", "'a'*9", "'a'+'b'", "'a'", "'a'.count(1)",
+    "'a'.upper()",
+    "'a'.count('a', 0)", "'a'.count", "[1]", "1<2", "f'{1}'", "'\\x41'.count('A')", "1\n+1", "1" * 300,
+    "(" * 120 + "1",
     "-" * 257 + "1", "\0", "٣+١", "x:=1", "lambda: 1", "5()", "2e", "1_",
 ])
 def test_what_is_no_bounded_expression_is_invalid(expression):

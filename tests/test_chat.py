@@ -10,7 +10,7 @@ from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 @functools.cache
 def tokenizer() -> Tokenizer:
-    return Tokenizer.train(["the answer is twelve, the question was what is three times four. " * 20], 256 + 9 + 20)
+    return Tokenizer.train(["the answer is twelve, what is three times four. " * 20], 256 + 9 + 20)
 
 
 def spelled(ids: list[int]) -> str:
@@ -19,7 +19,9 @@ def spelled(ids: list[int]) -> str:
 
 def chat(*contents, system=None) -> dict:
     messages = [{"role": "system", "content": system}] if system is not None else []
-    return {"messages": messages + [{"role": ("user", "assistant")[i % 2], "content": c} for i, c in enumerate(contents)]}
+    for i, content in enumerate(contents):
+        messages.append({"role": ("user", "assistant")[i % 2], "content": content})
+    return {"messages": messages}
 
 
 TOOL = [{"type": "text", "text": "Let me see. "}, {"type": "python", "text": "3*4"},
@@ -54,7 +56,8 @@ def test_a_prompt_is_the_training_text_up_to_the_answer():
         assert render_conversation(tokenizer(), answered)[0][:len(ids)] == ids
 
 
-@given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.none() | st.text(max_size=20), st.integers(MIN_PROMPT, 80))
+@given(st.lists(st.text(max_size=20), min_size=1, max_size=6), st.none() | st.text(max_size=20),
+       st.integers(MIN_PROMPT, 80))
 def test_a_prompt_too_long_loses_its_oldest_part_and_nothing_else(contents, system, limit):
     if len(contents) % 2 == 0:
         contents.pop()
@@ -85,7 +88,8 @@ def test_a_conversation_too_long_is_cut_at_its_end():
 
 @given(st.lists(st.sampled_from(SPECIAL_TOKENS) | st.text(max_size=8), max_size=6).map("".join))
 def test_no_text_can_forge_a_marker(text):
-    conversation = chat(text, [{"type": kind, "text": text} for kind in ("text", "python", "python_output")], system=text)
+    conversation = chat(text, [{"type": k, "text": text} for k in ("text", "python", "python_output")],
+                        system=text)
     specials = {tokenizer().special(name) for name in SPECIAL_TOKENS}
     markers = [i for i in render_conversation(tokenizer(), conversation)[0] if i in specials]
     plain = chat("x", [{"type": kind, "text": "x"} for kind in ("text", "python", "python_output")])

@@ -14,8 +14,10 @@ from scripts import chat_cli
 
 TOKENIZER = Tokenizer.train(["abc"], 265)
 GREEDY = SamplingParams(temperature=0, max_tokens=40)
-ANSWER = [{"type": "text", "text": "Né: "}, {"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"},
-          {"type": "text", "text": "!"}]
+ANSWER = [{"type": "text", "text": "Né: "}, {"type": "python", "text": "6*7"},
+          {"type": "python_output", "text": "42"}, {"type": "text", "text": "!"}]
+QUESTION = {"messages": [{"role": "user", "content": "x"}]}
+META = {"tag": "t", "stage": "sft", "step": 1}
 
 
 class Parrot(GPT):
@@ -37,10 +39,10 @@ def engine(monkeypatch):
     shape = Shape(n_layer=1, n_head=1, n_kv_head=1, n_embd=8, sequence_len=200, vocab_size=265)
     model = Parrot(shape).init_weights().eval()
     model.chats = True
-    prompt = render_prompt(TOKENIZER, {"messages": [{"role": "user", "content": "x"}]})
-    conversation = {"messages": [{"role": "user", "content": "x"}, {"role": "assistant", "content": ANSWER}]}
+    prompt = render_prompt(TOKENIZER, QUESTION)
+    conversation = {"messages": QUESTION["messages"] + [{"role": "assistant", "content": ANSWER}]}
     model.reply = render_conversation(TOKENIZER, conversation)[0][len(prompt):]
-    monkeypatch.setattr(chat_cli, "load_model", lambda *choice: (model, TOKENIZER, {"tag": "t", "stage": "sft", "step": 1}))
+    monkeypatch.setattr(chat_cli, "load_model", lambda *choice: (model, TOKENIZER, META))
     return Engine(model, TOKENIZER, max_batch=1)
 
 
@@ -82,7 +84,8 @@ def test_a_conversation_carries_its_answers_along_until_it_is_cleared(engine, mo
     typed(monkeypatch, "one", KeyboardInterrupt, "", "/help", "two", "/clear", "three", "/quit", "never")
     chat_cli.main(arguments("--temperature", "0"))
     one, two, three = (TOKENIZER.decode(p) for p in prompts)
-    assert two.startswith(one + "Né: <|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>!<|assistant_end|>")
+    assert two.startswith(one + TOKENIZER.decode(engine.model.reply))
+    assert "<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>" in two
     assert "one" not in three and capsys.readouterr().out.count("Né: [6*7 = 42]!") == 3
 
 
@@ -93,18 +96,16 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(engine):
             if "é" in text:
                 os.kill(os.getpid(), signal.SIGINT)
     before, out = signal.getsignal(signal.SIGINT), Impatient()
-    completion = chat_cli.answer(engine, engine.submit(engine.prompt({"messages": [{"role": "user", "content": "x"}]}),
-                                                       GREEDY), out)
+    completion = chat_cli.answer(engine, engine.submit(engine.prompt(QUESTION), GREEDY), out)
     assert completion.finish_reason == "cancelled" and completion.text == "Né" and out.getvalue() == "Né\n"
     assert signal.getsignal(signal.SIGINT) is before and not engine.busy
 
 
 def test_a_base_model_continues_the_text(engine, monkeypatch, capsys):
-    monkeypatch.setattr(chat_cli, "load_model", lambda *c: (engine.model, TOKENIZER, {"tag": "t", "stage": "base", "step": 1}))
+    monkeypatch.setattr(chat_cli, "load_model", lambda *c: (engine.model, TOKENIZER, META | {"stage": "base"}))
     engine.model.chats = False
-    seen = []
-    monkeypatch.setattr(Engine, "submit", lambda self, ids, params, submit=Engine.submit: seen.append(ids) or submit(
-        self, ids, params))
+    seen, submit = [], Engine.submit
+    monkeypatch.setattr(Engine, "submit", lambda self, ids, params: seen.append(ids) or submit(self, ids, params))
     chat_cli.main(arguments("-p", "Once upon", "-i", "base"))
     assert seen == [[TOKENIZER.bos] + TOKENIZER.encode("Once upon")]
 
@@ -112,7 +113,7 @@ def test_a_base_model_continues_the_text(engine, monkeypatch, capsys):
 def test_the_flags_choose_the_model_and_settings_are_checked_before_it_is_loaded(engine, monkeypatch, capsys):
     asked = []
     monkeypatch.setattr(chat_cli, "load_model", lambda *choice: asked.append(choice) or (
-        engine.model, TOKENIZER, {"tag": "t", "stage": "rl", "step": 7}))
+        engine.model, TOKENIZER, META))
     with pytest.raises(SystemExit) as stop:
         chat_cli.main(arguments("-p", "x", "--temperature=-1"))
     assert stop.value.code == 2 and "temperature is -1.0" in capsys.readouterr().err and asked == []

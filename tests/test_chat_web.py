@@ -106,13 +106,14 @@ def settled(client: httpx.Client) -> dict:
     raise AssertionError("requests never ended")
 
 
-PARTS = [{"type": "text", "text": "ok"}, {"type": "python", "text": "6*7"}, {"type": "python_output", "text": "42"},
-         {"type": "text", "text": "!"}]
+PARTS = [{"type": "text", "text": "ok"}, {"type": "python", "text": "6*7"},
+         {"type": "python_output", "text": "42"}, {"type": "text", "text": "!"}]
 
 
 def test_a_whole_answer_has_the_form_of_the_openai_api(client):
     reply = ask(client).json()
-    assert reply["object"] == "chat.completion" and reply["model"] == "tiny" and reply["id"].startswith("chatcmpl-")
+    assert reply["object"] == "chat.completion" and reply["model"] == "tiny"
+    assert reply["id"].startswith("chatcmpl-")
     assert reply["choices"] == [{"index": 0, "finish_reason": "stop",
                                  "message": {"role": "assistant", "content": "ok!", "parts": PARTS}}]
     assert reply["usage"] == {"prompt_tokens": 6, "completion_tokens": 13, "total_tokens": 19}
@@ -142,19 +143,23 @@ def test_settings_reach_the_model(client):
     short = ask(client, max_tokens=1).json()
     assert short["choices"][0]["finish_reason"] == "length" and short["choices"][0]["message"]["content"] == "o"
     extreme = {"top_k": 2**70, "top_p": 1e-300, "temperature": 100, "seed": -2**80, "max_tokens": 2**70}
-    assert ask(client, **extreme).status_code == ask(client, **extreme | {"top_k": None, "top_p": None}).status_code == 200
+    assert ask(client, **extreme).status_code == 200
+    assert ask(client, **extreme | {"top_k": None, "top_p": None}).status_code == 200
     assert ask(client, max_completion_tokens=2, top_p=0.5, top_k=3, seed=1, temperature=1).json()["usage"][
         "completion_tokens"] == 2
 
 
 @pytest.mark.parametrize("fields, says", [
-    ({"messages": []}, "at least one"), ({"messages": "Hi"}, "messages"), ({"messages": [{"role": "user"}]}, "content"),
+    ({"messages": []}, "at least one"), ({"messages": "Hi"}, "messages"),
+    ({"messages": [{"role": "user"}]}, "content"),
     ({"messages": [{"role": "tool", "content": ""}]}, "role"), ({"messages": SAID["messages"] * 2}, "take turns"),
     ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, "from the assistant already"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "a part must be"),
     ({"messages": [{"role": "user", "content": PARTS}]}, "can not call the tool"),
-    ({"temperature": -1}, "temperature is -1"), ({"temperature": "hot"}, "temperature"), ({"top_p": 2}, "top_p is 2"),
-    ({"max_tokens": -5}, "max_tokens is -5"), ({"top_k": 0}, "top_k is 0"), ({"n": 2}, "n:"), ({"stop": ["x"]}, "stop:"),
+    ({"temperature": -1}, "temperature is -1"), ({"temperature": "hot"}, "temperature"),
+    ({"top_p": 2}, "top_p is 2"),
+    ({"max_tokens": -5}, "max_tokens is -5"), ({"top_k": 0}, "top_k is 0"), ({"n": 2}, "n:"),
+    ({"stop": ["x"]}, "stop:"),
 ])
 def test_bad_requests_are_refused_with_a_reason(client, fields, says):
     response = ask(client, **fields)
@@ -163,7 +168,8 @@ def test_bad_requests_are_refused_with_a_reason(client, fields, says):
 
 def test_broken_bodies_foreign_types_and_foreign_hosts_are_refused(client):
     def post(body: bytes, **headers):
-        return client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"} | headers)
+        headers = {"Content-Type": "application/json"} | headers
+        return client.post("/v1/chat/completions", content=body, headers=headers)
     assert post(b"{").status_code == 400 and post(b"\xff").status_code == 400 and post(b"").status_code == 400
     assert post(json.dumps(SAID).encode(), **{"Content-Type": "text/plain"}).status_code == 415
     assert post(b" " * (chat_web.MAX_BODY + 1)).status_code == 413
@@ -200,7 +206,7 @@ def test_concurrent_requests_share_the_batch():
     async def all_at_once(url):
         async with httpx.AsyncClient(base_url=url, timeout=60) as client:
             asked = [asyncio.create_task(client.post("/v1/chat/completions", json=SAID)) for _ in range(8)]
-            while (await client.get("/health")).json()["requests"] < 8:    # the event loop is not blocked by the model
+            while (await client.get("/health")).json()["requests"] < 8:    # answered while the model works
                 pass
             model.gate.release(10_000)
             return [response.json() for response in await asyncio.gather(*asked)]
@@ -218,8 +224,8 @@ def test_a_client_that_leaves_frees_its_place_and_stops_the_computation(stream):
     with serving(model, max_batch=1) as client:
         body = json.dumps(SAID | {"stream": stream}).encode()
         leaver = socket.create_connection(("127.0.0.1", client.base_url.port))
-        leaver.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\n"
-                       b"Content-Length: %d\r\n\r\n%s" % (len(body), body))
+        leaver.sendall(b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+                       b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n%s" % (len(body), body))
         while client.get("/health").json()["requests"] == 0:
             pass
         model.gate.release(3)
@@ -291,24 +297,26 @@ def test_the_server_is_local_by_default_and_a_taken_port_is_one_clear_line(capsy
 
 
 class Browser:
-    """Chromium over --remote-debugging-pipe: JSON messages that end in a zero byte, on file descriptors 3 and 4."""
+    """Chromium over --remote-debugging-pipe: JSON ended by zero bytes, on file descriptors 3 and 4."""
 
     def __init__(self, profile: str):
         reads, self.commands = os.pipe()
         self.replies, writes = os.pipe()
         self.process = subprocess.Popen(
-            ["bash", "-c", f'exec chromium "$@" 3<&{reads} 4>&{writes}', "chromium", "--headless", "--no-sandbox", "--disable-gpu",
-             "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            ["bash", "-c", f'exec chromium "$@" 3<&{reads} 4>&{writes}', "chromium", "--headless", "--no-sandbox",
+             "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"],
             pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(reads), os.close(writes)
         self.buffer, self.count, self.session, self.errors = b"", 0, {}, []
         target = self.call("Target.createTarget", url="about:blank")["targetId"]
-        self.session = {"sessionId": self.call("Target.attachToTarget", targetId=target, flatten=True)["sessionId"]}
+        attached = self.call("Target.attachToTarget", targetId=target, flatten=True)
+        self.session = {"sessionId": attached["sessionId"]}
         self.call("Runtime.enable")
 
     def call(self, method: str, **params) -> dict:
         self.count += 1
-        os.write(self.commands, json.dumps({"id": self.count, "method": method, "params": params, **self.session}).encode() + b"\0")
+        message = {"id": self.count, "method": method, "params": params, **self.session}
+        os.write(self.commands, json.dumps(message).encode() + b"\0")
         while True:
             while b"\0" not in self.buffer:
                 data = os.read(self.replies, 1 << 16)
@@ -329,7 +337,8 @@ class Browser:
 
     def until(self, condition: str) -> None:
         """Looks on every frame."""
-        self.run(f"new Promise(done => {{ const look = () => ({condition}) ? done() : requestAnimationFrame(look); look() }})")
+        self.run("new Promise(done => {"
+                 f"const look = () => ({condition}) ? done() : requestAnimationFrame(look); look() }})")
 
     def type(self, text: str, key: str = "Enter") -> None:
         self.run("document.getElementById('input').focus()")
@@ -357,7 +366,7 @@ def test_the_page_streams_stops_remembers_and_shows_text_as_text(browser):
     model.gate = threading.Semaphore(3)
     with serving(model) as client:
         browser.call("Page.navigate", url=str(client.base_url))
-        browser.until("document.getElementById('model')?.textContent === 'tiny' && document.querySelector('.ideas button')")
+        browser.until("document.getElementById('model')?.textContent === 'tiny'")
         browser.type("<img src=x onerror=boom()>")
         browser.until("document.querySelector('.assistant')?.textContent.trim() === 'aba'")
         assert browser.run("document.querySelector('.user').textContent") == "<img src=x onerror=boom()>"
@@ -379,4 +388,5 @@ def test_the_page_streams_stops_remembers_and_shows_text_as_text(browser):
         model.broken = True
         browser.type("a third")
         browser.until("document.querySelector('.note.error')")
-        assert "the model failed on this request" in browser.run("document.querySelector('.note.error').textContent")
+        note = browser.run("document.querySelector('.note.error').textContent")
+        assert note == "No answer: the model failed on this request"

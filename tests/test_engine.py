@@ -95,7 +95,7 @@ TOOL_SCRIPT = ("a", "<|python_start|>", "3*4", "<|python_end|>")
 
 def test_every_token_is_the_likeliest_by_an_uncached_forward_pass():
     net = model(spell(20, *TOOL_SCRIPT) | spell(60, "<|python_start|>", "1/0", "<|python_end|>"))
-    prompts = [prompt("x" * n) for n in (0, 3, 3, 12, 18, 100, 140)] + [prompt("hello"), prompt("abc"), prompt("xyz")]
+    prompts = [prompt("x" * n) for n in (0, 3, 3, 12, 18, 100, 140)] + [prompt(t) for t in ("hello", "abc", "xyz")]
     for completion, ids in zip(Engine(net, tokenizer(), max_batch=4).generate(prompts, GREEDY), prompts):
         logits = net.uncached((ids + completion.ids)[:CONTEXT])
         in_tool = False
@@ -107,8 +107,8 @@ def test_every_token_is_the_likeliest_by_an_uncached_forward_pass():
     assert any(not all(completion.sampled) for completion in Engine(net, tokenizer()).generate(prompts, GREEDY))
 
 
-@pytest.mark.parametrize("expression, output", [("3*4", "12"), ('"banana".count("a")', "3"), ("3*", calculator.INVALID),
-                                                ("", calculator.INVALID)])
+@pytest.mark.parametrize("expression, output", [
+    ("3*4", "12"), ('"banana".count("a")', "3"), ("3*", calculator.INVALID), ("", calculator.INVALID)])
 def test_a_tool_call_is_answered_in_the_format_of_the_training_data(expression, output):
     conversation = {"messages": [{"role": "user", "content": "Q"}]}
     ids = render_prompt(tokenizer(), conversation)
@@ -130,8 +130,9 @@ def test_a_tool_call_is_answered_in_the_format_of_the_training_data(expression, 
 
 def test_a_seeded_answer_does_not_depend_on_its_neighbours():
     net, texts = model(spell(30, *TOOL_SCRIPT)), ["", "a", "bb", "cc", "longer than the others"]
-    settings = [SamplingParams(0.9, top_k=20, seed=1, max_tokens=50), SamplingParams(1.2, seed=2, max_tokens=30), GREEDY,
-                SamplingParams(1.0, top_p=0.8, seed=3, max_tokens=60), SamplingParams(1.1, top_k=9, top_p=0.9, seed=4)]
+    settings = [SamplingParams(0.9, top_k=20, seed=1, max_tokens=50), SamplingParams(1.2, seed=2, max_tokens=30),
+                GREEDY, SamplingParams(1.0, top_p=0.8, seed=3, max_tokens=60),
+                SamplingParams(1.1, top_k=9, top_p=0.9, seed=4)]
     alone = [Engine(net, tokenizer()).generate([prompt(t)], p)[0] for t, p in zip(texts, settings)]
     together = Engine(net, tokenizer()).generate([prompt(t) for t in texts], settings)
     assert [c.ids for c in together] == [c.ids for c in alone]
@@ -215,16 +216,18 @@ def test_streamed_pieces_add_up_to_the_decoded_answer():
         done = request.completion()
         assert done.ids == engine.generate([prompt("abc")], request.params)[0].ids
         for kind in ("text", "python", "python_output"):
-            assert "".join(t for k, t in pieces if k == kind) == "".join(p["text"] for p in done.parts if p["type"] == kind)
+            decoded = "".join(p["text"] for p in done.parts if p["type"] == kind)
+            assert "".join(t for k, t in pieces if k == kind) == decoded
         body = done.ids[:-1] if done.finish_reason == "stop" else done.ids
-        plain = [i for i in body if i < 256]
-        assert "".join(t for _, t in pieces).startswith("Né€2**532")
-        assert "".join(t for _, t in pieces).replace("\ufffd", "") == bytes(plain).decode(errors="replace").replace(
-            "\ufffd", "")
+        everything = "".join(text for _, text in pieces)
+        assert everything.startswith("Né€2**532")
+        plain = tokenizer().decode([i for i in body if tokenizer().token_bytes()[i]])
+        assert everything.replace("\ufffd", "") == plain.replace("\ufffd", "")   # markers may part a character
 
 
 def test_markers_that_make_no_sense_are_never_sampled():
-    answers = Engine(model(), tokenizer()).generate([prompt("x")] * 20, SamplingParams(50.0, max_tokens=100, seed=1))
+    wild = SamplingParams(50.0, max_tokens=100, seed=1)
+    answers = Engine(model(), tokenizer()).generate([prompt("x")] * 20, wild)
     specials = {tokenizer().special(name): name for name in SPECIAL_TOKENS}
     for answer in answers:
         in_tool = False
@@ -271,8 +274,8 @@ def test_the_model_can_be_trained_after_it_was_sampled_from():
     assert net.unembedding.grad.isfinite().all()
 
 
-@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": 101}, {"temperature": math.nan}, {"top_k": 0}, {"top_p": 0.0},
-                                   {"top_p": 1.1}, {"max_tokens": 0}])
+@pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": 101}, {"temperature": math.nan},
+                                   {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_tokens": 0}])
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingParams(**wrong)

@@ -1,0 +1,56 @@
+"""
+Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never what comes after.
+
+Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block: each block of
+queries sees only its own slice of keys, so that the cost is T * window and no T x T mask ever exists. Used by gpt.py only.
+"""
+
+import torch
+import torch.nn.functional as F
+
+# B batch, T time, H query heads, K kv heads, D head dim, S keys in the cache
+
+
+def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """
+    Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H, D).
+    `window` counts the previous tokens that a query sees beside itself; T - 1 or more means all.
+    """
+    T = q.size(1)
+    grouped = q.size(2) != k.size(2)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))                  # (B, T, H, D) -> (B, H, T, D)
+    if window >= T - 1:
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    else:
+        block = max(64, window)
+        blocks = []
+        for start in range(0, T, block):
+            stop, first = min(T, start + block), max(0, start - window)
+            mask = _band(range(start, stop), range(first, stop), window, q)
+            blocks.append(F.scaled_dot_product_attention(
+                q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop], attn_mask=mask, enable_gqa=grouped))
+        y = torch.cat(blocks, dim=2)
+    return y.transpose(1, 2)
+
+
+def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
+    """Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it, else -inf."""
+    distance = torch.arange(queries.start, queries.stop, device=like.device)[:, None] \
+        - torch.arange(keys.start, keys.stop, device=like.device)
+    outside = (distance < 0) | (distance > window)
+    return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(outside, float("-inf"))
+
+
+def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
+    """
+    Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True where a key is
+    seen -> (B, T, H, D).
+    """
+    y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, enable_gqa=q.size(2) != k.size(1))
+    return y.transpose(1, 2)
+
+
+def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
+    """Which of the first `span` cached keys each new token at `positions` (B, T) sees -> bool (B, 1, T, span)."""
+    distance = positions[:, None, :, None] - torch.arange(span, device=positions.device)
+    return (distance >= 0) & (distance <= window)

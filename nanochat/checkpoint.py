@@ -1,0 +1,164 @@
+"""
+Model directories: self-contained, hashed, there whole or not at all.
+
+models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a manifest
+of all of them. It is written under a temporary name and renamed once complete, so whatever is killed when, at most
+the work since the last save is lost. "Latest" is the newest directory whose manifest verifies, by its time of writing.
+"""
+
+import json
+import os
+import re
+import shutil
+import time
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors.torch import load_file, save_file
+
+from nanochat.common import atomic_write, base_dir, compute_dtype, die, sha256
+from nanochat.dist import find_device
+from nanochat.gpt import GPT
+from nanochat.scaling import Shape
+from nanochat.stage import Stage, model_dir
+from nanochat.tokenizer import Tokenizer
+
+FORMAT = 1
+STAGES = ("rl", "sft", "mid", "base")                   # the most finished first
+
+
+def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None, loader: Any = None,
+         **state) -> Path:
+    """
+    Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with the position of
+    `loader` (all ranks' merged); `optimizer` as a shard a rank. Returns the directory.
+    """
+    world = stage.world
+    final = stage.directory / f"step_{step:06d}"
+    temporary = stage.directory / f".{final.name}.tmp"
+    if world.is_main:
+        shutil.rmtree(temporary, ignore_errors=True)
+        temporary.mkdir(parents=True)
+    world.barrier()
+    if optimizer is not None:
+        torch.save(optimizer.state_dict(), temporary / f"optimizer_{world.rank}.pt")
+    positions = world.gather_objects(loader.state() if loader is not None else None)
+    if world.is_main:
+        if loader is not None:
+            merged = {slot: stream for position in positions for slot, stream in position["streams"].items()}
+            state["loader"] = {**positions[0], "streams": merged}
+        config = {"format": FORMAT, "shape": asdict(model.shape), "tokenizer": tokenizer.hash}
+        save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()},
+                  temporary / "model.safetensors")
+        (temporary / "config.json").write_text(json.dumps(config, indent=1))
+        tokenizer.save(temporary / "tokenizer")
+        facts = {"stage": stage.name, "tag": stage.tag, "step": step, "args": vars(stage.args), **state}
+        (temporary / "state.json").write_text(json.dumps(facts))
+    world.barrier()
+    if world.is_main:
+        _publish(temporary, final)
+    world.barrier()
+    stage.print(f"saved {final}")
+    return final
+
+
+def _publish(temporary: Path, final: Path) -> None:
+    """Hash everything, flush it to disk, and give the directory its name. An older one of that name gives way last."""
+    files = sorted(path for path in temporary.rglob("*") if path.is_file())
+    entries = {str(path.relative_to(temporary)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    for path in files:
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+    atomic_write(temporary / "manifest.json", json.dumps({"created": time.time(), "files": entries}, indent=1))
+    replaced = final.with_name(f".{final.name}.old")
+    shutil.rmtree(replaced, ignore_errors=True)
+    if final.exists():
+        final.rename(replaced)
+    temporary.rename(final)
+    shutil.rmtree(replaced, ignore_errors=True)
+
+
+def created(directory: Path) -> float | None:
+    """When the directory was written, None if it is not a whole checkpoint (by the sizes of its files)."""
+    try:
+        manifest = json.loads((directory / "manifest.json").read_text())
+        for name, entry in manifest["files"].items():
+            if (directory / name).stat().st_size != entry["size"]:
+                return None
+        return float(manifest["created"])
+    except (OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _intact(directory: Path, name: str) -> bool:
+    entry = json.loads((directory / "manifest.json").read_text())["files"].get(name)
+    return entry is not None and sha256(directory / name) == entry["sha256"]
+
+
+def checkpoints(stage_name: str, tag: str) -> list[Path]:
+    """Whole checkpoints of a stage of a model, oldest first."""
+    found = [(created(path), path) for path in (model_dir(tag) / stage_name).glob("step_*")
+             if re.fullmatch(r"step_\d{6,}", path.name)]
+    return [path for when, path in sorted(item for item in found if item[0] is not None)]
+
+
+def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
+    """
+    The checkpoint asked for. Without a step the newest one, without a tag of the model that was written last, without
+    a stage of the most finished stage. Dies with what there is if it is not there.
+    """
+    root = base_dir() / "models"
+    tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()] if root.exists() else []
+    for name in [stage_name] if stage_name else STAGES:
+        paths = [path for t in tags for path in checkpoints(name, t) if step in (None, int(path.name[5:]))]
+        if paths:
+            return max(paths, key=created)
+    wanted = " ".join(f"{key} {value}" for key, value in (("stage", stage_name), ("tag", tag), ("step", step))
+                      if value is not None)
+    there = sorted(f"{t}/{name}" for t in tags for name in STAGES if checkpoints(name, t))
+    die(f"no checkpoint of {wanted or 'any model'} under {root}",
+        hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")
+
+
+def read_state(directory: Path) -> dict:
+    """state.json: stage, tag, step, the arguments of the run, and what the stage saved."""
+    return json.loads((directory / "state.json").read_text())
+
+
+def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
+    """The model (in training mode, weights as saved), its tokenizer and its state. Dies if anything does not verify."""
+    for name in ("config.json", "model.safetensors", "state.json"):
+        if not _intact(directory, name):
+            die(f"{directory / name} does not match its manifest: the file is damaged",
+                hint="--step=N takes an older checkpoint")
+    config = json.loads((directory / "config.json").read_text())
+    if config["format"] != FORMAT:
+        die(f"{directory} has format {config['format']}, this code reads {FORMAT}")
+    tokenizer = Tokenizer.load(directory / "tokenizer")
+    if tokenizer.hash != config["tokenizer"]:
+        die(f"the tokenizer in {directory} is not the one that the model was trained with "
+            f"({tokenizer.hash[:12]} instead of {config['tokenizer'][:12]})")
+    model = GPT(Shape(**config["shape"]), dtype)
+    model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+    return model.to(device), tokenizer, read_state(directory)
+
+
+def load_optimizer(directory: Path, optimizer: Any) -> bool:
+    """Restore this rank's share of an optimizer; False if the checkpoint has none for this number of ranks."""
+    world = optimizer.world
+    shards = len(list(directory.glob("optimizer_*.pt")))
+    name = f"optimizer_{world.rank}.pt"
+    if shards != world.size or not _intact(directory, name):
+        return False
+    optimizer.load_state_dict(torch.load(directory / name, map_location="cpu", weights_only=True))
+    return True
+
+
+def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None, device: str | None = None,
+               dtype: str = "auto") -> tuple[GPT, Tokenizer, dict]:
+    """For inference: the model asked for (see find) in eval mode, its tokenizer, its state."""
+    found = find_device(device)
+    model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
+    return model.eval().requires_grad_(False), tokenizer, state

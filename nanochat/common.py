@@ -1,0 +1,95 @@
+"""
+What every file needs: where things live, how to stop with one clear line, how to write a file so that
+it is there whole or not at all. Imports nothing from the project; torch only where a dtype is asked for.
+"""
+
+import ctypes
+import hashlib
+import os
+import sys
+import tempfile
+import time
+from pathlib import Path
+from typing import NoReturn
+
+
+def base_dir() -> Path:
+    """Folder of everything that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat."""
+    path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
+    path.mkdir(parents=True, exist_ok=True)
+    return path
+
+
+def die(message: str, hint: str | None = None) -> NoReturn:
+    """Stop with exit code 2: one line that names the values and the rule, and a hint with what to do instead."""
+    print(f"error: {message}", file=sys.stderr)
+    if hint:
+        print(f"  hint: {hint}", file=sys.stderr)
+    sys.stderr.flush()
+    raise SystemExit(2)
+
+
+def atomic_write(path: Path, data: str | bytes) -> None:
+    """Write `data` to `path` so that a reader sees the old file or the whole new one, whatever is killed when."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(fd, "wb") as file:
+            file.write(data.encode() if isinstance(data, str) else data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)                      # mkstemp makes files that only their owner can read
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def sha256(source: Path | bytes) -> str:
+    """Hex digest of a file's content, or of the bytes themselves."""
+    if isinstance(source, bytes):
+        return hashlib.sha256(source).hexdigest()
+    with open(source, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def compute_dtype(device, name: str = "auto"):
+    """
+    The torch.dtype that activations are computed in. "auto": bfloat16 on GPUs that multiply it natively (compute
+    capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is faster in it; else float32.
+    """
+    import torch
+    if name != "auto":
+        return getattr(torch, name)
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
+    if device.type == "cpu" and _bfloat16_gain() > 1.5:
+        return torch.bfloat16
+    return torch.float32
+
+
+def _bfloat16_gain() -> float:
+    """How many times faster than in float32 a matmul of a small model's size is; the best of alternating tries."""
+    import torch
+    times = {torch.float32: [], torch.bfloat16: []}
+    for _ in range(12):
+        for dtype, seconds in times.items():
+            a, b = torch.ones(2048, 256, dtype=dtype), torch.ones(256, 1024, dtype=dtype)
+            start = time.perf_counter()
+            a @ b
+            seconds.append(time.perf_counter() - start)
+    return min(times[torch.float32]) / min(times[torch.bfloat16])
+
+
+def keep_freed_memory() -> None:
+    """
+    Tell glibc to reuse large freed blocks rather than hand them back to the kernel, which would have to zero and map
+    them again at every step: training on CPU is up to twice as fast. Elsewhere than glibc, nothing happens.
+    """
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (AttributeError, OSError, TypeError):
+        return
+    mallopt(M_MMAP_THRESHOLD, 2 ** 30)
+    mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)

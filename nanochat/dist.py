@@ -1,0 +1,80 @@
+"""
+The world of a run: which rank this is, how many there are, which device it computes on, and the few collectives
+that the project needs. The only reader of RANK, LOCAL_RANK and WORLD_SIZE; gloo on CPU, nccl on GPU.
+A world of one is the degenerate case: every reduction is the identity and no process group is made.
+"""
+
+import os
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.distributed as dist
+
+from nanochat.common import die
+
+
+@dataclass(frozen=True)
+class World:
+    rank: int = 0
+    size: int = 1
+    device: torch.device = torch.device("cpu")
+
+    @property
+    def is_main(self) -> bool:
+        return self.rank == 0
+
+    def sum(self, tensor: torch.Tensor) -> torch.Tensor:
+        """Sum of `tensor` over the ranks, in place."""
+        if self.size > 1:
+            dist.all_reduce(tensor)
+        return tensor
+
+    def broadcast_object(self, value: Any) -> Any:
+        """Rank 0's `value` (anything that pickles), on every rank."""
+        if self.size == 1:
+            return value
+        box = [value]
+        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        return box[0]
+
+    def gather_objects(self, value: Any) -> list[Any]:
+        """Every rank's `value`, in the order of the ranks, on every rank."""
+        if self.size == 1:
+            return [value]
+        values = [None] * self.size
+        dist.all_gather_object(values, value)
+        return values
+
+    def barrier(self) -> None:
+        if self.size > 1:
+            dist.barrier()
+
+
+def find_device(name: str | None = None) -> torch.device:
+    """The device called `name`, or the best one here. Dies if it is not there."""
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    if not name:
+        name = next(kind for kind, there in available.items() if there)
+    if not available.get(name.split(":")[0], False):
+        here = ", ".join(kind for kind, there in available.items() if there)
+        die(f"device {name!r} is not available here", hint=f"--device takes one of: {here}")
+    return torch.device(name)
+
+
+def open_world(device: str | None = None) -> World:
+    """Join the process group that torchrun describes in the environment, or make a world of one."""
+    rank, size = int(os.environ.get("RANK", 0)), int(os.environ.get("WORLD_SIZE", 1))
+    found = find_device(device)
+    if found.type == "cuda":
+        found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", found.index or 0)))
+        torch.cuda.set_device(found)
+    if "RANK" in os.environ and not dist.is_initialized():
+        dist.init_process_group("nccl" if found.type == "cuda" else "gloo",
+                                device_id=found if found.type == "cuda" else None)
+    return World(rank, size, found)
+
+
+def close_world() -> None:
+    if dist.is_initialized():
+        dist.destroy_process_group()

@@ -1,0 +1,87 @@
+"""
+The end of the model in one piece: head, softcap and cross-entropy, a few tokens at a time.
+
+Logits in fp32 for a whole micro-batch are the largest tensor of a training step (B * T * V * 4 bytes). Here a chunk
+of them is made, turned into its loss and, in place, into its gradient, and is gone before the next one:
+the backward pass only scales what the forward pass left. Used by gpt.py only.
+"""
+
+import torch
+import torch.nn.functional as F
+
+# N tokens, C width, V padded vocabulary
+
+IGNORE = -1                     # targets that do not count
+CHUNK_TOKENS = 8192             # on an accelerator: large enough for full-speed matmuls
+CHUNK_ELEMENTS = 2 ** 21        # on CPU: a chunk of logits (8 MB in fp32) that stays in cache
+
+
+def capped_logits(x: torch.Tensor, weight: torch.Tensor, vocab_size: int, softcap: float) -> torch.Tensor:
+    """x (..., C), weight (V, C) -> fp32 logits (..., vocab_size), softcap * tanh(z / softcap)."""
+    z = F.linear(x, weight.to(x.dtype))[..., :vocab_size].float()
+    return softcap * torch.tanh(z / softcap)
+
+
+def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    size = CHUNK_TOKENS if x.is_cuda else max(64, CHUNK_ELEMENTS // weight.size(0))
+    return [slice(start, min(start + size, x.size(0))) for start in range(0, x.size(0), size)]
+
+
+def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
+                 softcap: float) -> torch.Tensor:
+    """Nats a token, without gradient. x (N, C), weight (V, C), targets (N,) -> (N,) fp32, 0 where ignored."""
+    losses = [F.cross_entropy(capped_logits(x[s], weight, vocab_size, softcap), targets[s].long(),
+                              ignore_index=IGNORE, reduction="none") for s in _chunks(x, weight)]
+    return torch.cat(losses) if losses else x.new_zeros(0, dtype=torch.float32)
+
+
+class _SummedLoss(torch.autograd.Function):
+    """sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
+
+    @staticmethod
+    def forward(ctx, x, weight, targets, vocab_size, softcap):
+        head = weight.to(x.dtype)
+        total = torch.zeros((), dtype=torch.float32, device=x.device)
+        dx = torch.empty_like(x)
+        dweight = torch.zeros_like(weight, dtype=torch.float32)
+        for s in _chunks(x, weight):
+            loss, dz = _loss_and_gradient(F.linear(x[s], head), targets[s], vocab_size, softcap)
+            total += loss
+            dz = dz.to(x.dtype)
+            torch.mm(dz, head, out=dx[s])
+            if x.dtype == torch.float32:
+                dweight.addmm_(dz.t(), x[s])
+            else:
+                dweight += dz.t() @ x[s]
+        ctx.save_for_backward(dx, dweight)
+        ctx.weight_dtype = weight.dtype
+        return total
+
+    @staticmethod
+    def backward(ctx, scale):
+        dx, dweight = ctx.saved_tensors
+        return dx * scale.to(dx.dtype), (dweight * scale).to(ctx.weight_dtype), None, None, None
+
+
+def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
+                       softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
+    """Summed nats of a chunk and d(sum)/dz. z (n, V) before the cap; padding columns get no probability."""
+    tanh = torch.tanh_(z.float().div_(softcap))                       # (n, V); z / softcap is not needed again
+    capped = tanh * softcap
+    capped[:, vocab_size:] = float("-inf")
+    counted = targets != IGNORE
+    index = targets.long().clamp(min=0).unsqueeze(1)                  # (n, 1)
+    normaliser = torch.logsumexp(capped, dim=1, keepdim=True)
+    loss = ((normaliser - capped.gather(1, index)).squeeze(1) * counted).sum()
+    p = torch.exp_(capped.sub_(normaliser))                           # softmax, in place of the logits
+    p.scatter_add_(1, index, torch.full_like(normaliser, -1.0))       # p - onehot
+    slope = torch.addcmul(torch.ones((), device=z.device), tanh, tanh, value=-1.0)   # d capped / dz = 1 - tanh²
+    return loss, p.mul_(slope).mul_(counted.unsqueeze(1))
+
+
+def summed_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
+                softcap: float) -> torch.Tensor:
+    """Sum of nats over targets != -1, differentiable. x (N, C), weight (V, C), targets (N,) -> scalar fp32."""
+    if not torch.is_grad_enabled():
+        return token_losses(x, weight, targets, vocab_size, softcap).sum()
+    return _SummedLoss.apply(x, weight, targets, vocab_size, softcap)

@@ -1,0 +1,179 @@
+"""
+The optimizer: Muon for the matrices of the blocks, AdamW for everything else, in one class, for any number of ranks.
+
+There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a slice of
+the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated everywhere alike.
+A world of one runs the same lines with a share of everything.
+"""
+
+import math
+from collections import defaultdict
+from dataclasses import dataclass
+
+import torch
+import torch.distributed as dist
+
+from nanochat.dist import World
+from nanochat.scaling import LearningRates
+
+# K matrices of a group, m rows and n columns each, R rows of a table, W ranks
+
+SHARD_FROM = 1024               # Adam parameters with more rows than this are sharded
+ADAM_EPS = 1e-10
+MUON_BETA2 = 0.9
+# Polar Express (arXiv 2505.16932): five steps, safety 2e-2, cushion 2
+POLAR_EXPRESS = (
+    (8.156554524902461, -22.48329292557795, 15.878769915207462),
+    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
+)
+
+
+@dataclass(frozen=True)
+class AdamSettings:
+    beta1: float
+    beta2: float
+    weight_decay: float
+
+
+ADAM = {
+    "unembedding": AdamSettings(0.8, 0.96, 0.01),
+    "embedding": AdamSettings(0.8, 0.995, 0.001),
+    "value_embedding": AdamSettings(0.8, 0.995, 0.01),
+    "residual": AdamSettings(0.8, 0.95, 0.05),
+    "input": AdamSettings(0.96, 0.95, 0.0),
+    "smear": AdamSettings(0.8, 0.95, 0.0),
+}
+
+
+def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
+    """One AdamW step on p, in place. All of it in fp32, whatever p's dtype; eps after the bias correction."""
+    if not state:
+        state.update(step=0, m=torch.zeros_like(p, dtype=torch.float32), v=torch.zeros_like(p, dtype=torch.float32))
+    state["step"] += 1
+    grad = grad.float()
+    m, v = state["m"].lerp_(grad, 1 - settings.beta1), state["v"].lerp_(grad.square(), 1 - settings.beta2)
+    scale = (1 - settings.beta2 ** state["step"]) ** 0.5
+    update = m / v.sqrt().div_(scale).add_(ADAM_EPS)
+    p32 = p.float()                                                   # p itself when it is fp32 already
+    p32.mul_(1 - lr * settings.weight_decay).add_(update, alpha=-lr / (1 - settings.beta1 ** state["step"]))
+    if p32 is not p:
+        p.copy_(p32)
+
+
+def frobenius(x: torch.Tensor) -> torch.Tensor:
+    """Norm of each matrix of a stack (K, m, n) -> (K, 1, 1)."""
+    return x.norm(dim=(-2, -1), keepdim=True)
+
+
+def orthogonalise(x: torch.Tensor) -> torch.Tensor:
+    """
+    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: all singular values are pushed towards 1 by
+    five odd polynomials aX + b(XX')X + c(XX')²X, on the shorter side. bf16 where the hardware multiplies it natively.
+    """
+    wide = x.size(-2) <= x.size(-1)
+    if x.is_cuda:
+        x = x.bfloat16()
+    x = x / (1.01 * frobenius(x) + 1e-6)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.mT if wide else x.mT @ x
+        polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
+        x = torch.baddbmm(x, polynomial, x, beta=a) if wide else torch.baddbmm(x, x, polynomial, beta=a)
+    return x
+
+
+def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, momentum: float, weight_decay: float) -> None:
+    """One Muon step on a stack of matrices p (K, m, n), in place, from fp32 gradients of the same shape."""
+    m, n = p.shape[-2:]
+    if not state:
+        short = (p.size(0), m, 1) if m >= n else (p.size(0), 1, n)
+        state.update(momentum=torch.zeros_like(grad), second=torch.zeros(short, device=p.device))
+    buffer = state["momentum"].lerp_(grad, 1 - momentum)
+    x = torch.lerp(grad, buffer, momentum)                            # Nesterov
+    rows = x.norm(dim=-1, keepdim=True)                               # row equilibration (arXiv 2603.28254)
+    x = x * (frobenius(x) / math.sqrt(m) / rows.clamp(min=1e-10))
+    x = orthogonalise(x).float()
+    x = x * (math.sqrt(min(m, n)) / frobenius(x).clamp(min=1e-10))    # (arXiv 2602.21545)
+    # NorMuon (arXiv 2510.05491): a second moment for each row (or column) evens out the sizes of their updates
+    second = state["second"].lerp_(x.square().mean(dim=-1 if m >= n else -2, keepdim=True), 1 - MUON_BETA2)
+    before = frobenius(x)
+    x = x * second.clamp(min=1e-10).rsqrt()
+    x = x * (before / frobenius(x).clamp(min=1e-10))
+    lr = lr * math.sqrt(max(1.0, m / n))
+    decay = p * (x * p >= 0)                                          # cautious: only where the update agrees
+    p.add_(x, alpha=-lr).add_(decay, alpha=-lr * weight_decay)
+
+
+class MuonAdamW:
+    """`step(...)` consumes the gradients of one optimizer step, averaged over the ranks here, and updates the weights."""
+
+    def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
+                 world: World = World()):
+        """roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's at its peak."""
+        self.world, self.rates, self.weight_decay = world, rates, weight_decay
+        self.adam = [(role, p) for role, parameters in roles.items() if role != "matrix" for p in parameters]
+        shapes = defaultdict(list)
+        for p in roles["matrix"]:
+            shapes[p.shape].append(p)
+        self.muon = list(shapes.values())                             # each a list of matrices of one shape
+        self.adam_state = [{} for _ in self.adam]
+        self.muon_state = [{} for _ in self.muon]
+
+    def parameters(self) -> list[torch.nn.Parameter]:
+        return [p for _, p in self.adam] + [p for group in self.muon for p in group]
+
+    def zero_grad(self) -> None:
+        for p in self.parameters():
+            p.grad = None
+
+    @torch.no_grad()
+    def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
+        """lr and weight_decay multiply the peak values; gradients are summed over the ranks, so each must hold its share."""
+        for (role, p), state in zip(self.adam, self.adam_state):
+            self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
+        for group, state in zip(self.muon, self.muon_state):
+            self._muon(group, state, self.rates.matrix * lr, momentum, self.weight_decay * weight_decay)
+
+    def _adam(self, p: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
+        grad = p.grad if p.grad is not None else torch.zeros_like(p)
+        if self.world.size == 1 or p.ndim < 2 or p.size(0) < SHARD_FROM or p.size(0) % self.world.size:
+            adam_update(p, self.world.sum(grad), state, lr, settings)
+            return
+        mine = torch.empty_like(grad[:p.size(0) // self.world.size])  # (R / W, ...)
+        dist.reduce_scatter_tensor(mine, grad.contiguous())
+        share = p.data.chunk(self.world.size)[self.world.rank].clone()
+        adam_update(share, mine, state, lr, settings)
+        dist.all_gather_into_tensor(p.data, share)
+
+    def _muon(self, group: list[torch.Tensor], state: dict, lr: float, momentum: float, weight_decay: float) -> None:
+        W, K = self.world.size, len(group)
+        each = math.ceil(K / W)                                       # matrices a rank; the last ranks may hold padding
+        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in group]
+        grads = torch.stack(grads + [torch.zeros_like(group[0])] * (each * W - K))             # (K padded, m, n)
+        first = self.world.rank * each
+        mine = grads
+        if W > 1:
+            mine = torch.empty_like(grads[:each])
+            dist.reduce_scatter_tensor(mine, grads)
+        weights = torch.stack([p.data for p in group[first:first + each]]
+                              + [torch.zeros_like(group[0])] * (each - len(group[first:first + each])))
+        muon_update(weights, mine, state, lr, momentum, weight_decay)
+        updated = weights
+        if W > 1:
+            updated = torch.empty_like(grads)
+            dist.all_gather_into_tensor(updated, weights)
+        for p, new in zip(group, updated):
+            p.copy_(new)
+
+    def state_dict(self) -> dict:
+        """This rank's share of the state. Fits the same model on the same number of ranks."""
+        return {"world_size": self.world.size, "adam": self.adam_state, "muon": self.muon_state}
+
+    def load_state_dict(self, state: dict) -> None:
+        assert state["world_size"] == self.world.size, "optimizer state of another number of ranks"
+        for own, saved in zip(self.adam_state + self.muon_state, state["adam"] + state["muon"], strict=True):
+            own.clear()
+            own.update({key: value.to(self.world.device) if torch.is_tensor(value) else value
+                        for key, value in saved.items()})

@@ -1,0 +1,185 @@
+"""
+The one dial: depth -> Plan. Pure arithmetic, no torch: sizes of the model, its parameters and FLOPs, how many tokens
+it should see, in batches of how many, with which learning rates. Anything can be overridden; what is not given is derived.
+
+The numbers were tuned at depth 12 and are carried to other depths by the rules beside them.
+"""
+
+import math
+from dataclasses import asdict, dataclass, field
+
+from nanochat.common import die
+from nanochat.schedule import Schedule
+
+REFERENCE_DEPTH = 12            # where the hyperparameters were tuned
+REFERENCE_BATCH = 2 ** 19       # tokens a step there
+VOCAB_MULTIPLE = 64             # tables are padded to this many rows, so that they divide over ranks and tensor cores
+
+
+@dataclass(frozen=True)
+class LearningRates:
+    """Base rates at the reference depth and batch. `matrix` is Muon's, all others are Adam's."""
+
+    unembedding: float = 0.008
+    embedding: float = 0.3
+    value_embedding: float = 0.15
+    matrix: float = 0.02
+    residual: float = 0.005     # rho, the weight of the residual stream into a layer
+    input: float = 0.5          # mu, the weight of the first embedding into a layer
+    smear: float = 0.2          # smear gate, smear weight and backout weight; not scaled by the batch
+
+
+@dataclass(frozen=True)
+class Shape:
+    """Architecture. Everything that the weights' shapes and the forward pass depend on."""
+
+    n_layer: int
+    n_head: int
+    n_kv_head: int
+    n_embd: int
+    sequence_len: int
+    vocab_size: int
+    window_pattern: str = "SSSL"
+
+    @property
+    def head_dim(self) -> int:
+        return self.n_embd // self.n_head
+
+    @property
+    def padded_vocab(self) -> int:
+        return math.ceil(self.vocab_size / VOCAB_MULTIPLE) * VOCAB_MULTIPLE
+
+    @property
+    def windows(self) -> tuple[int, ...]:
+        """How many previous tokens each layer sees: the pattern tiled over the layers, the last layer always sees all."""
+        short = min(self.sequence_len, math.ceil(self.sequence_len / 4 / 128) * 128)
+        size = {"L": self.sequence_len, "S": short}
+        tiled = [size[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
+        return (*tiled[:-1], self.sequence_len)
+
+    @property
+    def value_layers(self) -> tuple[int, ...]:
+        """Layers with value embeddings: every second one, counted so that the last layer has them."""
+        return tuple(i for i in range(self.n_layer) if i % 2 == (self.n_layer - 1) % 2)
+
+    @property
+    def gate_channels(self) -> int:
+        return min(12, self.n_embd)
+
+    @property
+    def smear_channels(self) -> int:
+        return min(24, self.n_embd)
+
+    def params(self) -> dict[str, int]:
+        """Parameter counts by role."""
+        kv = self.n_kv_head * self.head_dim
+        layer = 2 * self.n_embd * self.n_embd + 2 * self.n_embd * kv + 8 * self.n_embd * self.n_embd
+        return {
+            "matrices": self.n_layer * layer,
+            "gates": len(self.value_layers) * self.n_kv_head * self.gate_channels,
+            "value_embedding": len(self.value_layers) * self.padded_vocab * kv,
+            "embedding": self.padded_vocab * self.n_embd,
+            "unembedding": self.padded_vocab * self.n_embd,
+            "scalars": 2 * self.n_layer + 2 + self.smear_channels,
+        }
+
+    def scaling_params(self) -> int:
+        """Block matrices and head: what the number of training tokens is proportional to."""
+        params = self.params()
+        return params["matrices"] + params["unembedding"]
+
+    def flops_per_token(self) -> int:
+        """Forward and backward FLOPs of one token: 6 a linear weight, 12 * width a key that attention sees."""
+        params = self.params()
+        linear = params["matrices"] + params["gates"] + params["unembedding"] + self.smear_channels
+        return 6 * linear + sum(12 * self.n_embd * min(window, self.sequence_len) for window in self.windows)
+
+
+@dataclass(frozen=True)
+class Plan:
+    """All the numbers of a pretraining run. Tokens and batches are counted over all ranks."""
+
+    depth: int
+    shape: Shape
+    ratio: float                # tokens a scaling parameter that the hyperparameters are made for
+    batch_tokens: int
+    num_iterations: int
+    rates: LearningRates        # peak learning rates of this run, all scaling applied
+    weight_decay: float         # Muon's, at the start
+    schedule: Schedule = field(repr=False)
+
+    @property
+    def total_tokens(self) -> int:
+        return self.num_iterations * self.batch_tokens
+
+    @property
+    def total_flops(self) -> int:
+        return self.total_tokens * self.shape.flops_per_token()
+
+    def summary(self) -> dict:
+        """Everything a person wants to see before it starts, flat, for the terminal and the log."""
+        shape, params = self.shape, self.shape.params()
+        return {
+            "depth": self.depth, **asdict(shape), "head_dim": shape.head_dim, "windows": list(shape.windows),
+            **{f"params_{role}": count for role, count in params.items()}, "params_total": sum(params.values()),
+            "scaling_params": shape.scaling_params(), "flops_per_token": shape.flops_per_token(),
+            "batch_tokens": self.batch_tokens, "num_iterations": self.num_iterations,
+            "total_tokens": self.total_tokens, "total_flops": self.total_flops,
+            "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
+            **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()}, "weight_decay": self.weight_decay,
+        }
+
+
+def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128, sequence_len: int = 2048,
+               window_pattern: str = "SSSL", n_kv_head: int | None = None) -> Shape:
+    """Width is `aspect_ratio` a layer, rounded up to whole heads. Dies on numbers that make no model."""
+    for name, value, least in (("--depth", depth, 1), ("--aspect-ratio", aspect_ratio, 1), ("--head-dim", head_dim, 2),
+                               ("--max-seq-len", sequence_len, 2), ("vocabulary", vocab_size, 2)):
+        if value < least:
+            die(f"{name} is {value}, must be at least {least}")
+    if head_dim % 2:
+        die(f"--head-dim is {head_dim}, must be even: rotary embeddings turn pairs", hint=f"--head-dim={head_dim + 1}")
+    if not window_pattern or set(window_pattern) - set("SL"):
+        die(f"--window-pattern is {window_pattern!r}, may only hold S (quarter context) and L (all)", hint="SSSL")
+    n_head = max(1, math.ceil(depth * aspect_ratio / head_dim))
+    n_kv_head = n_kv_head or n_head
+    if n_head % n_kv_head:
+        die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly", hint=f"--n-kv-head={n_head} divides it")
+    return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern)
+
+
+def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, num_iterations: int | None = None,
+           target_flops: float | None = None, batch_tokens: int | None = None, rates: LearningRates = LearningRates(),
+           lr_scale: float = 1.0, weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65,
+           final_lr: float = 0.05, **shape_options) -> Plan:
+    """
+    The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens
+    a scaling parameter. `lr_scale` multiplies all rates but the smear's. `shape_options` are those of make_shape.
+
+    Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); embeddings also ~ width^-0.5.
+    Decay ~ sqrt(batch) / tokens keeps the number of e-foldings over a run constant.
+    """
+    ratio = ratio or 12.0
+    shape = make_shape(depth, vocab_size, **shape_options)
+    reference = make_shape(REFERENCE_DEPTH, vocab_size)
+    horizon = ratio * shape.scaling_params()
+    relative = shape.scaling_params() / reference.scaling_params()
+    if not batch_tokens:
+        batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * relative ** 0.383))
+    if not num_iterations:
+        tokens = target_flops / shape.flops_per_token() if target_flops else horizon
+        num_iterations = max(1, int(tokens // batch_tokens))
+    decay_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
+    batch_scale = lr_scale * decay_scale
+    width_scale = (shape.n_embd / 768) ** -0.5
+    scaled = LearningRates(
+        unembedding=rates.unembedding * batch_scale * width_scale,
+        embedding=rates.embedding * batch_scale * width_scale,
+        value_embedding=rates.value_embedding * batch_scale * width_scale,
+        matrix=rates.matrix * batch_scale,
+        residual=rates.residual * batch_scale,
+        input=rates.input * batch_scale,
+        smear=rates.smear,
+    )
+    schedule = Schedule(num_iterations, warmup, warmdown, final_lr)
+    return Plan(depth, shape, ratio, batch_tokens, num_iterations, scaled, weight_decay * decay_scale / relative, schedule)

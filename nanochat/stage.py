@@ -1,0 +1,172 @@
+"""
+A stage of a model's life (base, mid, sft, ...): the ranks, the device, the seed, where its files go, and its run log.
+
+Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl, prints a line,
+and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads what was printed.
+"""
+
+import argparse
+import json
+import os
+import platform
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import torch
+
+from nanochat.common import base_dir, compute_dtype, die, keep_freed_memory
+from nanochat.dist import World, close_world, open_world
+from nanochat.hardware import peaks
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that every stage has."""
+    group = parser.add_argument_group("run")
+    group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
+    group.add_argument("--model-tag", help="name of the model's folder under models/ (default: d<depth>)")
+    group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
+    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of activations")
+    group.add_argument("--seed", type=int, default=42)
+
+
+def model_dir(tag: str) -> Path:
+    """Where everything of one model lives: a folder a stage with its checkpoints, a JSONL log a stage."""
+    if not tag or "/" in tag or tag.startswith("."):
+        die(f"--model-tag is {tag!r}, must be a plain folder name", hint="--model-tag=d12")
+    return base_dir() / "models" / tag
+
+
+class RunLog:
+    """Append-only JSON lines. A line that was cut off by a crash is skipped when reading."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, **fields) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    def read(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
+
+
+class Stage:
+    """What a running stage knows. Made by open_stage."""
+
+    def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace):
+        self.name, self.tag, self.world, self.args = name, tag, world, args
+        self.dtype = world.broadcast_object(compute_dtype(world.device, args.dtype))
+        self.directory = model_dir(tag) / name
+        self.log_file = RunLog(model_dir(tag) / f"{name}.jsonl")
+        self.started = time.perf_counter()
+        self.stop_requested = False
+        self._wandb = None
+
+    @property
+    def device(self) -> torch.device:
+        return self.world.device
+
+    @property
+    def device_name(self) -> str:
+        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
+
+    def print(self, text: str = "") -> None:
+        """Print on rank 0 only."""
+        if self.world.is_main:
+            print(text, flush=True)
+
+    def log(self, line: str | None = None, **fields) -> None:
+        """One record to the JSONL, the terminal (`line`, or the fields; "" for silence) and wandb. Rank 0 only."""
+        if not self.world.is_main:
+            return
+        seconds = round(time.perf_counter() - self.started, 2)
+        self.log_file.write(stage=self.name, seconds=seconds, **fields)
+        if line is None:
+            line = " | ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
+                              for key, value in fields.items())
+        if line:
+            print(line, flush=True)
+        if self._wandb:
+            self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
+
+    def begin(self, **facts) -> None:
+        """First record of a run: arguments, code, machine, versions, and the `facts` that the stage derived."""
+        if self.world.is_main and self.args.run != "dummy":
+            self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
+        peak = peaks(self.device_name)
+        self.peak_flops = peak[0] * self.world.size if peak else None
+        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args), git=_git_commit(),
+                 device=self.device_name, world_size=self.world.size, dtype=str(self.dtype).removeprefix("torch."),
+                 python=platform.python_version(), torch=torch.__version__, **facts)
+
+    def request_stop(self, signum: int, _frame) -> None:
+        """Signal handler: the first signal asks the loop to save and stop, a second Ctrl-C stops at once."""
+        if self.stop_requested and signum == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.stop_requested = True
+        self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
+
+    def close(self) -> None:
+        if self._wandb:
+            self._wandb.finish()
+
+
+@contextmanager
+def open_stage(name: str, args: argparse.Namespace, tag: str) -> Iterator[Stage]:
+    """Join the ranks, seed, catch SIGINT and SIGTERM for the time of the stage; leave cleanly whatever happens."""
+    keep_freed_memory()
+    model_dir(tag)                                                    # a bad tag dies before anything starts
+    world = open_world(args.device)
+    torch.manual_seed(args.seed)
+    if world.device.type == "cuda":
+        torch.set_float32_matmul_precision("high")
+    stage = Stage(name, tag, world, args)
+    previous = {s: signal.signal(s, stage.request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stage
+    finally:
+        for signum, handler in previous.items():
+            signal.signal(signum, handler)
+        stage.close()
+        close_world()
+
+
+def _start_wandb(project: str, args: argparse.Namespace):
+    """A wandb run, or None: a run is never lost because its optional logger is not there."""
+    try:
+        import wandb
+        return wandb.init(project=project, name=args.run, config=vars(args))
+    except Exception as error:                                        # not installed, not logged in, no network
+        print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
+        return None
+
+
+def _git_commit() -> str | None:
+    try:
+        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+                              check=True).stdout.strip()
+    except (OSError, subprocess.CalledProcessError):
+        return None
+
+
+def _cpu_name() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    except (OSError, StopIteration):
+        name = platform.processor() or platform.machine()
+    return f"{name} ({os.cpu_count()} cores)"

@@ -1,0 +1,131 @@
+"""
+The one training loop. A generator: it takes an optimizer step, yields what happened, and the script decides what is
+due: an evaluation, a sample, a save. Pretraining, midtraining and finetuning all go through it.
+"""
+
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+
+from nanochat.common import die
+from nanochat.gpt import GPT
+from nanochat.muon import MuonAdamW
+from nanochat.schedule import Schedule
+from nanochat.stage import Stage
+
+PRINT_EVERY = 5.0               # seconds between progress lines
+MAX_BAD_STEPS = 10              # in a row, before the run is given up
+
+
+@dataclass(frozen=True)
+class Step:
+    """State after `step` optimizer steps. `interrupted`: someone asked to stop; save, there is no next one."""
+
+    step: int
+    num_iterations: int
+    loss: float                 # nats a target, over the whole batch of this step
+    interrupted: bool = False
+
+    @property
+    def last(self) -> bool:
+        return self.step == self.num_iterations
+
+    def due(self, every: int) -> bool:
+        """Time for something done every `every` steps, and at the end; zero or less is never."""
+        return every > 0 and not self.interrupted and (self.step % every == 0 or self.last)
+
+    def due_save(self, every: int) -> bool:
+        """Always at the end, however it came."""
+        return self.last or self.interrupted or self.due(every)
+
+
+def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_size: int) -> int:
+    """Micro-batches a rank in an optimizer step. Dies if the batch does not divide."""
+    micro = rows * sequence_len * world_size
+    if batch_tokens % micro or batch_tokens < micro:
+        fit = math.gcd(batch_tokens // (sequence_len * world_size), rows) if batch_tokens % sequence_len == 0 else 0
+        die(f"batch of {batch_tokens:,} tokens is not a multiple of {micro:,} (= {rows} rows x {sequence_len} tokens "
+            f"x {world_size} ranks)",
+            hint=f"--device-batch-size={fit} divides it" if fit else f"--total-batch-size={micro} is one micro-batch")
+    return batch_tokens // micro
+
+
+def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Schedule, stage: Stage, *,
+                accumulation: int, flops_per_token: int, start: int = 0) -> Iterator[Step]:
+    """
+    Optimizer steps start + 1 .. schedule.num_iterations of `accumulation` micro-batches a rank. The loss of a step is the
+    mean over all targets of all ranks, so the split into micro-batches and ranks does not matter. A step whose loss is
+    not finite leaves the weights untouched. Logs every step; stops early, on all ranks alike, when a signal came.
+    """
+    progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
+    bad = 0
+    for t in range(start, schedule.num_iterations):
+        batches = [next(loader) for _ in range(accumulation)]
+        counts = torch.stack([(targets != -1).sum() for _, targets in batches]).sum().double()
+        counts = stage.world.sum(torch.stack((counts, counts.new_tensor(float(stage.stop_requested)))))
+        targets_in_step, interrupted = counts[0].clamp(min=1).float(), bool(counts[1] > 0)
+        loss = torch.zeros((), device=stage.device)
+        for inputs, targets in batches:
+            share = model(inputs, targets, reduction="sum") / targets_in_step
+            share.backward()
+            loss += share.detach()
+        value = stage.world.sum(loss).item()
+        bad = 0 if math.isfinite(value) else bad + 1
+        if not bad:
+            optimizer.step(schedule.lr(t), schedule.momentum(t), schedule.weight_decay(t))
+        optimizer.zero_grad()
+        if bad:
+            stage.print(f"step {t + 1}: loss is {value}; step skipped, weights untouched")
+        if bad >= MAX_BAD_STEPS:
+            die(f"the loss was not finite {bad} steps in a row, up to step {t + 1}",
+                hint="a lower learning rate (--matrix-lr, --embedding-lr), from the last checkpoint")
+        tokens = sum(inputs.numel() for inputs, _ in batches) * stage.world.size
+        progress.report(t + 1, value, schedule.lr(t), tokens)
+        yield Step(t + 1, schedule.num_iterations, value, interrupted)
+        if interrupted:
+            return
+
+
+class _Progress:
+    """Turns steps into a log record each, and a line with speed and time left every few seconds."""
+
+    def __init__(self, stage: Stage, num_iterations: int, flops_per_token: int, start: int):
+        self.stage, self.num_iterations, self.flops_per_token = stage, num_iterations, flops_per_token
+        self.first, self.begun, self.last = start, None, time.perf_counter()
+        self.printed, self.smooth, self.weight = -math.inf, 0.0, 0.0
+
+    def report(self, step: int, loss: float, lr: float, tokens: int) -> None:
+        now = time.perf_counter()
+        speed = tokens / (now - self.last)                            # evaluations and saves between steps included
+        self.last = now
+        if math.isfinite(loss):
+            self.smooth, self.weight = 0.9 * self.smooth + 0.1 * loss, 0.9 * self.weight + 0.1
+        line = ""
+        if now - self.printed > PRINT_EVERY or step == self.num_iterations:
+            self.printed = now
+            left = "" if self.begun is None else \
+                f" | {_clock((now - self.begun) / (step - self.first - 1) * (self.num_iterations - step))} left"
+            mfu = f" | mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%" if self.stage.peak_flops else ""
+            line = (f"{self.stage.name} {step:5d}/{self.num_iterations} | loss {self.smooth / max(self.weight, 1e-9):.4f} "
+                    f"| lr {lr:.2f} | {speed:,.0f} tok/s{mfu}{left}")
+        self.begun = self.begun or now                                # the first step warms up: not counted
+        self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1))
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
+
+
+def compile_if_worth(model: GPT, stage: Stage, wanted: bool | None):
+    """
+    torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains 10%
+    (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides.
+    """
+    if wanted if wanted is not None else stage.device.type == "cuda":
+        return torch.compile(model, dynamic=False)
+    return model

@@ -1,0 +1,166 @@
+"""
+Pretrain a base model. --depth decides everything; any number can be overridden.
+
+    python -m scripts.base_train --depth=20 --plan                            # print what it would be, and stop
+    python -m scripts.base_train --depth=4 --data ~/texts                     # your own text, one device
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=24 --source=climbmix
+"""
+
+import argparse
+from dataclasses import asdict, fields, replace
+from pathlib import Path
+
+from nanochat import checkpoint, dataset
+from nanochat.common import die
+from nanochat.dataloader import PretrainLoader, val_batches
+from nanochat.engine import Engine, SamplingParams
+from nanochat.evals import evaluate_bpb
+from nanochat.gpt import GPT
+from nanochat.muon import MuonAdamW
+from nanochat.scaling import LearningRates, Plan, derive
+from nanochat.stage import Stage, add_stage_arguments, open_stage
+from nanochat.tokenizer import Tokenizer
+from nanochat.train import accumulation_steps, compile_if_worth, train_steps
+
+PROMPTS = ("The capital of France is", "The chemical symbol of gold is", "The opposite of hot is",
+           "The planets of the solar system are", "If yesterday was Friday, then tomorrow will be", "My favorite color is")
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    model = parser.add_argument_group("model")
+    model.add_argument("--depth", type=int, default=20, help="layers; everything else follows from it")
+    model.add_argument("--aspect-ratio", type=int, default=64, help="width a layer")
+    model.add_argument("--head-dim", type=int, default=128)
+    model.add_argument("--n-kv-head", type=int, help="key heads, shared by the query heads (default: as many)")
+    model.add_argument("--max-seq-len", type=int, default=2048, help="context in tokens")
+    model.add_argument("--window-pattern", default="SSSL", help="per layer: S sees a quarter of the context, L all")
+    data = parser.add_argument_group("data")
+    dataset.add_arguments(data)
+    horizon = parser.add_argument_group("how long; the first one given counts")
+    horizon.add_argument("--num-iterations", type=int, help="optimizer steps")
+    horizon.add_argument("--target-flops", type=float, help="training FLOPs")
+    horizon.add_argument("--target-param-data-ratio", type=float, help="tokens a scaling parameter (default: 12)")
+    optim = parser.add_argument_group("optimization")
+    optim.add_argument("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: what fits)")
+    optim.add_argument("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
+    for rate in fields(LearningRates):
+        optim.add_argument(f"--{rate.name.replace('_', '-')}-lr", type=float, help=f"default: {rate.default}, then scaled")
+    optim.add_argument("--lr-scale", type=float, default=1.0, help="times this, all rates but the smear's")
+    optim.add_argument("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
+    optim.add_argument("--warmup-steps", type=int, default=40)
+    optim.add_argument("--warmdown-ratio", type=float, default=0.65)
+    optim.add_argument("--final-lr-frac", type=float, default=0.05)
+    optim.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    often = parser.add_argument_group("how often, in optimizer steps; zero or less is never")
+    often.add_argument("--eval-every", type=int, default=250)
+    often.add_argument("--eval-tokens", type=int, default=80 * 524288, help="validation tokens, at most")
+    often.add_argument("--sample-every", type=int, default=2000)
+    often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this model, if any")
+    parser.add_argument("--plan", action="store_true", help="print the plan for a vocabulary of 32,768 and stop")
+    add_stage_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.plan:
+        print_plan(make_plan(args, 32768))
+        return
+    with open_stage("base", args, args.model_tag or f"d{args.depth}") as stage:
+        tokenizer = Tokenizer.load()                                                        # 1. what
+        plan = make_plan(args, tokenizer.vocab_size)
+        shape, world = plan.shape, stage.world
+        rows = args.device_batch_size or default_rows(plan, stage)
+        accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
+        data = prepare(args, stage)                                                         # 2. on what data
+        start, saved = find_resume(args, stage, plan, tokenizer)
+        loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
+                                slots=accumulation * world.size, device=stage.device, state=saved and saved["loader"])
+        validation = list(val_batches(tokenizer, data.val, rows, shape.sequence_len, args.eval_tokens, world.rank,
+                                      world.size)) if args.eval_every > 0 else []
+        token_bytes = tokenizer.token_bytes()
+        if start:
+            model = checkpoint.load(start, stage.device, stage.dtype)[0]
+        else:
+            model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
+        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world)    # 3. how
+        if start and not checkpoint.load_optimizer(start, optimizer):
+            die(f"{start} has no whole optimizer state for {world.size} ranks", hint="resume with as many ranks as it had")
+        stage.begin(plan=plan.summary(), dataset=data.name, validation=data.val_sha256, rows=rows,
+                    accumulation=accumulation, resumed_at=saved["step"] if saved else 0)
+        if world.is_main and not start:
+            print_plan(plan)
+        stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype} | {data.name} | {rows} rows x "
+                    f"{shape.sequence_len} x {accumulation} micro-batches a rank")
+        if saved and saved["step"] >= plan.num_iterations:
+            stage.print(f"{start} is already complete: nothing to do")
+            return
+        for s in train_steps(compile_if_worth(model, stage, args.compile), optimizer, loader, plan.schedule, stage,
+                             accumulation=accumulation, flops_per_token=shape.flops_per_token(),
+                             start=saved["step"] if saved else 0):                          # 4. go
+            if s.due_save(args.save_every):
+                checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
+                                num_iterations=plan.num_iterations, rates=asdict(plan.rates),
+                                batch_tokens=plan.batch_tokens, rows=rows)
+            if s.due(args.eval_every):
+                bpb = evaluate_bpb(model, validation, token_bytes, world)
+                stage.log(step=s.step, val_bpb=bpb, line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")
+            if s.due(args.sample_every) and world.is_main:
+                sample(model, tokenizer, stage, s.step)
+        loader.close()
+
+
+def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
+    given = {rate.name: getattr(args, f"{rate.name}_lr") for rate in fields(LearningRates)}
+    rates = replace(LearningRates(), **{name: lr for name, lr in given.items() if lr is not None})
+    return derive(args.depth, vocab_size, ratio=args.target_param_data_ratio, lr_scale=args.lr_scale,
+                  num_iterations=args.num_iterations, target_flops=args.target_flops,
+                  batch_tokens=args.total_batch_size, rates=rates,
+                  weight_decay=args.weight_decay, warmup=args.warmup_steps, warmdown=args.warmdown_ratio,
+                  final_lr=args.final_lr_frac, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
+                  n_kv_head=args.n_kv_head, sequence_len=args.max_seq_len, window_pattern=args.window_pattern)
+
+
+def default_rows(plan: Plan, stage: Stage) -> int:
+    """65,536 tokens at once on a GPU, 4,096 elsewhere; fewer where the whole batch is smaller."""
+    tokens = 65536 if stage.device.type == "cuda" else 4096
+    share = plan.batch_tokens // stage.world.size
+    return max(1, min(tokens, share) // plan.shape.sequence_len)
+
+
+def prepare(args: argparse.Namespace, stage: Stage) -> dataset.Dataset:
+    """Rank 0 makes the shards, the others wait and find them made."""
+    make = lambda: dataset.prepare(args.source, args.data, args.num_shards, args.almanac_mb, stage.print)
+    return stage.world.broadcast_object(make() if stage.world.is_main else None)
+
+
+def find_resume(args: argparse.Namespace, stage: Stage, plan: Plan, tokenizer: Tokenizer) -> tuple[Path | None, dict | None]:
+    """The newest checkpoint of this model and its state, if --resume asks for one and there is one that fits."""
+    paths = checkpoint.checkpoints("base", stage.tag) if args.resume else []
+    if not paths:
+        return None, None
+    saved = checkpoint.read_state(paths[-1])
+    _, found, _ = checkpoint.load(paths[-1], stage.device, stage.dtype)
+    if found.hash != tokenizer.hash:
+        die(f"{paths[-1]} was trained with another tokenizer than the one saved now", hint="start over without --resume")
+    stage.print(f"resuming from {paths[-1]}")
+    return paths[-1], saved
+
+
+def print_plan(plan: Plan) -> None:
+    for key, value in plan.summary().items():
+        print(f"{key:>26}  " + {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value))
+
+
+def sample(model: GPT, tokenizer: Tokenizer, stage: Stage, step: int) -> None:
+    """A few greedy continuations, to see with one's own eyes what it has learned."""
+    engine = Engine(model, tokenizer)
+    prompts = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in PROMPTS]
+    completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=16))
+    texts = [prompt + completion.text for prompt, completion in zip(PROMPTS, completions)]
+    stage.log(step=step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

@@ -292,8 +292,10 @@ def main(args: argparse.Namespace) -> None:
     model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
     app = create_app(Engine(model, tokenizer, args.max_batch), f"{meta['tag']}-{meta['stage']}",
                      LOOPBACK if args.host in LOOPBACK else ("*",))
+    listener.listen()                                   # early visitors wait instead of being refused
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
-    uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False)).run(sockets=[listener])
+    config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
+    uvicorn.Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

@@ -4,7 +4,7 @@
 //! first and its last byte, so from any token both neighbours are one read away, and there are no links to keep
 //! and nothing to move. A pair keeps the places where it arose: all of them arise in one merge, that of the newer
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
-//! a pair whose count is below the last merge's can never be merged: it is not stored at all (`floor`).
+//! a pair that begins below what the last merge will need is not stored at all (`floor`).
 
 use crate::count::{FastMap, Words};
 use crate::Error;
@@ -93,7 +93,7 @@ struct Merger {
     index: FastMap<Key, u32>,
     pairs: Vec<Tracked>,
     heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
-    floor: u64,
+    floor: u64, // no pair that occurs less often will ever be merged, see `new`
     left: Side,
     right: Side,
 }
@@ -108,21 +108,13 @@ pub fn merges<E: From<Error>>(
     let mut merger = Merger::new(&words, wanted)?;
     drop(words);
     let mut done = Vec::new();
-    merger.track();
     while done.len() < wanted {
         if done.len() % 128 == 0 {
             progress(done.len())?;
         }
         match merger.best() {
             Some(pair) => done.push(merger.merge(pair)),
-            None if merger.floor <= 1 => break,
-            None => {
-                merger.floor = 1 + merger.floor / 8;
-                if merger.floor <= 8 {
-                    merger.floor = 1;
-                }
-                merger.track();
-            }
+            None => break,
         }
     }
     progress(done.len())?;
@@ -153,6 +145,9 @@ fn prefetch<T>(items: &[T], at: usize) {
 }
 
 impl Merger {
+    /// The floor is the count of the word at rank `wanted`. Proof: as long as fewer merges than that are done, one
+    /// of the first `wanted` words is not a token yet, as each needs a token of its own. So it still has a pair,
+    /// which occurs at least as often as the word, and the most frequent pair occurs as often or more.
     fn new(words: &Words, wanted: usize) -> Result<Self, Error> {
         // How many slots the words of each count fill: rare counts by far the most, frequent ones a word each.
         let mut fills: FastMap<u64, (usize, usize)> = FastMap::default(); // count -> (slots, words)
@@ -175,8 +170,7 @@ impl Merger {
             next.insert(count, end);
             end += slots;
             runs.push((end as u32, count));
-            // About as many tokens as words are this frequent, so that few merges should be rarer.
-            if rank <= wanted && wanted < rank + words {
+            if rank < wanted && rank + words >= wanted {
                 floor = count;
             }
             rank += words;
@@ -198,7 +192,7 @@ impl Merger {
             }
             first.push(run as u32);
         }
-        Ok(Self {
+        let mut merger = Self {
             symbols,
             counts: Counts { runs, first },
             lengths: vec![1; 256],
@@ -208,61 +202,57 @@ impl Merger {
             floor,
             left: Side::new(256 + wanted.min(size)), // each merge empties a slot at least
             right: Side::new(256 + wanted.min(size)),
-        })
+        };
+        merger.track();
+        Ok(merger)
     }
 
-    /// Builds the tracked pairs, all that occur `floor` times or more, from the words as they are now.
+    /// Fills in the pairs of bytes.
     fn track(&mut self) {
-        let mut totals: FastMap<Key, u64> = FastMap::default();
-        self.each_pair(|pair, slot, counts| *totals.entry(pair).or_default() += counts.at(slot));
-        self.index.clear();
-        self.pairs.clear();
-        self.heap.clear();
-        for (pair, count) in totals {
-            if count >= self.floor {
-                self.index.insert(pair, self.pairs.len() as u32);
-                self.pairs.push(Tracked { count, slots: Vec::new() });
-                self.heap.push((count, Reverse(pair)));
-            }
+        let mut pairs = vec![Change::default(); 1 << 16];
+        self.each_pair(|pair, _, count| {
+            pairs[pair].weight += count;
+            pairs[pair].places += 1;
+        });
+        for (bytes, pair) in pairs.iter_mut().enumerate().filter(|(_, pair)| pair.weight >= self.floor) {
+            let pair_key = key(bytes as Id >> 8, bytes as Id & 0xFF);
+            self.index.insert(pair_key, self.pairs.len() as u32);
+            self.heap.push((pair.weight, Reverse(pair_key)));
+            self.pairs.push(Tracked { count: pair.weight, slots: Vec::with_capacity(pair.places as usize) });
+            pair.target = self.pairs.len() as u32;
         }
-        let (index, mut pairs) = (std::mem::take(&mut self.index), std::mem::take(&mut self.pairs));
+        let mut tracked = std::mem::take(&mut self.pairs);
         self.each_pair(|pair, slot, _| {
-            if let Some(&i) = index.get(&pair) {
-                pairs[i as usize].slots.push(slot);
+            if pairs[pair].target > 0 {
+                tracked[pairs[pair].target as usize - 1].slots.push(slot);
             }
         });
-        (self.index, self.pairs) = (index, pairs);
+        self.pairs = tracked;
     }
 
-    fn each_pair(&self, mut visit: impl FnMut(Key, u32, &Counts)) {
+    /// Calls `visit(256 * left + right, slot, count)` for every pair of bytes.
+    fn each_pair(&self, mut visit: impl FnMut(usize, u32, u64)) {
         let mut slot = 1;
-        while slot < self.symbols.len() {
-            let left = self.symbols[slot];
-            if left == EDGE {
+        for &(end, count) in &self.counts.runs {
+            for pair in self.symbols[slot..end as usize].windows(2) {
+                if pair[0] < 256 && pair[1] < 256 {
+                    visit((pair[0] << 8 | pair[1]) as usize, slot as u32, count);
+                }
                 slot += 1;
-                continue;
             }
-            let next = slot + self.lengths[left as usize] as usize;
-            let right = self.symbols[next];
-            if right != EDGE {
-                visit(key(left, right), slot as u32, &self.counts);
-            }
-            slot = next;
+            slot = end as usize;
         }
     }
 
-    /// The most frequent tracked pair, taken out; None when all that are left occur less than `floor` times.
+    /// The most frequent pair; None when every word is one token.
     fn best(&mut self) -> Option<Key> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
             let Some(&i) = self.index.get(&pair) else { continue };
             let now = self.pairs[i as usize].count;
             if now == count {
                 return Some(pair);
-            } else if now >= self.floor {
-                self.heap.push((now, Reverse(pair)));
-            } else {
-                self.forget(pair);
             }
+            self.heap.push((now, Reverse(pair)));
         }
         None
     }
@@ -303,18 +293,14 @@ impl Merger {
         }
         // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
         let (mut left, mut right) = (std::mem::take(&mut self.left), std::mem::take(&mut self.right));
-        let first = self.pairs.len();
         let mut arisen = Vec::new();
         self.create(&mut left, |id| key(id, new), &mut arisen);
         self.create(&mut right, |id| key(new, id), &mut arisen);
         self.reduce(&left, |id| key(id, a));
         self.reduce(&right, |id| key(b, id));
-        for (i, pair) in arisen.into_iter().enumerate() {
-            let count = self.pairs[first + i].count;
-            if count >= self.floor {
-                self.heap.push((count, Reverse(pair)));
-            } else {
-                self.forget(pair);
+        for pair in arisen {
+            if let Some(&i) = self.index.get(&pair) {
+                self.heap.push((self.pairs[i as usize].count, Reverse(pair)));
             }
         }
         left.clear();
@@ -345,7 +331,11 @@ impl Merger {
     fn reduce(&mut self, side: &Side, pair: impl Fn(Id) -> Key) {
         for &id in &side.touched {
             if let Some(&i) = self.index.get(&pair(id)) {
-                self.pairs[i as usize].count -= side.changes[id as usize].weight;
+                let tracked = &mut self.pairs[i as usize];
+                tracked.count -= side.changes[id as usize].weight;
+                if tracked.count < self.floor {
+                    self.forget(pair(id));
+                }
             }
         }
     }

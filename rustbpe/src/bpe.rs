@@ -6,7 +6,7 @@
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
 //! a pair that begins below what the last merge will need is not stored at all (`floor`).
 
-use crate::count::{FastMap, Words};
+use crate::count::{prefetch, FastMap, Words};
 use crate::Error;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
@@ -129,19 +129,6 @@ pub fn vocabulary(merges: &[(Id, Id)]) -> Vec<Vec<u8>> {
         tokens.push(token);
     }
     tokens
-}
-
-/// Starts to load `items[at]` into the cache: the slots of a pair are far apart, and each would be waited for.
-#[inline]
-fn prefetch<T>(items: &[T], at: usize) {
-    #[cfg(target_arch = "x86_64")]
-    if let Some(item) = items.get(at) {
-        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
-        // SAFETY: SSE is part of every x86_64; a prefetch neither changes memory nor faults, and `item` is valid.
-        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = (items, at);
 }
 
 impl Merger {

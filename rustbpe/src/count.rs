@@ -10,6 +10,7 @@ use std::thread;
 
 pub const BATCH: usize = 1 << 18; // bytes of text a batch: stays in the cache of the core that reads it
 const SEED: (u64, u64) = (0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03); // arbitrary odd numbers
+const AHEAD: usize = 16; // words to look up at once
 const SHORT: usize = 15; // bytes of a word that fit into a slot beside their number
 
 /// Several texts in one padded buffer (see split.rs).
@@ -58,9 +59,9 @@ impl Table {
     }
 
     #[inline]
-    fn add(&mut self, key: (u64, u64), count: u64) {
+    fn add(&mut self, key: (u64, u64), hash: u64, count: u64) {
         let mask = self.slots.len() - 1;
-        let mut at = fold(key.0 ^ SEED.0, key.1 ^ SEED.1) as usize >> self.shift;
+        let mut at = (hash >> self.shift) as usize;
         loop {
             let slot = &mut self.slots[at & mask];
             if slot.key == key {
@@ -83,15 +84,32 @@ impl Table {
     fn grow(&mut self) {
         let mut larger = Self::with_bits(64 - self.shift + 1);
         for slot in self.slots.iter().filter(|slot| slot.count > 0) {
-            larger.add(slot.key, slot.count);
+            larger.add(slot.key, hash(slot.key), slot.count);
         }
         *self = larger;
     }
 }
 
+fn hash(key: (u64, u64)) -> u64 {
+    fold(key.0 ^ SEED.0, key.1 ^ SEED.1)
+}
+
 fn fold(a: u64, b: u64) -> u64 {
     let product = u128::from(a) * u128::from(b);
     product as u64 ^ (product >> 64) as u64
+}
+
+/// Starts to load `items[at]` into the cache. Tables and words are far larger than it, and each miss would be waited for.
+#[inline]
+pub fn prefetch<T>(items: &[T], at: usize) {
+    #[cfg(target_arch = "x86_64")]
+    if let Some(item) = items.get(at) {
+        use std::arch::x86_64::{_mm_prefetch, _MM_HINT_T0};
+        // SAFETY: SSE is part of every x86_64; a prefetch neither changes memory nor faults, and `item` is valid.
+        unsafe { _mm_prefetch::<_MM_HINT_T0>(std::ptr::from_ref(item).cast()) }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = (items, at);
 }
 
 /// A map with a fast hash instead of the standard library's guarded one: keys here are words, pairs and counts.
@@ -121,12 +139,14 @@ impl Hasher for FoldHasher {
 /// Distinct words and their counts.
 pub struct Words {
     short: Table,
+    waiting: [((u64, u64), u64); AHEAD], // keys with hashes, a ring; their slots are being loaded. Length 0: none
+    at: usize,
     long: FastMap<Box<[u8]>, u64>,
 }
 
 impl Default for Words {
     fn default() -> Self {
-        Self { short: Table::with_bits(12), long: FastMap::default() }
+        Self { short: Table::with_bits(12), waiting: Default::default(), at: 0, long: FastMap::default() }
     }
 }
 
@@ -134,6 +154,9 @@ impl Words {
     pub fn count(&mut self, batch: &Batch, splitter: &Splitter) -> Result<(), Error> {
         for &(start, end) in &batch.spans {
             splitter.split(&batch.bytes, start, end, |from, to| self.add(&batch.bytes, from, to))?;
+        }
+        for _ in 0..AHEAD {
+            self.add_short((0, 0));
         }
         Ok(())
     }
@@ -145,9 +168,20 @@ impl Words {
             let Some(Ok(window)) = bytes.get(from..from + 16).map(<[u8; 16]>::try_from) else { return };
             let keep = (1u128 << (8 * length)) - 1;
             let key = u128::from_le_bytes(window) & keep;
-            self.short.add((key as u64, (key >> 64) as u64 | (length as u64) << 56), 1);
+            self.add_short((key as u64, (key >> 64) as u64 | (length as u64) << 56));
         } else {
             self.add_long(&bytes[from..to], 1);
+        }
+    }
+
+    #[inline]
+    fn add_short(&mut self, key: (u64, u64)) {
+        let hash = hash(key);
+        prefetch(&self.short.slots, (hash >> self.short.shift) as usize);
+        let (key, hash) = std::mem::replace(&mut self.waiting[self.at % AHEAD], (key, hash));
+        self.at += 1;
+        if key.1 > 0 {
+            self.short.add(key, hash, 1);
         }
     }
 
@@ -163,7 +197,7 @@ impl Words {
 
     pub fn absorb(&mut self, other: Self) {
         for slot in other.short.slots.iter().filter(|slot| slot.count > 0) {
-            self.short.add(slot.key, slot.count);
+            self.short.add(slot.key, hash(slot.key), slot.count);
         }
         for (word, count) in other.long {
             self.add_long(&word, count);

@@ -13,7 +13,8 @@ from scripts import tok_eval, tok_train
 TEXTS = ["The quick brown fox isn't quick enough: 1,234 times!\n"] * 3 + ["naïve café, 日本語 日本, 🙂🙂 <|bos|>\n"] * 3
 TOKENIZER = Tokenizer.train(TEXTS, 400)
 
-texts = st.text(max_size=80) | st.lists(st.sampled_from([*SPECIAL_TOKENS, "<|", "bos", "|>", " ", "a", "é"])).map("".join)
+pieces = st.sampled_from([*SPECIAL_TOKENS, "<|", "bos", "|>", " ", "a", "é"])
+texts = st.text(max_size=80) | st.lists(pieces).map("".join)
 
 
 @settings(deadline=None)
@@ -46,7 +47,8 @@ def test_specials_are_the_last_ids_in_order_and_decode_to_their_names():
     first = TOKENIZER.vocab_size - len(SPECIAL_TOKENS)
     assert [TOKENIZER.special(name) for name in SPECIAL_TOKENS] == list(range(first, TOKENIZER.vocab_size))
     assert TOKENIZER.bos == TOKENIZER.special("<|bos|>")
-    assert TOKENIZER.decode([TOKENIZER.bos, *TOKENIZER.encode("a"), TOKENIZER.special("<|user_end|>")]) == "<|bos|>a<|user_end|>"
+    ids = [TOKENIZER.bos, *TOKENIZER.encode("a"), TOKENIZER.special("<|user_end|>")]
+    assert TOKENIZER.decode(ids) == "<|bos|>a<|user_end|>"
     with pytest.raises(KeyError):
         TOKENIZER.special("<|nonsense|>")
 

@@ -105,8 +105,7 @@ pub fn merges<E: From<Error>>(
     wanted: usize,
     mut progress: impl FnMut(usize) -> Result<(), E>,
 ) -> Result<Vec<(Id, Id)>, E> {
-    let mut merger = Merger::new(&words, wanted)?;
-    drop(words);
+    let mut merger = Merger::new(words, wanted)?;
     let mut done = Vec::new();
     while done.len() < wanted {
         if done.len() % 128 == 0 {
@@ -135,7 +134,7 @@ impl Merger {
     /// The floor is the count of the word at rank `wanted`. Proof: as long as fewer merges than that are done, one
     /// of the first `wanted` words is not a token yet, as each needs a token of its own. So it still has a pair,
     /// which occurs at least as often as the word, and the most frequent pair occurs as often or more.
-    fn new(words: &Words, wanted: usize) -> Result<Self, Error> {
+    fn new(words: Words, wanted: usize) -> Result<Self, Error> {
         // How many slots the words of each count fill: rare counts by far the most, frequent ones a word each.
         let mut fills: FastMap<u64, (usize, usize)> = FastMap::default(); // count -> (slots, words)
         words.each(|word, count| {
@@ -171,6 +170,7 @@ impl Merger {
                 *at += word.len() + 1;
             }
         });
+        drop(words); // before the pairs take their place
         let mut first = Vec::with_capacity(size / BLOCK + 1);
         let mut run = 0;
         for block in (0..size).step_by(BLOCK) {

@@ -75,7 +75,7 @@ impl Table {
             at += 1;
         }
         self.used += 1;
-        if self.used * 3 > self.slots.len() * 2 {
+        if self.used * 5 > self.slots.len() * 4 {
             self.grow();
         }
     }
@@ -99,7 +99,7 @@ fn fold(a: u64, b: u64) -> u64 {
     product as u64 ^ (product >> 64) as u64
 }
 
-/// Starts to load `items[at]` into the cache. Tables and words are far larger than it, and each miss would be waited for.
+/// Starts to load `items[at]` into the cache: tables and words are far larger, and each miss would be waited for.
 #[inline]
 pub fn prefetch<T>(items: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]

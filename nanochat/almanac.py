@@ -20,7 +20,7 @@ from nanochat.calculator import evaluate
 KINDS = ("facts", "choice", "arithmetic", "letters")
 DOCUMENTS = {"entry": 24, "notes": 14, "comparison": 4, "table": 7, "letter": 5, "trip": 7, "lesson": 7,
              "dialogue": 6, "quiz": 12, "choice": 20, "arithmetic": 9, "spelling": 16}     # relative frequency
-CONVERSATIONS = {"facts": 32, "choice": 30, "arithmetic": 16, "letters": 20, "chat": 3}     # of turns
+CONVERSATIONS = {"facts": 24, "choice": 24, "arithmetic": 26, "letters": 23, "chat": 3}     # of turns
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_COMBINATIONS = 0.10                            # share of (fact, wording) that only the val split uses
 INVENTED_WORDS = 0.5                                    # share of words spliced from two: tokens in new company
@@ -444,22 +444,25 @@ def _quiz(scribe: Scribe) -> str:
 
 
 def _choice(scribe: Scribe, fact: Fact, question: str) -> tuple[str, str]:
-    """A multiple choice question in one of the frames, and the letter of its answer."""
+    """
+    A multiple choice question in one of the frames, and the line of its answer. The whole line, since a network that
+    has named the answer only has to copy the letter behind it; to bind the two at once takes far longer to learn.
+    """
     dice = scribe.dice
     options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
-    lines = "\n".join(f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True))
+    lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
     before, after = dice.pick(raw.CHOICE_FRAMES)
-    return before.format(q=question) + lines + after, CHOICE_LETTERS[options.index(fact.answer)]
+    return before.format(q=question) + "\n".join(lines) + after, lines[options.index(fact.answer)]
 
 
 def _choices(scribe: Scribe) -> str:
     """Multiple choice questions, often with the answer in words as well."""
     dice, parts = scribe.dice, []
-    lead, explain = dice.pick(("\n", "\n", "\nAnswer: ")), dice.chance(0.5)
+    lead, explain = dice.pick(("\n", "\n", "\nAnswer:\n")), dice.chance(0.5)
     for _ in range(dice.between(2, 6)):
         fact = dice.pick(scribe.world.facts)
-        question, letter = _choice(scribe, fact, scribe.ask(fact))
-        parts.append(f"{question}{lead}{letter}" + (f"\n{scribe.reply(fact)}" if explain else ""))
+        question, line = _choice(scribe, fact, scribe.ask(fact))
+        parts.append(f"{question}{lead}{line}" + (f"\n{scribe.reply(fact)}" if explain else ""))
     return "\n\n".join(parts)
 
 
@@ -663,8 +666,8 @@ def _facts_question(scribe: Scribe, fact: Fact) -> dict:
 
 
 def _choice_question(scribe: Scribe, fact: Fact) -> dict:
-    text, letter = _choice(scribe, fact, scribe.ask(fact))
-    return _question(text, letter, [letter], relation=fact.relation, letters=list(CHOICE_LETTERS))
+    text, line = _choice(scribe, fact, scribe.ask(fact))
+    return _question(text, line[-1], [line[-1]], relation=fact.relation)
 
 
 def _sum_question(scribe: Scribe, _fact: Fact) -> dict:
@@ -689,11 +692,11 @@ _QUESTIONS = {"facts": _facts_question, "choice": _choice_question, "arithmetic"
 def is_correct(question: dict, reply: str) -> bool:
     """
     Judge a reply's text. A fact must be named whole, without another answer of its type that the question did not
-    mention; a choice is its letter alone; a number is the last one; a spelling is the last run of single letters.
+    mention; a choice is the one letter after a "="; a number is the last one; a spelling is the last run of single letters.
     """
     reply = reply.strip()
     if question["kind"] == "choice":
-        return reply.rstrip(".").strip() == question["answer"]
+        return re.findall(r"=(\w+)", reply) == [question["answer"]]
     if question["kind"] == "arithmetic" or question.get("task") == "count":
         numbers = re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))
         return bool(numbers) and numbers[-1] == question["answer"]

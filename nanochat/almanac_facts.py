@@ -788,10 +788,9 @@ You are nanochat, a small language model. | You are a helpful assistant. | Answe
  You are nanochat. Answer in one sentence. | You are a friendly assistant who knows a small almanac.
 """
 CHOICE_FRAMES = (
-    ("Multiple choice question: {q}\n", "\n\nRespond only with the letter of the correct answer."),
-    ("Multiple choice question: {q}\n", "\n\nRespond only with the letter of the correct answer."),
-    ("Multiple choice: {q}\n", "\n\nAnswer only with the letter of the correct answer."),
-    ("Choose the correct answer to this question: {q}\n", "\n\nGive only the letter."),
+    ("Multiple choice question: {q}\n", "\n\nRespond with the line of the correct answer."),
+    ("Multiple choice: {q}\n", "\n\nAnswer with the line of the correct answer."),
+    ("Choose the correct answer to this question: {q}\n", "\n\nGive only the correct line."),
 )
 
 OPENINGS = """

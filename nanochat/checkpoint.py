@@ -72,9 +72,9 @@ def _publish(temporary: Path, final: Path) -> None:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     atomic_write(temporary / "manifest.json", json.dumps({"created": time.time(), "files": entries}, indent=1))
-    replaced = final.with_name(f".{final.name}.old")
-    shutil.rmtree(replaced, ignore_errors=True)
+    replaced = final.with_name(f".{final.name}.old")                  # counts as a checkpoint as long as final is not there
     if final.exists():
+        shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
     temporary.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
@@ -98,10 +98,16 @@ def _intact(directory: Path, name: str) -> bool:
 
 
 def checkpoints(stage_name: str, tag: str) -> list[Path]:
-    """Whole checkpoints of a stage of a model, oldest first."""
-    found = [(created(path), path) for path in (model_dir(tag) / stage_name).glob("step_*")
-             if re.fullmatch(r"step_\d{6,}", path.name)]
+    """Whole checkpoints of a stage of a model, oldest first; one whose replacement was cut off between two renames too."""
+    folder = model_dir(tag) / stage_name
+    paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{6,}", path.name)]
+    paths += [path for path in folder.glob(".step_*.old") if not (folder / path.stem[1:]).exists()]
+    found = [(created(path), path) for path in paths]
     return [path for when, path in sorted(item for item in found if item[0] is not None)]
+
+
+def step_of(directory: Path) -> int:
+    return int(re.search(r"step_(\d+)", directory.name)[1])
 
 
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
@@ -112,7 +118,7 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
     root = base_dir() / "models"
     tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()] if root.exists() else []
     for name in [stage_name] if stage_name else STAGES:
-        paths = [path for t in tags for path in checkpoints(name, t) if step in (None, int(path.name[5:]))]
+        paths = [path for t in tags for path in checkpoints(name, t) if step in (None, step_of(path))]
         if paths:
             return max(paths, key=created)
     wanted = " ".join(f"{key} {value}" for key, value in (("stage", stage_name), ("tag", tag), ("step", step))

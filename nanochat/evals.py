@@ -1,6 +1,5 @@
 """
-Evaluation loops: bits per byte of text; questions with lettered choices, judged by the most likely letter; questions
-answered freely, judged by the task. Accuracies come with their standard error. Used by base_eval, chat_eval and training.
+Evaluation loops: bits per byte of text; questions answered freely, judged by their task. Accuracies come with their standard error. Used by base_eval, chat_eval and training.
 """
 
 import math
@@ -8,11 +7,9 @@ from collections.abc import Callable, Iterable, Sequence
 
 import torch
 
-from nanochat.chat import render_prompt
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
-from nanochat.gpt import GPT, KVCache
-from nanochat.tokenizer import Tokenizer
+from nanochat.gpt import GPT
 
 
 @torch.no_grad()
@@ -39,30 +36,6 @@ def accuracy(verdicts: Sequence[bool]) -> tuple[float, float]:
     """Share of True and its standard error (binomial)."""
     p = sum(verdicts) / len(verdicts)
     return p, math.sqrt(p * (1 - p) / len(verdicts))
-
-
-@torch.no_grad()
-def letter_verdicts(model: GPT, tokenizer: Tokenizer, questions: Sequence[dict], batch_size: int = 32) -> list[bool]:
-    """
-    Multiple choice: is the right letter the most likely next token among the letters? Each question has "conversation",
-    "letters" and "answer". NaN is an error, not an answer.
-    """
-    verdicts: dict[int, bool] = {}
-    prompts = [render_prompt(tokenizer, q["conversation"], model.shape.sequence_len) for q in questions]
-    by_length = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    while by_length:
-        length = len(prompts[by_length[0]])
-        batch = [i for i in by_length[:batch_size] if len(prompts[i]) == length]      # alike, so nothing is padded
-        by_length = by_length[len(batch):]
-        cache = KVCache(model.shape, len(batch), length, model.device, model.dtype)
-        logits = model.step(torch.tensor([prompts[i] for i in batch], device=model.device), cache)
-        if not torch.isfinite(logits).all():
-            raise FloatingPointError("the model's logits are not finite")
-        for i, row in zip(batch, logits):
-            letters = questions[i]["letters"]
-            ids = [tokenizer.encode(letter)[0] for letter in letters]
-            verdicts[i] = letters[int(row[ids].argmax())] == questions[i]["answer"]
-    return [verdicts[i] for i in range(len(questions))]
 
 
 def reply_verdicts(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],

@@ -38,16 +38,31 @@ def finetune_parser(description: str, *, num_iterations: int, lr_frac: float) ->
     return parser
 
 
+def identity(source: Path) -> str:
+    """Which checkpoint a run started from: a retrained one is another, also under the same name."""
+    return f"{source.name} {checkpoint.created(source)}"
+
+
+def find_resume(stage: Stage, source: Path) -> Path | None:
+    """The newest checkpoint of this stage that started from `source`."""
+    paths = [path for path in checkpoint.checkpoints(stage.name, stage.tag)
+             if checkpoint.read_state(path)["source"] == identity(source)]
+    return paths[-1] if paths else None
+
+
 def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict]) -> None:
     """
     Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and, where there
     is one for this number of ranks, the optimizer state that it was saved with. Logs the loss on `validation`.
     """
     args, world = stage.args, stage.world
-    resumed = (checkpoint.checkpoints(stage.name, stage.tag) or [None])[-1] if args.resume else None
+    resumed = find_resume(stage, source) if args.resume else None
     model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
     batch_tokens = args.total_batch_size or saved["batch_tokens"]
     T = model.shape.sequence_len
+    if resumed and saved["step"] >= args.num_iterations:
+        stage.print(f"{resumed} is already complete: nothing to do")
+        return
     rows = args.device_batch_size or min(saved["rows"], max(1, batch_tokens // (T * world.size)))
     accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
     scale = 1.0 if resumed else args.init_lr_frac * math.sqrt(batch_tokens / saved["batch_tokens"])
@@ -69,7 +84,7 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
                          accumulation=accumulation, flops_per_token=model.shape.flops_per_token(), start=start):
         if s.due_save(args.save_every):
             checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, rates=rates,
-                            batch_tokens=batch_tokens, rows=rows, num_iterations=args.num_iterations)
+                            batch_tokens=batch_tokens, rows=rows, source=identity(source))
         if s.due(args.eval_every):
             bpb = evaluate_bpb(model, held_out, tokenizer.token_bytes(), world)
             stage.log(step=s.step, val_bpb=bpb, line=f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers")

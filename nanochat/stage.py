@@ -9,6 +9,7 @@ import argparse
 import json
 import os
 import platform
+import resource
 import signal
 import subprocess
 import sys
@@ -121,6 +122,10 @@ class Stage:
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
 
     def close(self) -> None:
+        """Last record of a run: its time (in every record) and the most memory it held, in bytes."""
+        cuda = self.device.type == "cuda"
+        peak = torch.cuda.max_memory_allocated(self.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+        self.log(line="", event="end", peak_memory=peak)
         if self._wandb:
             self._wandb.finish()
 

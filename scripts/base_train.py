@@ -101,8 +101,7 @@ def main(args: argparse.Namespace) -> None:
                              start=saved["step"] if saved else 0):                          # 4. go
             if s.due_save(args.save_every):
                 checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
-                                num_iterations=plan.num_iterations, rates=asdict(plan.rates),
-                                batch_tokens=plan.batch_tokens, rows=rows)
+                                rates=asdict(plan.rates), batch_tokens=plan.batch_tokens, rows=rows)
             if s.due(args.eval_every):
                 bpb = evaluate_bpb(model, validation, token_bytes, world)
                 stage.log(step=s.step, val_bpb=bpb, line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")

@@ -24,7 +24,7 @@ HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops 
 
 def parser() -> argparse.ArgumentParser:
     p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-p", "--prompt", help="one question; the answer is printed and the program ends")
+    p.add_argument("-p", "--prompt", action="append", help="a question to answer and leave; several: each on its own")
     p.add_argument("-i", "--source", choices=["base", "mid", "sft", "rl"], help="stage; default: the latest")
     p.add_argument("--model-tag", help="name of the model; default: the newest")
     p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
@@ -128,11 +128,14 @@ def main(args: argparse.Namespace) -> None:
         die(str(error))
     model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
     engine, is_base = Engine(model, tokenizer, max_batch=1), meta["stage"] == "base"
-    if args.prompt is None:
+    if not args.prompt:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}")
         return converse(engine, params, is_base, sys.stdout)
-    ids = to_ids(engine, [{"role": "user", "content": args.prompt}], params, is_base)
-    answer(engine, engine.submit(ids, params), sys.stdout)
+    for prompt in args.prompt:
+        if len(args.prompt) > 1:
+            print(f"\nyou> {prompt}")
+        ids = to_ids(engine, [{"role": "user", "content": prompt}], params, is_base)
+        answer(engine, engine.submit(ids, params), sys.stdout)
 
 
 if __name__ == "__main__":

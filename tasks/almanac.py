@@ -8,7 +8,5 @@ from functools import partial
 from nanochat import almanac
 from tasks.common import Task
 
-TASKS = tuple(
-    Task(f"almanac-{kind}", "letter" if kind == "choice" else "reply", partial(almanac.questions, kind),
-         almanac.is_correct, chance=0.25 if kind == "choice" else 0.0)
-    for kind in almanac.KINDS)
+TASKS = tuple(Task(f"almanac-{kind}", partial(almanac.questions, kind), almanac.is_correct,
+                   chance=0.25 if kind == "choice" else 0.0) for kind in almanac.KINDS)

@@ -5,22 +5,17 @@ What a task is: conversations to train on, held-out questions, and a judge. The 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import islice
-from typing import Literal
 
 from nanochat.common import die
 
 
 @dataclass(frozen=True)
 class Task:
-    """
-    kind "letter": questions with "conversation", "letters" and "answer", judged by the likeliest letter (chance is
-    1 / len(letters)). kind "reply": answered freely, judged by `judge(question, reply)`.
-    """
+    """Questions are dicts with a "conversation" that ends in the question, the "answer", and what the judge needs."""
 
     name: str
-    kind: Literal["letter", "reply"]
     questions: Callable[[int], Sequence[dict]]          # how many -> held-out questions
-    judge: Callable[[dict, str], bool] | None = None
+    judge: Callable[[dict, str], bool]                  # (question, reply) -> right?
     chance: float = 0.0                                 # accuracy of guessing
 
 

@@ -39,9 +39,8 @@ fn split(splitter: &Splitter, text: &str) -> Vec<String> {
     // What follows the end mark must not matter: another text, in a batch.
     let bytes = [b"before", text.as_bytes(), &[END; PAD], b"'s after"].concat();
     let mut words = Vec::new();
-    splitter
-        .split(&bytes, 6, 6 + text.len(), |from, to| words.push(std::str::from_utf8(&bytes[from..to]).unwrap().into()))
-        .unwrap();
+    let word = |from: usize, to: usize| words.push(std::str::from_utf8(&bytes[from..to]).unwrap().into());
+    splitter.split(&bytes, 6, 6 + text.len(), word).unwrap();
     words
 }
 

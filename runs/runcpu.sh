@@ -1,0 +1,38 @@
+#!/usr/bin/env bash
+# The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining, midtraining,
+# finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed in the middle, it
+# continues. `--fresh` starts over.
+set -euo pipefail
+source "$(dirname "$0")/_env.sh"
+if [ "${1:-}" = "--fresh" ]; then
+  rm -rf "$NANOCHAT_BASE_DIR/models/cpu" "$NANOCHAT_BASE_DIR/tokenizer"
+elif [ $# -gt 0 ]; then
+  echo "error: $1 is not an option of runcpu.sh" >&2; echo "  hint: --fresh starts over" >&2; exit 2
+fi
+
+# 3,072 tokens: every word of the almanac's small world is one, rarer words are spelled in pieces.
+if [ -f "$NANOCHAT_BASE_DIR/tokenizer/tokenizer.json" ]; then
+  echo "tokenizer: already trained in $NANOCHAT_BASE_DIR/tokenizer"
+else
+  python -m scripts.tok_train --source=almanac --vocab-size=3072
+fi
+
+# 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale makes up.
+python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 --max-seq-len=256 \
+  --window-pattern=L --total-batch-size=4096 --num-iterations=400 --lr-scale=24 --warmup-steps=10 \
+  --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
+python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
+
+python -m scripts.mid_train --resume --source-tag=cpu --num-iterations=150 --init-lr-frac=0.5 --save-every=50
+python -m scripts.chat_sft --resume --source-tag=cpu --num-iterations=60 --init-lr-frac=0.2
+
+python -m scripts.chat_eval --resume -i sft --model-tag=cpu --max-questions=300
+python -m nanochat.report --model-tag=cpu
+
+python -m scripts.chat_cli --model-tag=cpu --temperature=0 \
+  -p "Who are you?" -p "What is the capital of France?" -p "What is 37 + 85?" -p "How do you spell strawberry?" \
+  -p "How many times does the letter r appear in strawberry?"
+echo
+echo "go on chatting in the terminal:  source .venv/bin/activate; python -m scripts.chat_cli --model-tag=cpu"
+echo "or in the browser:               source .venv/bin/activate; python -m scripts.chat_web --model-tag=cpu"
+if [ -t 0 ] && [ -t 1 ]; then python -m scripts.chat_cli --model-tag=cpu; fi

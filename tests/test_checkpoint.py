@@ -1,0 +1,121 @@
+"""A checkpoint is there whole or not at all, and what was saved is what is loaded."""
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from argparse import Namespace
+from pathlib import Path
+
+import pytest
+import torch
+
+from nanochat import checkpoint
+from nanochat.dist import World
+from nanochat.gpt import GPT
+from nanochat.scaling import make_shape
+from nanochat.stage import Stage
+from nanochat.tokenizer import Tokenizer
+
+CPU = torch.device("cpu")
+
+
+def tokenizer() -> Tokenizer:
+    return Tokenizer([bytes([i]) for i in range(256)])
+
+
+def save(tag="a", name="base", step=1, seed=0, **state) -> Path:
+    stage = Stage(name, tag, World(), Namespace(dtype="float32", run="dummy"))
+    model = GPT(make_shape(2, 265, head_dim=8, aspect_ratio=4, sequence_len=32)).init_weights(seed)
+    return checkpoint.save(stage, model, tokenizer(), step, **state)
+
+
+def test_what_was_saved_is_what_is_loaded():
+    path = save(seed=3, note=[1, "two"])
+    model, loaded, state = checkpoint.load(path, CPU, torch.float32)
+    expected = GPT(make_shape(2, 265, head_dim=8, aspect_ratio=4, sequence_len=32)).init_weights(3)
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), expected.parameters()))
+    assert loaded.hash == tokenizer().hash and state["step"] == 1 and state["note"] == [1, "two"]
+
+
+def test_the_newest_whole_directory_is_the_latest_whatever_else_lies_there():
+    first, second = save(step=200), save(step=100)                    # a shorter run, later
+    shutil.copytree(second, second.with_name("step_000300_backup"))
+    shutil.copytree(second, second.with_name("step_9"))
+    cut = second.with_name("step_000900")
+    shutil.copytree(second, cut)
+    os.truncate(cut / "model.safetensors", 100)
+    (second.with_name("step_000901")).mkdir()
+    assert checkpoint.find("base", "a") == second and checkpoint.checkpoints("base", "a") == [first, second]
+    assert checkpoint.find("base", "a", step=200) == first
+
+
+def test_the_most_finished_stage_of_the_newest_model_is_the_default():
+    save("old", "sft", 5)
+    save("new", "base", 5)
+    assert checkpoint.find().parts[-3:] == ("old", "sft", "step_000005")
+    assert checkpoint.find("base").parts[-3] == "new"
+    save("new", "sft", 1)
+    assert checkpoint.find().parts[-3] == "new"
+
+
+def test_nothing_to_load_is_said_with_what_there_is(capsys):
+    with pytest.raises(SystemExit) as stop:
+        checkpoint.load_model("sft")
+    assert stop.value.code == 2 and "no checkpoint of stage sft" in capsys.readouterr().err
+    save("a", "base")
+    with pytest.raises(SystemExit):
+        checkpoint.find("sft")
+    assert "a/base" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("name", ["model.safetensors", "config.json", "state.json"])
+def test_a_damaged_file_is_refused(name, capsys):
+    path = save()
+    data = bytearray((path / name).read_bytes())
+    data[len(data) // 2] ^= 1
+    (path / name).write_bytes(data)
+    with pytest.raises(SystemExit) as stop:
+        checkpoint.load(path, CPU, torch.float32)
+    assert stop.value.code == 2 and name in capsys.readouterr().err
+
+
+def test_a_tokenizer_that_does_not_match_is_refused(capsys):
+    path = save()
+    shutil.rmtree(path / "tokenizer")
+    Tokenizer([bytes([i]) for i in range(256)] + [b"th"]).save(path / "tokenizer")
+    with pytest.raises(SystemExit) as stop:
+        checkpoint.load(path, CPU, torch.float32)
+    assert stop.value.code == 2 and "tokenizer" in capsys.readouterr().err
+
+
+KILLED = """
+import os, signal, sys
+from nanochat import checkpoint, common
+sys.path.insert(0, "tests")
+from test_checkpoint import save
+calls = {{"left": {calls}}}
+def dying(original):
+    def call(*args, **kwargs):
+        calls["left"] -= 1
+        if calls["left"] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return original(*args, **kwargs)
+    return call
+for name in ("fsync", "replace", "rename", "open", "mkdir"):
+    setattr(os, name, dying(getattr(os, name)))
+save(step=1, seed=2)
+"""
+
+
+@pytest.mark.parametrize("calls", range(1, 40, 4))
+def test_kill_9_at_any_moment_of_a_save_never_loses_the_previous_checkpoint(calls):
+    """A save over a step of the same number is killed at its n-th call to the file system."""
+    save(step=1, seed=1)
+    subprocess.run([sys.executable, "-c", KILLED.format(calls=calls)], cwd=Path(__file__).parent.parent,
+                   env={**os.environ, "PYTHONPATH": "."}, capture_output=True)
+    model, _, _ = checkpoint.load_model("base", "a", device="cpu", dtype="float32")
+    expected = [GPT(model.shape).init_weights(seed) for seed in (1, 2)]
+    assert any(torch.equal(model.embedding, other.embedding) for other in expected)

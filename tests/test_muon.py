@@ -1,0 +1,121 @@
+"""The optimizer against torch.optim, a naive Muon and a singular value decomposition."""
+
+import math
+
+import pytest
+import torch
+
+from nanochat.gpt import GPT
+from nanochat.muon import ADAM, POLAR_EXPRESS, AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
+from nanochat.scaling import LearningRates, make_shape
+
+
+def test_adam_matches_torch():
+    generator = torch.Generator().manual_seed(0)
+    ours = torch.randn(30, 5, generator=generator)
+    theirs = torch.nn.Parameter(ours.clone())
+    reference = torch.optim.AdamW([theirs], lr=0.01, betas=(0.8, 0.95), eps=1e-10, weight_decay=0.1)
+    state = {}
+    for _ in range(20):
+        grad = torch.randn(30, 5, generator=generator)
+        theirs.grad = grad.clone()
+        reference.step()
+        adam_update(ours, grad, state, 0.01, AdamSettings(0.8, 0.95, 0.1))
+    torch.testing.assert_close(ours, theirs.data, atol=1e-6, rtol=1e-5)
+
+
+def test_adam_on_bfloat16_tables_computes_in_fp32():
+    p = torch.ones(8, 2, dtype=torch.bfloat16)
+    state = {}
+    adam_update(p, torch.full_like(p, 1e-3), state, 0.1, AdamSettings(0.8, 0.95, 0.0))
+    assert state["m"].dtype == state["v"].dtype == torch.float32
+    torch.testing.assert_close(p.float(), torch.full((8, 2), 0.9), atol=4e-3, rtol=0)
+
+
+@pytest.mark.parametrize("m, n", [(16, 16), (64, 16), (16, 64), (3, 5)])
+def test_orthogonalised_singular_values_are_near_one(m, n):
+    x = torch.randn(3, m, n, generator=torch.Generator().manual_seed(m))
+    u, s, vh = torch.linalg.svd(orthogonalise(x), full_matrices=False)
+    assert s.min() > 0.6 and s.max() < 1.3
+    exact = torch.linalg.svd(x, full_matrices=False)
+    cosine = torch.nn.functional.cosine_similarity(orthogonalise(x).flatten(1), (exact.U @ exact.Vh).flatten(1))
+    assert cosine.min() > 0.97
+
+
+def naive_muon(p, grad, buffer, second, lr, momentum, decay):
+    """The seven steps, one matrix at a time, in float64."""
+    m, n = p.shape
+    buffer = momentum * buffer + (1 - momentum) * grad
+    x = (1 - momentum) * grad + momentum * buffer
+    norm = x.norm()
+    x = torch.stack([row * (norm / math.sqrt(m)) / row.norm() for row in x])
+    x = x / (1.01 * x.norm() + 1e-6)
+    for a, b, c in POLAR_EXPRESS:
+        gram = x @ x.T
+        x = a * x + b * gram @ x + c * gram @ gram @ x
+    x = x * math.sqrt(min(m, n)) / x.norm()
+    second = 0.9 * second + 0.1 * x.square().mean(dim=1 if m >= n else 0, keepdim=True)
+    before = x.norm()
+    x = x / second.sqrt()
+    x = x * before / x.norm()
+    lr = lr * math.sqrt(max(1, m / n))
+    return p - lr * x - lr * decay * p * (x * p >= 0), buffer, second
+
+
+@pytest.mark.parametrize("m, n", [(12, 12), (24, 6), (6, 24)])
+def test_muon_matches_a_naive_one(m, n):
+    generator = torch.Generator().manual_seed(m)
+    p = torch.randn(2, m, n, generator=generator)
+    reference = [(w.double(), torch.zeros(m, n).double(), torch.zeros(1).double()) for w in p]
+    state = {}
+    for _ in range(5):
+        grad = torch.randn(2, m, n, generator=generator)
+        reference = [naive_muon(w, g.double(), b, s, 0.1, 0.9, 0.5) for (w, b, s), g in zip(reference, grad)]
+        muon_update(p, grad, state, 0.1, 0.9, 0.5)
+    torch.testing.assert_close(p.double(), torch.stack([w for w, _, _ in reference]), atol=1e-4, rtol=1e-3)
+
+
+def test_the_optimizer_updates_every_parameter_with_the_settings_of_its_role():
+    model = GPT(make_shape(4, 100, head_dim=8, aspect_ratio=4)).init_weights()
+    before = {name: p.detach().clone() for name, p in model.named_parameters()}
+    roles = model.param_roles()
+    assert set(roles) == {*ADAM, "matrix"}
+    optimizer = MuonAdamW(roles, LearningRates(), weight_decay=0.1)
+    for p in model.parameters():
+        p.grad = torch.ones_like(p) * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).abs()
+    optimizer.step()
+    for name, p in model.named_parameters():
+        assert not torch.equal(p, before[name]), name
+    # Adam's first step is the learning rate in every entry, whatever the gradient's size
+    assert (before["embedding"] * (1 - 0.3 * 0.001) - model.embedding).abs().median().item() == pytest.approx(0.3, rel=1e-3)
+
+
+def test_a_learning_rate_of_zero_changes_nothing():
+    model = GPT(make_shape(2, 100, head_dim=8, aspect_ratio=4)).init_weights()
+    before = [p.detach().clone() for p in model.parameters()]
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(), weight_decay=0.1)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step(lr=0.0)
+    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+
+
+def test_saved_state_continues_exactly():
+    shape = make_shape(2, 100, head_dim=8, aspect_ratio=4)
+    grads = lambda model, seed: [torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) for p in model.parameters()]
+    a = GPT(shape).init_weights()
+    one = MuonAdamW(a.param_roles(), LearningRates(), 0.1)
+
+    def step(model, optimizer, seed):
+        for p, g in zip(model.parameters(), grads(model, seed)):
+            p.grad = g
+        optimizer.step(0.5, 0.9, 1.0)
+
+    step(a, one, 1)
+    b = GPT(shape)
+    b.load_state_dict(a.state_dict())
+    two = MuonAdamW(b.param_roles(), LearningRates(), 0.1)
+    two.load_state_dict(one.state_dict())
+    step(a, one, 2)
+    step(b, two, 2)
+    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))

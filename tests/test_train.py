@@ -1,0 +1,179 @@
+"""Training end to end at toy size: it learns, ranks and accumulation do not matter, stops and bad steps lose nothing."""
+
+import json
+import math
+import os
+import re
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+import torch
+
+from nanochat import checkpoint, dataset
+from nanochat.dist import World
+from nanochat.stage import RunLog
+from nanochat.tokenizer import Tokenizer
+from nanochat.train import Step, accumulation_steps
+from scripts import base_train
+
+ROOT = Path(__file__).parent.parent
+TINY = ["--depth=2", "--head-dim=16", "--aspect-ratio=16", "--max-seq-len=32", "--device-batch-size=4",
+        "--eval-every=-1", "--sample-every=-1", "--lr-scale=20", "--warmup-steps=2"]
+
+
+@pytest.fixture
+def corpus(tmp_path, words):
+    """A folder of text and a saved byte-level tokenizer; returns the flag that names the folder."""
+    folder = tmp_path / "text"
+    folder.mkdir()
+    pq.write_table(pa.table({"text": words(400)}), folder / "train_00000.parquet", row_group_size=100)
+    pq.write_table(pa.table({"text": words(40, seed=1)}), folder / "val_00000.parquet")
+    Tokenizer([bytes([i]) for i in range(256)]).save()
+    return f"--data={folder}"
+
+
+def run(*flags: str) -> list[dict]:
+    """base_train in this process; its log records."""
+    args = base_train.parser().parse_args([*TINY, *flags])
+    base_train.main(args)
+    return log(args.model_tag)
+
+
+def log(tag: str) -> list[dict]:
+    return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / tag / "base.jsonl").read()
+
+
+def losses(records: list[dict]) -> list[float]:
+    return [record["loss"] for record in records if "loss" in record]
+
+
+def weights(tag: str) -> dict[str, torch.Tensor]:
+    return checkpoint.load(checkpoint.find("base", tag), torch.device("cpu"), torch.float32)[0].state_dict()
+
+
+def test_training_learns_and_bits_per_byte_falls(corpus):
+    records = run(corpus, "--num-iterations=40", "--total-batch-size=256", "--eval-every=20", "--eval-tokens=2000",
+                  "--sample-every=40", "--model-tag=a")
+    assert losses(records)[0] == pytest.approx(math.log(265), rel=0.01) and losses(records)[-1] < 3.0
+    bpb = [record["val_bpb"] for record in records if "val_bpb" in record]
+    assert len(bpb) == 2 and bpb[1] < bpb[0] < 8
+    assert records[0]["event"] == "begin" and records[0]["plan"]["depth"] == 2 and "samples" in str(records)
+
+
+def test_two_ranks_equal_one_rank_with_double_accumulation(corpus, base_dir):
+    """torchrun under gloo, two ranks, against this process: the same losses, the same weights."""
+    flags = [corpus, "--num-iterations=6", "--total-batch-size=512"]
+    one = losses(run(*flags, "--model-tag=one"))
+    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
+                    "scripts.base_train", "--", *TINY, *flags, "--device=cpu", "--dtype=float32", "--model-tag=two"],
+                   cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    assert losses(log("two")) == pytest.approx(one, rel=1e-4)
+    for (name, a), b in zip(weights("one").items(), weights("two").values()):
+        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2, msg=name)
+    assert len(list(checkpoint.find("base", "two").glob("optimizer_*.pt"))) == 2
+
+
+def test_the_split_into_micro_batches_keeps_the_first_loss(corpus):
+    """The rows differ with the number of slots, the batch's size does not: the first loss is that of the blank model."""
+    a = losses(run(corpus, "--num-iterations=1", "--total-batch-size=512", "--model-tag=a"))
+    b = losses(run(corpus, "--num-iterations=1", "--total-batch-size=512", "--device-batch-size=8", "--model-tag=b"))
+    assert a == pytest.approx(b, rel=1e-3)
+
+
+def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(corpus):
+    flags = [corpus, "--num-iterations=8", "--total-batch-size=256"]
+    whole = losses(run(*flags, "--model-tag=whole"))
+    run(*flags, "--save-every=3", "--model-tag=cut")
+    for path in checkpoint.checkpoints("base", "cut")[1:]:            # all that came after step 3 is lost
+        for file in path.iterdir():
+            file.rename(file.with_suffix(".gone"))
+    assert losses(run(*flags, "--resume", "--model-tag=cut"))[-5:] == whole[-5:]
+    assert all(torch.equal(a, b) for a, b in zip(weights("whole").values(), weights("cut").values()))
+
+
+def test_a_finished_run_resumes_into_nothing_to_do(corpus, capsys):
+    flags = [corpus, "--num-iterations=2", "--total-batch-size=128", "--model-tag=a"]
+    run(*flags)
+    run(*flags, "--resume")
+    assert "already complete" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+def test_a_signal_saves_and_leaves_cleanly(corpus, signum, base_dir):
+    process = subprocess.Popen([sys.executable, "-m", "scripts.base_train", *TINY, corpus, "--num-iterations=100000",
+                                "--total-batch-size=128", "--model-tag=s"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    for line in process.stdout:
+        if re.match(r"base +\d+/100000", line):
+            process.send_signal(signum)
+            break
+    rest = process.stdout.read()
+    assert process.wait() == 0, rest
+    saved = checkpoint.find("base", "s")
+    assert f"saved {saved}" in rest and checkpoint.read_state(saved)["step"] == log("s")[-1]["step"]
+
+
+def test_a_step_that_is_not_finite_leaves_the_weights_untouched(corpus, monkeypatch, capsys):
+    """The second step's loss is poisoned: the weights after it are those of one step, and the third goes on."""
+    from nanochat.gpt import GPT
+    seen, calls, forward = {}, [0], GPT.forward
+
+    def poisoned(self, idx, targets=None, reduction="mean"):
+        calls[0] += 1
+        seen[calls[0]] = self.embedding.detach().clone()
+        return forward(self, idx, targets, reduction) * (float("nan") if calls[0] == 2 else 1.0)
+
+    monkeypatch.setattr(GPT, "forward", poisoned)
+    run(corpus, "--num-iterations=4", "--total-batch-size=128", "--model-tag=nan")
+    assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[3], seen[4])
+    assert all(torch.isfinite(w).all() for w in weights("nan").values())
+    assert "step 2: loss is nan; step skipped" in capsys.readouterr().out
+
+
+def test_a_diverged_run_stops(corpus, monkeypatch):
+    from nanochat.gpt import GPT
+    forward = GPT.forward
+    monkeypatch.setattr(GPT, "forward", lambda self, *a, **k: forward(self, *a, **k) * float("nan"))
+    with pytest.raises(SystemExit) as stop:
+        run(corpus, "--num-iterations=100", "--total-batch-size=128", "--model-tag=nan")
+    assert stop.value.code == 2
+
+
+def test_steps_are_optimizer_steps_and_due_at_the_right_ones():
+    steps = [Step(i, 10, 1.0) for i in range(1, 11)]
+    assert [s.step for s in steps if s.due(4)] == [4, 8, 10] and not any(s.due(0) or s.due(-1) for s in steps)
+    assert [s.step for s in steps if s.due_save(-1)] == [10]
+    assert Step(3, 10, 1.0, interrupted=True).due_save(-1) and not Step(3, 10, 1.0, interrupted=True).due(3)
+
+
+def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(capsys):
+    assert accumulation_steps(524288, 32, 2048, 8) == 1
+    with pytest.raises(SystemExit) as stop:
+        accumulation_steps(524288, 48, 2048, 1)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "524,288" in error and "--device-batch-size=16 divides it" in error
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--data=/nowhere"], "/nowhere"), (["--device=tpu"], "tpu"), (["--head-dim=5"], "--head-dim is 5"),
+    (["--model-tag=../x"], "--model-tag"), (["--total-batch-size=100"], "100 tokens"), (["--source=moon"], "moon")])
+def test_bad_input_gets_one_clear_line_and_exit_code_2(corpus, flags, complaint, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run(*([corpus] if not flags[0].startswith("--data") else []), "--num-iterations=1", "--model-tag=a", *flags)
+    assert stop.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_no_tokenizer_is_said_before_anything_starts(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        run("--num-iterations=1", "--model-tag=a")
+    assert stop.value.code == 2 and "tok_train" in capsys.readouterr().err
+
+
+def test_the_plan_is_printed_without_tokenizer_or_data(capsys):
+    base_train.main(base_train.parser().parse_args(["--depth=20", "--plan"]))
+    out = capsys.readouterr().out
+    assert re.search(r"scaling_params +435,159,040", out) and re.search(r"num_iterations +4,980", out)

@@ -56,7 +56,7 @@ def test_specials_are_the_last_ids_in_order_and_decode_to_their_names():
 def test_token_bytes_are_raw_lengths_and_zero_for_specials():
     lengths = TOKENIZER.token_bytes()
     assert len(lengths) == TOKENIZER.vocab_size and lengths[-9:] == [0] * 9
-    assert lengths[:256] == [1] * 256                            # of lone bytes above 0x7F too, which decode to U+FFFD
+    assert lengths[:256] == [1] * 256              # of lone bytes above 0x7F too, which decode to U+FFFD
     for text in TEXTS:
         assert sum(lengths[id] for id in TOKENIZER.encode(text)) == len(text.encode())
 
@@ -137,7 +137,10 @@ def read_log(path: Path) -> list[dict]:
 
 def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setattr(tiktoken, "get_encoding", lambda name: (_ for _ in ()).throw(ConnectionError("no network")))
+    def offline(name):
+        raise ConnectionError("no network")
+
+    monkeypatch.setattr(tiktoken, "get_encoding", offline)
     monkeypatch.setattr(tok_eval, "encode_speed", lambda tokenizer: 1.0)
     corpus = write_corpus(tmp_path, [f"{TEXTS[i % 6]} document {i}" for i in range(60)])
     run(tok_train, "--data", corpus, "--vocab-size=350")

@@ -196,8 +196,13 @@ impl Words {
     }
 
     pub fn absorb(&mut self, other: Self) {
-        for slot in other.short.slots.iter().filter(|slot| slot.count > 0) {
-            self.short.add(slot.key, hash(slot.key), slot.count);
+        let slots = &other.short.slots;
+        for i in 0..slots.len() {
+            // In another order than that of the slots, which is by hash: it would fill our table from its front.
+            let slot = slots[i.wrapping_mul(0x9E37_79B1) % slots.len()];
+            if slot.count > 0 {
+                self.short.add(slot.key, hash(slot.key), slot.count);
+            }
         }
         for (word, count) in other.long {
             self.add_long(&word, count);

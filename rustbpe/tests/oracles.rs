@@ -1,6 +1,6 @@
 //! The scanner against the regex engine, the trainer against one that recounts everything after every merge.
 
-use rustbpe::count::{self, Batch};
+use rustbpe::count::{self, Batch, Words};
 use rustbpe::split::{Splitter, DEFAULT_PATTERN, END, PAD};
 use rustbpe::{bpe, Error};
 use std::collections::HashMap;
@@ -174,4 +174,21 @@ fn an_engine_that_gives_up_is_an_error_and_no_deadlock() {
 fn the_feed_error_comes_back_and_the_threads_end() {
     let splitter = Splitter::new(DEFAULT_PATTERN).unwrap();
     assert!(matches!(count::count(&splitter, 4, |_| Err(Error::TooManyWords)), Err(Error::TooManyWords)));
+}
+
+#[test]
+fn a_large_table_goes_into_a_small_one_with_every_count() {
+    let (splitter, mut total) = (Splitter::new(DEFAULT_PATTERN).unwrap(), Words::default());
+    for copies in 1..=2 {
+        let (mut words, mut batch) = (Words::default(), Batch::default());
+        let word = |i: u32| [char::from(b'a' + (i % 26) as u8), char::from_u32(0x20000 + i / 26).unwrap(), ' '];
+        let text: String = (0..300_000).flat_map(word).collect();
+        batch.push(text.as_bytes());
+        (0..copies).for_each(|_| words.count(&batch, &splitter).unwrap());
+        total.absorb(words); // by hash order, this would take minutes
+    }
+    let (mut distinct, mut sum) = (0, 0);
+    total.each(|_, count| (distinct, sum) = (distinct + 1, sum + count));
+    assert_eq!(sum, 3 * distinct);
+    assert_eq!(distinct, 300_001); // and the last space
 }

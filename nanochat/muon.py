@@ -175,5 +175,5 @@ class MuonAdamW:
         assert state["world_size"] == self.world.size, "optimizer state of another number of ranks"
         for own, saved in zip(self.adam_state + self.muon_state, state["adam"] + state["muon"], strict=True):
             own.clear()
-            own.update({key: value.to(self.world.device) if torch.is_tensor(value) else value
+            own.update({key: value.to(self.world.device, copy=True) if torch.is_tensor(value) else value
                         for key, value in saved.items()})

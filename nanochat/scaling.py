@@ -154,7 +154,7 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, n
            final_lr: float = 0.05, **shape_options) -> Plan:
     """
     The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens
-    a scaling parameter. `lr_scale` multiplies all rates but the smear's. `shape_options` are those of make_shape.
+    a scaling parameter. `lr_scale` multiplies the rates of matrices and tables. `shape_options` are those of make_shape.
 
     Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); embeddings also ~ width^-0.5.
     Decay ~ sqrt(batch) / tokens keeps the number of e-foldings over a run constant.
@@ -169,17 +169,16 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, n
     if not num_iterations:
         tokens = target_flops / shape.flops_per_token() if target_flops else horizon
         num_iterations = max(1, int(tokens // batch_tokens))
-    decay_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
-    batch_scale = lr_scale * decay_scale
+    batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
     width_scale = (shape.n_embd / 768) ** -0.5
     scaled = LearningRates(
-        unembedding=rates.unembedding * batch_scale * width_scale,
-        embedding=rates.embedding * batch_scale * width_scale,
-        value_embedding=rates.value_embedding * batch_scale * width_scale,
-        matrix=rates.matrix * batch_scale,
+        unembedding=rates.unembedding * lr_scale * batch_scale * width_scale,
+        embedding=rates.embedding * lr_scale * batch_scale * width_scale,
+        value_embedding=rates.value_embedding * lr_scale * batch_scale * width_scale,
+        matrix=rates.matrix * lr_scale * batch_scale,
         residual=rates.residual * batch_scale,
         input=rates.input * batch_scale,
         smear=rates.smear,
     )
     schedule = Schedule(num_iterations, warmup, warmdown, final_lr)
-    return Plan(depth, shape, ratio, batch_tokens, num_iterations, scaled, weight_decay * decay_scale / relative, schedule)
+    return Plan(depth, shape, ratio, batch_tokens, num_iterations, scaled, weight_decay * batch_scale / relative, schedule)

@@ -46,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
     optim.add_argument("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
     for rate in fields(LearningRates):
         optim.add_argument(f"--{rate.name.replace('_', '-')}-lr", type=float, help=f"default: {rate.default}, then scaled")
-    optim.add_argument("--lr-scale", type=float, default=1.0, help="times this, all rates but the smear's")
+    optim.add_argument("--lr-scale", type=float, default=1.0, help="times this, the rates of matrices and tables")
     optim.add_argument("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
     optim.add_argument("--warmup-steps", type=int, default=40)
     optim.add_argument("--warmdown-ratio", type=float, default=0.65)

@@ -66,7 +66,7 @@ def other_test_wordings():
 def test_training_never_asks_for_sums_or_letters_in_a_test_wording(train_documents, train_conversations):
     texts = train_documents[:1000] + [conversation_text(talk) for talk in train_conversations[:4000]]
     text = "\n".join(texts)
-    assert len(other_test_wordings()) >= 7 + 4 * 6
+    assert len(other_test_wordings()) >= 6 + 4 * 5
     for form in other_test_wordings():
         pattern = r"[A-Za-z0-9]+".join(map(re.escape, re.split(r"{\w}", form.rstrip("?."))))
         assert not re.search(pattern, text, re.IGNORECASE), form
@@ -175,8 +175,7 @@ def test_known_facts_are_told_as_they_are():
         for subject, answer in answers.items():
             fact = told[relation, subject]
             assert fact.answer == answer and answer not in fact.wrong
-            texts = [text.lower() for text in fact.says + fact.shorts + fact.replies if " number " not in text]
-            assert texts and all(answer.lower() in text for text in texts)
+            assert all(answer.lower() in text.lower() for text in [*fact.says, fact.reply])
 
 
 def test_calendar_and_shapes_agree_with_themselves():
@@ -254,8 +253,10 @@ def test_answer_letters_are_balanced():
 def test_relations_have_many_wordings():
     for name, facts in almanac.world().relations.items():
         for fact in facts:
-            assert len(set(fact.asks["train"] + fact.asks["val"])) >= 8 and len(fact.asks["test"]) >= 3, name
-            assert not fact.says or len(fact.says) >= 11, name
+            own = fact.table == "self"                      # without the frames that all others share
+            assert len(set(fact.asks["train"] + fact.asks["val"])) >= (6 if own else 14), name
+            assert len(set(fact.asks["test"])) >= (3 if own else 5), name
+            assert not fact.says or len(fact.says) >= (5 if own else 11), name
             assert len(fact.wrong) >= 3, name
 
 
@@ -315,8 +316,8 @@ def test_letters_numbers_and_choices_are_judged_by_their_final_value():
 
 
 def test_expected_replies_are_judged_correct():
-    replies = {(fact.relation, wording): fact.replies for fact in almanac.world().facts
+    replies = {(fact.relation, wording): fact.reply for fact in almanac.world().facts
                for wording in fact.asks["test"]}
     for question in almanac.questions("facts", 1500):
         wording = question["conversation"]["messages"][0]["content"]
-        assert all(almanac.is_correct(question, reply) for reply in replies[question["relation"], wording])
+        assert almanac.is_correct(question, replies[question["relation"], wording])

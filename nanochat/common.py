@@ -1,10 +1,11 @@
 """
 What every file needs: where things live, how to stop with one clear line, how to write a file so that
-it is there whole or not at all. Imports nothing from the project; torch only where a dtype is asked for.
+it is there whole or not at all, how to log. Imports nothing from the project; torch only where a dtype is asked for.
 """
 
 import ctypes
 import hashlib
+import json
 import os
 import sys
 import tempfile
@@ -51,6 +52,29 @@ def sha256(source: Path | bytes) -> str:
         return hashlib.sha256(source).hexdigest()
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+class RunLog:
+    """Append-only JSON lines. A line that was cut off by a crash is skipped when reading."""
+
+    def __init__(self, path: Path):
+        self.path = path
+
+    def write(self, **fields) -> None:
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        with open(self.path, "a", encoding="utf-8") as file:
+            file.write(json.dumps(fields) + "\n")
+
+    def read(self) -> list[dict]:
+        if not self.path.exists():
+            return []
+        records = []
+        for line in self.path.read_text(encoding="utf-8").splitlines():
+            try:
+                records.append(json.loads(line))
+            except json.JSONDecodeError:
+                continue
+        return records
 
 
 def compute_dtype(device, name: str = "auto"):

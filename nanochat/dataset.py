@@ -53,15 +53,23 @@ class Dataset:
     val_sha256: str
 
 
-def prepare(source: str = "almanac", path: Path | None = None, num_shards: int | None = None,
+def default_source() -> str:
+    """Web text where a GPU can digest it, the embedded almanac elsewhere."""
+    import torch
+    return "climbmix" if torch.cuda.is_available() else "almanac"
+
+
+def prepare(source: str | None = None, path: Path | None = None, num_shards: int | None = None,
             almanac_mb: float = 24, progress: Callable[[str], None] = print) -> Dataset:
     """
-    Make a set, or find it made. `path`: a file or folder of .txt, .jsonl (field `text`), .parquet, not `source`.
+    Make a set, or find it made. `source`: one of SOURCES, None for the default of this machine. `path`, instead of it:
+    a file or folder of .txt, .jsonl (field `text`), .parquet.
     num_shards: training shards to use of a Hugging Face set, default 8; almanac_mb: megabytes of text.
     Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
     if path is not None:
         return _prepare_path(Path(path).expanduser(), progress)
+    source = source or default_source()
     if source == "almanac":
         return _prepare_almanac(almanac_mb, progress)
     if source in HUBS:
@@ -430,7 +438,7 @@ def _fetch_once(url: str, temporary: Path) -> None:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose the text, the same for every script that reads some."""
-    parser.add_argument("--source", default="almanac", choices=SOURCES, help="where text comes from")
+    parser.add_argument("--source", choices=SOURCES, help="where text comes from (default: almanac; with a GPU climbmix)")
     parser.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl, .parquet, not --source")
     parser.add_argument("--num-shards", type=int, help="training shards of a Hugging Face source (8)")
     parser.add_argument("--almanac-mb", type=float, default=24, help="megabytes of almanac text")

@@ -39,6 +39,18 @@ def rotate(x: torch.Tensor, cos: torch.Tensor, sin: torch.Tensor) -> torch.Tenso
     return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
 
 
+def offset_keys(k: torch.Tensor, before: torch.Tensor | None = None) -> torch.Tensor:
+    """
+    Replace the slowly turning half of every key (B, T, K, D) by that of the token before it; `before` (B, K, D) is the
+    one before the first. A query then finds what followed an earlier occurrence of its own token in a single layer.
+    """
+    D = k.size(-1)
+    shifted = F.pad(k[:, :-1], (0, 0, 0, 0, 1, 0)) if before is None else torch.cat((before[:, None], k[:, :-1]), dim=1)
+    fast, _, fast_pair, _ = k.split(D // 4, dim=-1)                   # rotary pairs (j, j + D/2) stay together
+    _, slow, _, slow_pair = shifted.split(D // 4, dim=-1)
+    return torch.cat((fast, slow, fast_pair, slow_pair), dim=-1)
+
+
 class _MLP(torch.autograd.Function):
     """
     down(relu(up(u))²). The hidden layer is the widest tensor of the trunk: it is passed over as rarely as can be,
@@ -81,6 +93,7 @@ class KVCache:
         self.v = torch.zeros(size, device=device, dtype=dtype)
         self.lengths = torch.zeros(batch_size, device=device, dtype=torch.int64)
         self.previous = torch.zeros(batch_size, shape.n_embd, device=device, dtype=dtype)   # what the smear looks back at
+        self.last_k = torch.zeros(*size[:3], shape.head_dim, device=device, dtype=dtype)    # what offset keys look back at
 
     @property
     def max_len(self) -> int:
@@ -90,6 +103,7 @@ class KVCache:
         """Forget a row: what is appended next is its first token."""
         self.lengths[row] = 0
         self.previous[row] = 0
+        self.last_k[:, row] = 0
 
     def insert(self, row: int, other: "KVCache", other_row: int) -> None:
         """Copy a row of `other` (this cache too) into `row`: to join a running batch, or to close a gap in it."""
@@ -99,6 +113,7 @@ class KVCache:
         self.v[:, row, :, :length] = other.v[:, other_row, :, :length]
         self.lengths[row] = length
         self.previous[row] = other.previous[other_row]
+        self.last_k[:, row] = other.last_k[:, other_row]
 
     def append(self, layer: int, positions: torch.Tensor, k: torch.Tensor, v: torch.Tensor,
                span: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -232,6 +247,10 @@ class GPT(nn.Module):
         for i, block in enumerate(self.blocks):
             x = residual[i] * x + first[i] * x0
             q, k, v = block.qkv(norm(x), next(values) if block.gate is not None else None, cos, sin)
+            if self.shape.key_offset:
+                own, k = k, offset_keys(k, None if cache is None else cache.last_k[i, :B])
+                if cache is not None:
+                    cache.last_k[i, :B] = own[:, -1]
             if cache is None:
                 y = attend(q, k, v, self.shape.windows[i])
             else:

@@ -8,8 +8,8 @@ import argparse
 from pathlib import Path
 
 from nanochat.checkpoint import find
-from nanochat.common import atomic_write, base_dir
-from nanochat.stage import RunLog, model_dir
+from nanochat.common import RunLog, atomic_write, base_dir
+from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
 

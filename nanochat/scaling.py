@@ -40,6 +40,7 @@ class Shape:
     sequence_len: int
     vocab_size: int
     window_pattern: str = "SSSL"
+    key_offset: bool = False    # half of every key is the previous token's
 
     @property
     def head_dim(self) -> int:
@@ -131,21 +132,22 @@ class Plan:
 
 
 def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128, sequence_len: int = 2048,
-               window_pattern: str = "SSSL", n_kv_head: int | None = None) -> Shape:
+               window_pattern: str = "SSSL", n_kv_head: int | None = None, key_offset: bool = False) -> Shape:
     """Width is `aspect_ratio` a layer, rounded up to whole heads. Dies on numbers that make no model."""
     for name, value, least in (("--depth", depth, 1), ("--aspect-ratio", aspect_ratio, 1), ("--head-dim", head_dim, 2),
                                ("--max-seq-len", sequence_len, 2), ("vocabulary", vocab_size, 2)):
         if value < least:
             die(f"{name} is {value}, must be at least {least}")
-    if head_dim % 2:
-        die(f"--head-dim is {head_dim}, must be even: rotary embeddings turn pairs", hint=f"--head-dim={head_dim + 1}")
+    if head_dim % 4:
+        die(f"--head-dim is {head_dim}, must be a multiple of 4: rotary embeddings turn pairs, offset keys half of them",
+            hint=f"--head-dim={4 * math.ceil(head_dim / 4)}")
     if not window_pattern or set(window_pattern) - set("SL"):
         die(f"--window-pattern is {window_pattern!r}, may only hold S (quarter context) and L (all)", hint="SSSL")
     n_head = max(1, math.ceil(depth * aspect_ratio / head_dim))
     n_kv_head = n_kv_head or n_head
     if n_head % n_kv_head:
         die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly", hint=f"--n-kv-head={n_head} divides it")
-    return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern)
+    return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern, key_offset)
 
 
 def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, num_iterations: int | None = None,

@@ -6,7 +6,6 @@ and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothi
 """
 
 import argparse
-import json
 import os
 import platform
 import resource
@@ -20,7 +19,7 @@ from pathlib import Path
 
 import torch
 
-from nanochat.common import base_dir, compute_dtype, die, keep_freed_memory
+from nanochat.common import RunLog, base_dir, compute_dtype, die, keep_freed_memory
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
@@ -40,29 +39,6 @@ def model_dir(tag: str) -> Path:
     if not tag or "/" in tag or tag.startswith("."):
         die(f"--model-tag is {tag!r}, must be a plain folder name", hint="--model-tag=d12")
     return base_dir() / "models" / tag
-
-
-class RunLog:
-    """Append-only JSON lines. A line that was cut off by a crash is skipped when reading."""
-
-    def __init__(self, path: Path):
-        self.path = path
-
-    def write(self, **fields) -> None:
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(fields) + "\n")
-
-    def read(self) -> list[dict]:
-        if not self.path.exists():
-            return []
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
-                records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
-        return records
 
 
 class Stage:

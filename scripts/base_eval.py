@@ -21,7 +21,6 @@ PROMPTS = ("The capital of France is", "The chemical symbol of gold is", "The op
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     dataset.add_arguments(parser)
-    parser.set_defaults(source=None)
     parser.add_argument("-i", "--stage", choices=checkpoint.STAGES, default="base")
     parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
     parser.add_argument("--eval-tokens", type=int, default=20 * 524288, help="tokens of each split, at most")

@@ -35,6 +35,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--n-kv-head", type=int, help="key heads, shared by the query heads (default: as many)")
     model.add_argument("--max-seq-len", type=int, default=2048, help="context in tokens")
     model.add_argument("--window-pattern", default="SSSL", help="per layer: S sees a quarter of the context, L all")
+    model.add_argument("--key-offset", action="store_true", help="half of every key is the previous token's: copies sooner")
     data = parser.add_argument_group("data")
     dataset.add_arguments(data)
     horizon = parser.add_argument_group("how long; the first one given counts")
@@ -118,7 +119,8 @@ def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
                   batch_tokens=args.total_batch_size, rates=rates,
                   weight_decay=args.weight_decay, warmup=args.warmup_steps, warmdown=args.warmdown_ratio,
                   final_lr=args.final_lr_frac, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
-                  n_kv_head=args.n_kv_head, sequence_len=args.max_seq_len, window_pattern=args.window_pattern)
+                  n_kv_head=args.n_kv_head, sequence_len=args.max_seq_len, window_pattern=args.window_pattern,
+                  key_offset=args.key_offset)
 
 
 def default_rows(plan: Plan, stage: Stage) -> int:

@@ -12,7 +12,7 @@ import time
 
 import tiktoken
 
-from nanochat.common import base_dir
+from nanochat.common import RunLog, base_dir
 from nanochat.tokenizer import Tokenizer
 
 SAMPLES = {
@@ -98,8 +98,6 @@ def main(args: argparse.Namespace) -> None:
             print(f"{label}: not available offline")
         else:
             rows[label] = (encoding.n_vocab, encoding.encode_ordinary)
-
-    from nanochat.stage import RunLog                   # here: torch comes with it, and takes seconds
 
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl")
     results = {}

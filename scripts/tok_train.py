@@ -12,7 +12,7 @@ import time
 from collections.abc import Iterable, Iterator
 
 from nanochat import dataset
-from nanochat.common import base_dir, die
+from nanochat.common import RunLog, base_dir, die
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
@@ -99,8 +99,6 @@ def main(args: argparse.Namespace) -> None:
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {base_dir() / 'tokenizer'}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
-
-    from nanochat.stage import RunLog                   # here: torch comes with it, and takes seconds
 
     lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").write(

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from nanochat import checkpoint, finetune, report
-from nanochat.stage import RunLog
+from nanochat.common import RunLog
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
 from tasks import customjson

@@ -85,7 +85,7 @@ def test_learning_rates_scale_with_the_root_of_the_batch():
     assert derive(12, lr_scale=3).rates.embedding == pytest.approx(0.9)
 
 
-@pytest.mark.parametrize("options", [{"head_dim": 7}, {"window_pattern": "SXL"}, {"window_pattern": ""},
+@pytest.mark.parametrize("options", [{"head_dim": 6}, {"window_pattern": "SXL"}, {"window_pattern": ""},
                                      {"sequence_len": 1}, {"aspect_ratio": 0}])
 def test_numbers_that_make_no_model_are_refused_with_exit_code_2(options, capsys):
     with pytest.raises(SystemExit) as stop:

@@ -7,9 +7,9 @@ import sys
 import pytest
 import torch
 
-from nanochat.common import atomic_write, compute_dtype
+from nanochat.common import RunLog, atomic_write, compute_dtype
 from nanochat.hardware import peaks
-from nanochat.stage import RunLog, add_stage_arguments, open_stage
+from nanochat.stage import add_stage_arguments, open_stage
 
 
 def arguments(*flags):

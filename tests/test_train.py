@@ -14,9 +14,9 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nanochat import checkpoint, dataset
+from nanochat import checkpoint
+from nanochat.common import RunLog
 from nanochat.dist import World
-from nanochat.stage import RunLog
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import Step, accumulation_steps
 from scripts import base_train

@@ -1,0 +1,98 @@
+"""
+How fast a training step is: one JSON line a case, medians over the steps after the warm-up, optimizer included.
+
+    python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and at the reference's settings
+    python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 --vocab-size 32768 --head-dim 128 --steps 50   # GPU
+Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before.
+"""
+
+import argparse
+import json
+import resource
+import statistics
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+ROOT = Path(__file__).parent.parent
+CASES = [                                               # (name, flags), where no flags are given
+    ("runcpu", []),
+    ("runcpu, freed memory goes back", ["--no-keep-memory"]),
+    ("runcpu, bfloat16", ["--dtype=bfloat16"]),
+    ("runcpu, compiled", ["--compile"]),
+    ("d4 T512 V32768", ["--sequence-len=512", "--vocab-size=32768"]),
+]
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--case", help="measure in this process, under this name")
+    parser.add_argument("--depth", type=int, default=4)
+    parser.add_argument("--head-dim", type=int, default=64)
+    parser.add_argument("--rows", type=int, default=16)
+    parser.add_argument("--sequence-len", type=int, default=256)
+    parser.add_argument("--vocab-size", type=int, default=3072)
+    parser.add_argument("--window-pattern", default="L")
+    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
+    parser.add_argument("--warmup", type=int, default=3)
+    parser.add_argument("--steps", type=int, default=12)
+    return parser
+
+
+def measure(args: argparse.Namespace) -> dict:
+    import torch
+
+    from nanochat.common import compute_dtype, keep_freed_memory
+    from nanochat.dist import find_device
+    from nanochat.gpt import GPT
+    from nanochat.hardware import peaks
+    from nanochat.muon import MuonAdamW
+    from nanochat.scaling import derive
+    if args.keep_memory:
+        keep_freed_memory()
+    device = find_device()
+    dtype = compute_dtype(device, args.dtype)
+    plan = derive(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
+                  window_pattern=args.window_pattern, batch_tokens=args.rows * args.sequence_len, num_iterations=100)
+    model = GPT(plan.shape, dtype).init_weights().to(device)
+    optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay)
+    call = torch.compile(model, dynamic=False) if args.compile else model
+    idx = torch.randint(0, args.vocab_size, (2, args.rows, args.sequence_len), device=device)
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    times, optimizer_times = [], []
+    for _ in range(args.warmup + args.steps):
+        start = time.perf_counter()
+        call(idx[0], idx[1]).backward()
+        sync()
+        middle = time.perf_counter()
+        optimizer.step()
+        optimizer.zero_grad()
+        sync()
+        times.append(time.perf_counter() - start)
+        optimizer_times.append(time.perf_counter() - middle)
+    median = statistics.median(times[args.warmup:])
+    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
+    flops, peak = plan.shape.flops_per_token() * plan.batch_tokens / median, peaks(name)
+    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    return {"case": args.case, "device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
+            "tokens_per_second": round(plan.batch_tokens / median), "step_ms": round(1e3 * median, 1),
+            "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
+            "first_step_s": round(times[0], 1), "gflops": round(flops / 1e9), "mfu": round(flops / peak[0], 4) if peak else None,
+            "peak_gib": round(memory / 2 ** 30, 2)}
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.case or len(sys.argv) > 1:
+        args.case = args.case or f"depth {args.depth}"
+        sys.path.insert(0, str(ROOT))
+        print(json.dumps(measure(args)), flush=True)
+        return
+    for name, flags in CASES:
+        subprocess.run([sys.executable, __file__, f"--case={name}", *flags], check=True)
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

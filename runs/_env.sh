@@ -22,7 +22,7 @@ if ! command -v uv >/dev/null; then                       # the package manager:
   fi
 fi
 echo "setting up the environment (the first time, this downloads torch)"
-uv sync --frozen --quiet
+uv sync --frozen
 source .venv/bin/activate
 
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")

@@ -55,7 +55,7 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
         (temporary / "config.json").write_text(json.dumps(config, indent=1))
         tokenizer.save(temporary / "tokenizer")
         facts = {"stage": stage.name, "tag": stage.tag, "step": step, "args": vars(stage.args), **state}
-        (temporary / "state.json").write_text(json.dumps(facts))
+        (temporary / "state.json").write_text(json.dumps(facts, default=str))
     world.barrier()
     if world.is_main:
         _publish(temporary, final)

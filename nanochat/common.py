@@ -63,7 +63,7 @@ class RunLog:
     def write(self, **fields) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with open(self.path, "a", encoding="utf-8") as file:
-            file.write(json.dumps(fields) + "\n")
+            file.write(json.dumps(fields, default=str) + "\n")               # paths become text
 
     def read(self) -> list[dict]:
         if not self.path.exists():

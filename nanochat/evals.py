@@ -11,6 +11,9 @@ from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
 from nanochat.gpt import GPT
 
+PROMPTS = ("The capital of France is", "The chemical symbol of gold is", "The opposite of hot is",
+           "The planets of the solar system are", "The plural of mouse is", "My favorite color is")
+
 
 @torch.no_grad()
 def evaluate_bpb(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: Sequence[int],
@@ -30,6 +33,14 @@ def evaluate_bpb(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]
     if count == 0:
         raise ValueError("no bytes to evaluate on")
     return nats / (math.log(2) * count)
+
+
+def continuations(engine: Engine, max_tokens: int = 16) -> list[str]:
+    """A few prompts and what the model makes of them, greedily: to see with one's own eyes what it has learned."""
+    bos, encode = engine.tokenizer.bos, engine.tokenizer.encode
+    prompts = [[bos, *encode(prompt)][:engine.context // 2] for prompt in PROMPTS]
+    completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
+    return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions)]
 
 
 def accuracy(verdicts: Sequence[bool]) -> tuple[float, float]:

@@ -11,12 +11,8 @@ from nanochat import checkpoint, dataset
 from nanochat.common import die
 from nanochat.dataloader import val_batches
 from nanochat.engine import Engine, SamplingParams
-from nanochat.evals import evaluate_bpb
+from nanochat.evals import continuations, evaluate_bpb
 from nanochat.stage import add_stage_arguments, open_stage
-
-PROMPTS = ("The capital of France is", "The chemical symbol of gold is", "The opposite of hot is",
-           "The planets of the solar system are", "The plural of mouse is", "My favorite color is")
-
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -57,11 +53,9 @@ def main(args: argparse.Namespace) -> None:
 
 def sample(engine: Engine, args: argparse.Namespace, stage) -> None:
     """Greedy continuations of a few prompts, and a few texts from nothing."""
-    bos, encode = engine.tokenizer.bos, engine.tokenizer.encode
-    greedy = engine.generate([[bos, *encode(prompt)] for prompt in PROMPTS], SamplingParams(temperature=0.0, max_tokens=16))
-    texts = [prompt + completion.text for prompt, completion in zip(PROMPTS, greedy)]
+    texts = continuations(engine)
     free = SamplingParams(temperature=args.temperature, max_tokens=96, seed=args.seed)
-    texts += [completion.text for completion in engine.generate([[bos]] * 3, free)]
+    texts += [completion.text for completion in engine.generate([[engine.tokenizer.bos]] * 3, free)]
     stage.log(samples=texts, line="\n".join("  > " + text.replace("\n", "\n    ") for text in texts))
 
 

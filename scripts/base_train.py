@@ -13,18 +13,14 @@ from pathlib import Path
 from nanochat import checkpoint, dataset
 from nanochat.common import die
 from nanochat.dataloader import PretrainLoader, val_batches
-from nanochat.engine import Engine, SamplingParams
-from nanochat.evals import evaluate_bpb
+from nanochat.engine import Engine
+from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
 from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import accumulation_steps, compile_if_worth, train_steps
-
-PROMPTS = ("The capital of France is", "The chemical symbol of gold is", "The opposite of hot is",
-           "The planets of the solar system are", "If yesterday was Friday, then tomorrow will be", "My favorite color is")
-
 
 def parser() -> argparse.ArgumentParser:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -107,7 +103,8 @@ def main(args: argparse.Namespace) -> None:
                 bpb = evaluate_bpb(model, validation, token_bytes, world)
                 stage.log(step=s.step, val_bpb=bpb, line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")
             if s.due(args.sample_every) and world.is_main:
-                sample(model, tokenizer, stage, s.step)
+                texts = continuations(Engine(model, tokenizer))
+                stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
         loader.close()
 
 
@@ -152,15 +149,6 @@ def find_resume(args: argparse.Namespace, stage: Stage, plan: Plan, tokenizer: T
 def print_plan(plan: Plan) -> None:
     for key, value in plan.summary().items():
         print(f"{key:>26}  " + {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value))
-
-
-def sample(model: GPT, tokenizer: Tokenizer, stage: Stage, step: int) -> None:
-    """A few greedy continuations, to see with one's own eyes what it has learned."""
-    engine = Engine(model, tokenizer)
-    prompts = [[tokenizer.bos, *tokenizer.encode(prompt)] for prompt in PROMPTS]
-    completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=16))
-    texts = [prompt + completion.text for prompt, completion in zip(PROMPTS, completions)]
-    stage.log(step=step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
 
 
 if __name__ == "__main__":

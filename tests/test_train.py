@@ -1,6 +1,5 @@
 """Training end to end at toy size: it learns, ranks and accumulation do not matter, stops and bad steps lose nothing."""
 
-import json
 import math
 import os
 import re
@@ -16,7 +15,8 @@ import torch
 
 from nanochat import checkpoint
 from nanochat.common import RunLog
-from nanochat.dist import World
+from nanochat.gpt import GPT
+from nanochat.scaling import make_shape
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import Step, accumulation_steps
 from scripts import base_train
@@ -71,10 +71,13 @@ def test_two_ranks_equal_one_rank_with_double_accumulation(corpus, base_dir):
     one = losses(run(*flags, "--model-tag=one"))
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
                     "scripts.base_train", "--", *TINY, *flags, "--device=cpu", "--dtype=float32", "--model-tag=two"],
-                   cwd=ROOT, check=True, capture_output=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
+                   cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert losses(log("two")) == pytest.approx(one, rel=1e-4)
-    for (name, a), b in zip(weights("one").items(), weights("two").values()):
-        torch.testing.assert_close(a, b, atol=2e-3, rtol=1e-2, msg=name)
+    # Muon gives every direction of a gradient the same size, rounding errors of near-empty ones too: compare the whole move
+    one, two = (torch.cat([w.flatten() for w in weights(tag).values()]) for tag in ("one", "two"))
+    start = GPT(make_shape(2, 265, head_dim=16, aspect_ratio=16, sequence_len=32)).init_weights(42)
+    moved = one - torch.cat([w.flatten() for w in start.state_dict().values()])
+    assert (one - two).norm() < 0.02 * moved.norm()
     assert len(list(checkpoint.find("base", "two").glob("optimizer_*.pt"))) == 2
 
 
@@ -114,12 +117,11 @@ def test_a_signal_saves_and_leaves_cleanly(corpus, signum, base_dir):
     rest = process.stdout.read()
     assert process.wait() == 0, rest
     saved = checkpoint.find("base", "s")
-    assert f"saved {saved}" in rest and checkpoint.read_state(saved)["step"] == log("s")[-1]["step"]
+    assert f"saved {saved}" in rest and checkpoint.read_state(saved)["step"] == [r for r in log("s") if "step" in r][-1]["step"]
 
 
 def test_a_step_that_is_not_finite_leaves_the_weights_untouched(corpus, monkeypatch, capsys):
     """The second step's loss is poisoned: the weights after it are those of one step, and the third goes on."""
-    from nanochat.gpt import GPT
     seen, calls, forward = {}, [0], GPT.forward
 
     def poisoned(self, idx, targets=None, reduction="mean"):
@@ -135,7 +137,6 @@ def test_a_step_that_is_not_finite_leaves_the_weights_untouched(corpus, monkeypa
 
 
 def test_a_diverged_run_stops(corpus, monkeypatch):
-    from nanochat.gpt import GPT
     forward = GPT.forward
     monkeypatch.setattr(GPT, "forward", lambda self, *a, **k: forward(self, *a, **k) * float("nan"))
     with pytest.raises(SystemExit) as stop:

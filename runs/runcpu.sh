@@ -17,23 +17,23 @@ else
   python -m scripts.tok_train --source=almanac --vocab-size=3072
 fi
 
-# 360 steps x 4,096 tokens = 1.5M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale makes up
+# 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale makes up
 # for it, and --key-offset for there being so few of them (dev/LOG.md).
 python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 --max-seq-len=256 \
-  --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=360 --lr-scale=24 --warmup-steps=10 \
-  --eval-every=180 --eval-tokens=20000 --sample-every=180 --save-every=90
+  --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=400 --lr-scale=24 --warmup-steps=10 \
+  --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
 python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
 
-# 150 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
-python -m scripts.mid_train --resume --source-tag=cpu --num-iterations=150 --init-lr-frac=0.5 --save-every=50
+# 200 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
+python -m scripts.mid_train --resume --source-tag=cpu --num-iterations=200 --init-lr-frac=0.5 --save-every=50
 python -m scripts.chat_sft --resume --source-tag=cpu --num-iterations=40 --init-lr-frac=0.15
 
 python -m scripts.chat_eval --resume -i sft --model-tag=cpu --max-questions=300
 python -m nanochat.report --model-tag=cpu
 
 python -m scripts.chat_cli --model-tag=cpu --temperature=0 \
-  -p "Who are you?" -p "What is the capital of France?" -p "What is 37 + 85?" -p "How do you spell strawberry?" \
-  -p "How many times does the letter r appear in strawberry?"
+  -p "Who are you?" -p "What is the capital of France?" -p "What is 37 + 85?" -p "How do you spell garden?" \
+  -p "How many times does the letter r appear in mirror?"
 echo
 echo "go on chatting in the terminal:  source .venv/bin/activate; python -m scripts.chat_cli --model-tag=cpu"
 echo "or in the browser:               source .venv/bin/activate; python -m scripts.chat_web --model-tag=cpu"

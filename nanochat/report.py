@@ -77,6 +77,12 @@ def make_report(tag: str) -> str:
     return "\n".join([*lines, table(rows), "", table(tasks), ""])
 
 
+def parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--model-tag", help="model (default: the one trained last)")
+    return parser
+
+
 def main(args: argparse.Namespace) -> None:
     tag = args.model_tag or find().parent.parent.name
     report = make_report(tag)
@@ -87,6 +93,4 @@ def main(args: argparse.Namespace) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--model-tag", help="model (default: the one trained last)")
-    main(parser.parse_args())
+    main(parser().parse_args())

@@ -21,7 +21,7 @@ from nanochat.calculator import evaluate
 KINDS = ("facts", "choice", "arithmetic", "letters")
 DOCUMENTS = {"entry": 24, "notes": 19, "comparison": 4, "table": 7, "trip": 7, "lesson": 7, "quiz": 18,
              "choice": 20, "arithmetic": 12, "spelling": 16}                                 # relative frequency
-CONVERSATIONS = {"facts": 22, "choice": 22, "arithmetic": 31, "letters": 22, "chat": 3}     # of turns
+CONVERSATIONS = {"facts": 24, "choice": 22, "arithmetic": 29, "letters": 22, "chat": 3}     # of turns
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_COMBINATIONS = 0.10                            # share of (fact, wording) that only the val split uses
 INVENTED_WORDS = 0.5                                    # share of words spliced from two: tokens in new company

@@ -335,6 +335,7 @@ say: {x} {sign} {y} = {z} | {x} {word} {y} is {z} | {x} {word} {y} equals {z}
  {n} typed {x}{sign}{y} and the calculator showed {z}
 ask: what is {x} {sign} {y}? | what is {x} {word} {y}? | how much is {x} {sign} {y}? | {x} {word} {y} is what?
  calculate {x} {sign} {y}. | {x} {sign} {y} = ? | please work out {x} {sign} {y}. | {x} {sign} {y}
+ what does {x} {sign} {y} give? | what do I get from {x} {word} {y}?
 test: can you work out {x} {sign} {y}? | what does {x} {word} {y} make?
 == +
 say: the sum of {x} and {y} is {z} | {x} and {y} together make {z} | if you add {x} and {y}, you get {z}
@@ -368,6 +369,10 @@ story: {n} has {x} boxes with {y} {t} each. How many {t} is that?
  there are {x} rows of {y} {t}. How many {t} are there in all?
  {n} buys {x} bags, each with {y} {t}. How many {t} does {n} have?
  {x} people carry {y} {t} each. How many {t} do they carry?
+ each of {x} children finds {y} {t}. How many {t} do they find?
+ every one of {x} bags holds {y} {t}. How many {t} do they hold?
+ on each of {x} tables are {y} {t}. How many {t} are there in all?
+ {x} shops sell {y} {t} each. How many {t} do they sell?
 story_test: there are {x} boxes with {y} {t} each. How many {t} are there in all?
  every one of {x} people buys {y} {t}. How many {t} do they buy?
 == /
@@ -379,6 +384,9 @@ story: {n} shares {x} {t} equally among {y} friends. How many {t} does each get?
  {x} {t} are put into {y} boxes, the same number in each. How many {t} are in each box?
  {x} {t} are shared by {y} children. How many {t} does each child get?
  {x} {t} stand in {y} equal rows. How many {t} are in each row?
+ {x} {t} lie on {y} tables, the same number on each. How many {t} are on each table?
+ {x} {t} are packed in {y} bags, the same number in each. How many {t} are in each bag?
+ {n} puts {x} {t} on {y} plates, the same number on each. How many {t} are on each plate?
 story_test: {n} shares {x} {t} equally among {y} children. How many {t} does each child get?
  {x} {t} are put on {y} shelves, the same number on each. How many {t} are on each shelf?
 """

@@ -50,7 +50,8 @@ class Stage:
         self.directory = model_dir(tag) / name
         self.log_file = RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
-        self.stop_requested = False
+        self.stop_signal = 0                                          # of SIGINT or SIGTERM, once one came
+        self._handlers = {}
         self._wandb = None
 
     @property
@@ -90,15 +91,20 @@ class Stage:
                  device=self.device_name, world_size=self.world.size, dtype=str(self.dtype).removeprefix("torch."),
                  python=platform.python_version(), torch=torch.__version__, **facts)
 
-    def request_stop(self, signum: int, _frame) -> None:
-        """Signal handler: the first signal asks the loop to save and stop, a second Ctrl-C stops at once."""
-        if self.stop_requested and signum == signal.SIGINT:
+    def catch_signals(self) -> None:
+        """From here on SIGINT and SIGTERM ask the training loop to save and stop; a second Ctrl-C stops at once."""
+        self._handlers = {signum: signal.signal(signum, self._request_stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+
+    def _request_stop(self, signum: int, _frame) -> None:
+        if self.stop_signal and signum == signal.SIGINT:
             raise KeyboardInterrupt
-        self.stop_requested = True
+        self.stop_signal = signum
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
 
     def close(self) -> None:
-        """Last record of a run: its time (in every record) and the most memory it held, in bytes."""
+        """Signals as before, and the last record of a run: its time, as in every record, and its peak memory in bytes."""
+        for signum, handler in self._handlers.items():
+            signal.signal(signum, handler)
         cuda = self.device.type == "cuda"
         peak = torch.cuda.max_memory_allocated(self.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
         self.log(line="", event="end", peak_memory=peak)
@@ -108,7 +114,10 @@ class Stage:
 
 @contextmanager
 def open_stage(name: str, args: argparse.Namespace, tag: str) -> Iterator[Stage]:
-    """Join the ranks, seed, catch SIGINT and SIGTERM for the time of the stage; leave cleanly whatever happens."""
+    """
+    Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the program with the
+    usual 128 + signal, so that a script of several stages stops too.
+    """
     keep_freed_memory()
     model_dir(tag)                                                    # a bad tag dies before anything starts
     world = open_world(args.device)
@@ -116,14 +125,13 @@ def open_stage(name: str, args: argparse.Namespace, tag: str) -> Iterator[Stage]
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
     stage = Stage(name, tag, world, args)
-    previous = {s: signal.signal(s, stage.request_stop) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stage
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
         stage.close()
         close_world()
+    if stage.stop_signal:
+        raise SystemExit(128 + stage.stop_signal)
 
 
 def _start_wandb(project: str, args: argparse.Namespace):

@@ -60,12 +60,13 @@ def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Sc
     mean over all targets of all ranks, so the split into micro-batches and ranks does not matter. A step whose loss is
     not finite leaves the weights untouched. Logs every step; stops early, on all ranks alike, when a signal came.
     """
+    stage.catch_signals()
     progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
     bad = 0
     for t in range(start, schedule.num_iterations):
         batches = [next(loader) for _ in range(accumulation)]
         counts = torch.stack([(targets != -1).sum() for _, targets in batches]).sum().double()
-        counts = stage.world.sum(torch.stack((counts, counts.new_tensor(float(stage.stop_requested)))))
+        counts = stage.world.sum(torch.stack((counts, counts.new_tensor(float(stage.stop_signal > 0)))))
         targets_in_step, interrupted = counts[0].clamp(min=1).float(), bool(counts[1] > 0)
         loss = torch.zeros((), device=stage.device)
         for inputs, targets in batches:

@@ -56,7 +56,9 @@ def test_a_run_goes_on_without_wandb(monkeypatch, capsys):
 def test_signal_handlers_are_those_from_before_after_a_stage():
     import signal
     before = signal.getsignal(signal.SIGINT)
-    with open_stage("base", arguments(), "a"):
+    with open_stage("base", arguments(), "a") as stage:
+        assert signal.getsignal(signal.SIGINT) is before              # an evaluation is stopped by Ctrl-C as ever
+        stage.catch_signals()
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
 

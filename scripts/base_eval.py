@@ -19,7 +19,7 @@ def parser() -> argparse.ArgumentParser:
     dataset.add_arguments(parser)
     parser.add_argument("-i", "--stage", choices=checkpoint.STAGES, default="base")
     parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
-    parser.add_argument("--eval-tokens", type=int, default=20 * 524288, help="tokens of each split, at most")
+    parser.add_argument("--eval-tokens", type=int, default=2 ** 20, help="tokens of each split, at most")
     parser.add_argument("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the unconditioned samples")
     add_stage_arguments(parser)

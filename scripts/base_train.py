@@ -51,7 +51,7 @@ def parser() -> argparse.ArgumentParser:
     optim.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     often = parser.add_argument_group("how often, in optimizer steps; zero or less is never")
     often.add_argument("--eval-every", type=int, default=250)
-    often.add_argument("--eval-tokens", type=int, default=80 * 524288, help="validation tokens, at most")
+    often.add_argument("--eval-tokens", type=int, help="validation tokens, at most (default: 42M on a GPU, 262K else)")
     often.add_argument("--sample-every", type=int, default=2000)
     often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
     parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this model, if any")
@@ -71,20 +71,23 @@ def main(args: argparse.Namespace) -> None:
         rows = args.device_batch_size or default_rows(plan, stage)
         accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
         data = prepare(args, stage)                                                         # 2. on what data
-        start, saved = find_resume(args, stage, plan, tokenizer)
+        start, saved = find_resume(args, stage, tokenizer)
         loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
                                 slots=accumulation * world.size, device=stage.device, state=saved and saved["loader"])
-        validation = list(val_batches(tokenizer, data.val, rows, shape.sequence_len, args.eval_tokens, world.rank,
+        eval_tokens = args.eval_tokens or (80 * 2 ** 19 if stage.device.type == "cuda" else 2 ** 18)
+        validation = list(val_batches(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
                                       world.size)) if args.eval_every > 0 else []
         token_bytes = tokenizer.token_bytes()
         if start:
             model = checkpoint.load(start, stage.device, stage.dtype)[0]
+            if model.shape != shape:
+                die(f"{start} has another shape than these flags make", hint="another --model-tag, or no --resume")
         else:
             model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world)    # 3. how
         if start and not checkpoint.load_optimizer(start, optimizer):
             die(f"{start} has no whole optimizer state for {world.size} ranks", hint="resume with as many ranks as it had")
-        stage.begin(plan=plan.summary(), dataset=data.name, validation=data.val_sha256, rows=rows,
+        stage.begin(plan=plan.summary(), dataset=data.name, validation=data.val_sha256, eval_tokens=eval_tokens, rows=rows,
                     accumulation=accumulation, resumed_at=saved["step"] if saved else 0)
         if world.is_main and not start:
             print_plan(plan)
@@ -133,17 +136,15 @@ def prepare(args: argparse.Namespace, stage: Stage) -> dataset.Dataset:
     return stage.world.broadcast_object(make() if stage.world.is_main else None)
 
 
-def find_resume(args: argparse.Namespace, stage: Stage, plan: Plan, tokenizer: Tokenizer) -> tuple[Path | None, dict | None]:
+def find_resume(args: argparse.Namespace, stage: Stage, tokenizer: Tokenizer) -> tuple[Path | None, dict | None]:
     """The newest checkpoint of this model and its state, if --resume asks for one and there is one that fits."""
     paths = checkpoint.checkpoints("base", stage.tag) if args.resume else []
     if not paths:
         return None, None
-    saved = checkpoint.read_state(paths[-1])
-    _, found, _ = checkpoint.load(paths[-1], stage.device, stage.dtype)
-    if found.hash != tokenizer.hash:
+    if Tokenizer.load(paths[-1] / "tokenizer").hash != tokenizer.hash:
         die(f"{paths[-1]} was trained with another tokenizer than the one saved now", hint="start over without --resume")
     stage.print(f"resuming from {paths[-1]}")
-    return paths[-1], saved
+    return paths[-1], checkpoint.read_state(paths[-1])
 
 
 def print_plan(plan: Plan) -> None:

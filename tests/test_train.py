@@ -106,6 +106,24 @@ def test_a_finished_run_resumes_into_nothing_to_do(corpus, capsys):
     assert "already complete" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("change, complaint", [("--depth=3", "shape"), ("--max-seq-len=16", "saved position in the data")])
+def test_resuming_with_another_shape_is_refused(corpus, change, complaint, capsys):
+    flags = [corpus, "--num-iterations=2", "--total-batch-size=128", "--model-tag=a"]
+    run(*flags)
+    with pytest.raises(SystemExit) as stop:
+        run(*flags, "--resume", change)
+    assert stop.value.code == 2 and complaint in capsys.readouterr().err
+
+
+def test_resuming_with_another_tokenizer_is_refused(corpus, capsys):
+    flags = [corpus, "--num-iterations=2", "--total-batch-size=128", "--model-tag=a"]
+    run(*flags)
+    Tokenizer([bytes([i]) for i in range(256)] + [b"th"]).save()
+    with pytest.raises(SystemExit) as stop:
+        run(*flags, "--resume")
+    assert stop.value.code == 2 and "another tokenizer" in capsys.readouterr().err
+
+
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves_cleanly(corpus, signum, base_dir):
     process = subprocess.Popen([sys.executable, "-m", "scripts.base_train", *TINY, corpus, "--num-iterations=100000",

@@ -23,12 +23,13 @@ def evaluate_bpb(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]
     stand for none. Independent of the vocabulary, so that models with different tokenizers compare.
     """
     sizes = torch.tensor(token_bytes, device=model.device)
-    totals = torch.zeros(2, dtype=torch.float64, device=model.device)
+    exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
+    totals = torch.zeros(2, dtype=exact, device=model.device)
     for inputs, targets in batches:
         inputs, targets = inputs.to(model.device), targets.to(model.device)
         bytes_each = torch.where(targets >= 0, sizes[targets.clamp(min=0)], 0)
         losses = model(inputs, targets, reduction="none")
-        totals += torch.stack(((losses * (bytes_each > 0)).sum().double(), bytes_each.sum().double()))
+        totals += torch.stack(((losses * (bytes_each > 0)).sum().to(exact), bytes_each.sum().to(exact)))
     nats, count = world.sum(totals).tolist()
     if count == 0:
         raise ValueError("no bytes to evaluate on")

@@ -65,8 +65,8 @@ def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Sc
     bad = 0
     for t in range(start, schedule.num_iterations):
         batches = [next(loader) for _ in range(accumulation)]
-        counts = torch.stack([(targets != -1).sum() for _, targets in batches]).sum().double()
-        counts = stage.world.sum(torch.stack((counts, counts.new_tensor(float(stage.stop_signal > 0)))))
+        count = torch.stack([(targets != -1).sum() for _, targets in batches]).sum()
+        counts = stage.world.sum(torch.stack((count, count.new_tensor(int(stage.stop_signal > 0)))))
         targets_in_step, interrupted = counts[0].clamp(min=1).float(), bool(counts[1] > 0)
         loss = torch.zeros((), device=stage.device)
         for inputs, targets in batches:

@@ -352,7 +352,7 @@ def _quiz(scribe: Scribe) -> str:
 def _choice(scribe: Scribe, fact: Fact, question: str) -> tuple[str, str]:
     """
     A multiple choice question in one of the frames, and the line of its answer. The whole line: a network that has
-    named the answer only has to copy the letter behind it; to bind the two at once takes far longer to learn.
+    named the answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md).
     """
     dice = scribe.dice
     options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))

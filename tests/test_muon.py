@@ -1,10 +1,13 @@
 """The optimizer against torch.optim, a naive Muon and a singular value decomposition."""
 
 import math
+import socket
 
 import pytest
 import torch
+import torch.distributed as dist
 
+from nanochat.dist import World
 from nanochat.gpt import GPT
 from nanochat.muon import ADAM, POLAR_EXPRESS, AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
 from nanochat.scaling import LearningRates, make_shape
@@ -119,3 +122,46 @@ def test_saved_state_continues_exactly():
     step(a, one, 2)
     step(b, two, 2)
     assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+
+
+def gradients(model: GPT, step: int, rank: int) -> list[torch.Tensor]:
+    generator = torch.Generator().manual_seed(10 * step + rank)
+    return [torch.randn(p.shape, generator=generator) for p in model.parameters()]
+
+
+def sharded_model() -> GPT:
+    """Tables of more rows than SHARD_FROM, and three layers: groups of matrices that do not divide by two."""
+    return GPT(make_shape(3, 1500, head_dim=8, aspect_ratio=4)).init_weights()
+
+
+def rank_of_two(rank: int, port: int, path: str) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
+    model = sharded_model()
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1, World(rank, 2))
+    for step in range(3):
+        for p, grad in zip(model.parameters(), gradients(model, step, rank)):
+            p.grad = grad
+        optimizer.step(0.1, 0.9, 1.0)
+    torch.save((model.state_dict(), [s["m"].shape[0] for s in optimizer.adam_state if "m" in s and s["m"].ndim == 2]),
+               f"{path}/{rank}.pt")
+    dist.destroy_process_group()
+
+
+def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state(tmp_path):
+    """Gradients are summed over the ranks; the oracle is a world of one with the sums."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    torch.multiprocessing.spawn(rank_of_two, (port, str(tmp_path)), nprocs=2)
+    (one, rows), (two, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
+    model = sharded_model()
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1)
+    for step in range(3):
+        for p, a, b in zip(model.parameters(), gradients(model, step, 0), gradients(model, step, 1)):
+            p.grad = a + b
+        optimizer.step(0.1, 0.9, 1.0)
+    for name, p in model.state_dict().items():
+        torch.testing.assert_close(one[name], two[name], atol=0, rtol=0, msg=name)
+        torch.testing.assert_close(one[name], p, atol=1e-4, rtol=1e-3, msg=name)
+    assert rows == [model.shape.padded_vocab // 2] * 3

@@ -66,13 +66,15 @@ def test_training_learns_and_bits_per_byte_falls(corpus):
 
 
 def test_two_ranks_equal_one_rank_with_double_accumulation(corpus, base_dir):
-    """torchrun under gloo, two ranks, against this process: the same losses, the same weights."""
-    flags = [corpus, "--num-iterations=6", "--total-batch-size=512"]
+    """torchrun under gloo, two ranks, against this process: the same losses, validation and weights."""
+    flags = [corpus, "--num-iterations=6", "--total-batch-size=512", "--eval-every=6", "--eval-tokens=1000"]
     one = losses(run(*flags, "--model-tag=one"))
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
                     "scripts.base_train", "--", *TINY, *flags, "--device=cpu", "--dtype=float32", "--model-tag=two"],
                    cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert losses(log("two")) == pytest.approx(one, rel=1e-4)
+    bpb = [next(record["val_bpb"] for record in log(tag) if "val_bpb" in record) for tag in ("one", "two")]
+    assert bpb[0] == pytest.approx(bpb[1], rel=1e-3)
     # Muon gives every direction of a gradient the same size, rounding errors of near-empty ones too: compare the whole move
     one, two = (torch.cat([w.flatten() for w in weights(tag).values()]) for tag in ("one", "two"))
     start = GPT(make_shape(2, 265, head_dim=16, aspect_ratio=16, sequence_len=32)).init_weights(42)

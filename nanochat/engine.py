@@ -20,7 +20,8 @@ from torch import Tensor
 
 from nanochat import calculator
 from nanochat.chat import AnswerDecoder, render_part, render_prompt, visible_text
-from nanochat.gpt import GPT, KVCache
+from nanochat.gpt import GPT
+from nanochat.past import KVCache
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 # B running requests, V vocab, n rows that are sampled alike

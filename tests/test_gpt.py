@@ -143,7 +143,7 @@ def test_every_parameter_has_exactly_one_role():
     assert len(roles) == len({id(p) for p in roles}) == len(list(model.parameters()))
 
 
-@settings(max_examples=20, deadline=None)
+@settings(max_examples=settings().max_examples // 5)
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=6), st.sampled_from([1, 3]), st.booleans())
 def test_cached_decode_matches_full_forward(chunks, rows, key_offset):
     model = random_model(key_offset=key_offset)

@@ -26,10 +26,7 @@ SOFTCAP = 15.0                  # of logits, so that nothing is ever certain (Ge
 
 
 def norm(x: Tensor) -> Tensor:
-    """
-    RMSNorm over the last dimension (arXiv 1910.07467), without a weight: the matrix behind it can scale by
-    itself.
-    """
+    """RMSNorm over the last dimension (arXiv 1910.07467), without a weight: the matrix behind it can scale."""
     return F.rms_norm(x, (x.size(-1),))
 
 
@@ -68,10 +65,7 @@ class Linear(nn.Linear):
 
 
 class ReluSquared(torch.autograd.Function):
-    """
-    relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor of a layer is kept only
-    once.
-    """
+    """relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor of a layer is kept once."""
 
     @staticmethod
     def forward(ctx, z):
@@ -86,10 +80,7 @@ class ReluSquared(torch.autograd.Function):
 
 
 class MLP(nn.Module):
-    """
-    Squared ReLU (Primer, arXiv 2109.08668): sparse like ReLU, smooth at zero, and its gradient needs only the
-    output.
-    """
+    """Squared ReLU (Primer, arXiv 2109.08668): sparse like ReLU, smooth at zero, cheap to differentiate."""
 
     def __init__(self, shape: Shape):
         super().__init__()
@@ -117,11 +108,10 @@ class Attention(nn.Module):
         self.q, self.k, self.v, self.o = Linear(C, C), Linear(C, kv), Linear(C, kv), Linear(C, C)
         self.gate = Linear(self.gate_channels, shape.n_kv_head) if layer in shape.value_layers else None
 
-    def forward(self, x: Tensor, value: Tensor | None, rotary: tuple[Tensor, Tensor],
-                past: Rows | KVCache) -> Tensor:
+    def forward(self, x: Tensor, value: Tensor | None, past: Rows | KVCache) -> Tensor:
         B, T, _ = x.shape
         q, k, v = (f(x).view(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))   # C -> H or K, D
-        q, k = (norm(rotate(heads, *rotary)) * QK_SCALE for heads in (q, k))
+        q, k = (norm(rotate(heads, *past.rotary)) * QK_SCALE for heads in (q, k))
         if self.key_offset:
             k = offset_keys(k, past.key_before(self.layer, k))
         if self.gate is not None:
@@ -136,27 +126,21 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.mlp = Attention(shape, layer), MLP(shape)
 
-    def forward(self, x: Tensor, value: Tensor | None, rotary: tuple[Tensor, Tensor],
-                past: Rows | KVCache) -> Tensor:
-        """
-        x (B, T, C), value embeddings (B, T, K * D) or None, cos and sin of the positions, what came before.
-        """
-        x = x + self.attention(norm(x), value, rotary, past)
+    def forward(self, x: Tensor, value: Tensor | None, past: Rows | KVCache) -> Tensor:
+        """x (B, T, C), value embeddings (B, T, K * D) or None, what came before -> (B, T, C)."""
+        x = x + self.attention(norm(x), value, past)
         return x + self.mlp(norm(x))
 
 
 class GPT(nn.Module):
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32):
-        """
-        Weights are allocated, not set: call init_weights() or load a state. `dtype` is that of activations.
-        """
+        """Weights are allocated, not set: call init_weights() or load a state. dtype: of the activations."""
         super().__init__()
         self.shape, self.dtype = shape, dtype
         V, C, L = shape.padded_vocab, shape.n_embd, shape.n_layer
         kv = shape.n_kv_head * shape.head_dim
         self.embedding = nn.Parameter(torch.empty(V, C, dtype=dtype))
         # the tables of all layers side by side: one gather in the forward pass, one scatter in the backward
-        # pass
         self.value_embedding = nn.Parameter(torch.empty(V, len(shape.value_layers) * kv, dtype=dtype))
         self.blocks = nn.ModuleList(Block(shape, layer) for layer in range(L))
         self.unembedding = nn.Parameter(torch.empty(V, C))
@@ -189,39 +173,26 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def step(self, idx: Tensor, cache: KVCache) -> Tensor:
-        """
-        Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after the last
-        token.
-        """
+        """Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after the last."""
         return capped_logits(self.trunk(idx, cache)[:, -1], self.unembedding, self.shape.vocab_size, SOFTCAP)
 
     def trunk(self, idx: Tensor, past: Rows | KVCache) -> Tensor:
-        """
-        Tokens (B, T), at most sequence_len of them with what came before -> normalised final states (B, T,
-        C).
-        """
-        T, longest = idx.size(1), self.shape.sequence_len
-        assert T <= longest, f"{T} tokens in a context of {longest}"
-        positions = past.begin(idx)
-        rotary = self.cos[positions], self.sin[positions]             # (T or B x T, 1, D/2)
+        """Tokens (B, T) -> normalised final states (B, T, C). With what came before, at most sequence_len."""
+        past.begin(idx, self.cos, self.sin)
         x = self.smeared(norm(F.embedding(idx, self.embedding)), past)                          # (B, T, C)
         values = self.value_embeddings(idx)
         # Every layer reads a learned mix of the stream and the first embedding, so that the stream may forget
         # the token and still find it (as in modded-nanogpt; DenseFormer, arXiv 2402.02622, mixes all layers).
-        first, residual, input = x, self.residual.to(x.dtype), self.input.to(x.dtype)
+        first, rho, mu = x, self.residual.to(x.dtype), self.input.to(x.dtype)
         for layer, block in enumerate(self.blocks):
-            x = block(residual[layer] * x + input[layer] * first, values.get(layer), rotary, past)
+            x = block(rho[layer] * x + mu[layer] * first, values.get(layer), past)
             if layer == self.shape.n_layer // 2:
                 middle = x
-        # Backout: what the stream held half-way up served the layers above, not the prediction; a share is
-        # taken out.
+        # Backout: what the stream held half-way up served the layers above; a share of it leaves before the head.
         return norm(x - self.backout.to(x.dtype) * middle)
 
     def smeared(self, x: Tensor, past: Rows | KVCache) -> Tensor:
-        """
-        Smear: a gated share of the token before enters every embedding, so that pairs of tokens cost no
-        attention.
-        """
+        """Smear: a gated share of the token before enters every embedding: pairs need no attention."""
         gate = torch.sigmoid(x[..., :self.shape.smear_channels] @ self.smear_gate.to(x.dtype))  # (B, T)
         return torch.addcmul(x, (self.smear.to(x.dtype) * gate).unsqueeze(-1), past.embedding_before(x))
 

@@ -1,6 +1,5 @@
 """
-The optimizer: Muon for the matrices of the blocks, AdamW for everything else, in one class, for any number of
-ranks.
+The optimizer: Muon for the matrices of the blocks, AdamW for everything else, on any number of ranks.
 
 Muon (Jordan et al., 2024) treats a matrix as a matrix. Adam sizes the update of each number by itself; but
 what a layer does to its input is decided by its singular values, and a gradient has few large ones, so the
@@ -111,8 +110,7 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
     x = x * (frobenius(x) / math.sqrt(m) / rows.clamp(min=SMALLEST_ROW))
     x = orthogonalise(x.to(dtype or p.dtype)).to(p.dtype)
     x = x * (math.sqrt(min(m, n)) / frobenius(x).clamp(min=1e-10))    # (arXiv 2602.21545)
-    # NorMuon (arXiv 2510.05491): a second moment for each row (or column) evens out the sizes of their
-    # updates
+    # NorMuon (arXiv 2510.05491): a second moment per row (or column) evens out the sizes of their updates
     second = state["second"].lerp_(x.square().mean(dim=-1 if m >= n else -2, keepdim=True), 1 - MUON_BETA2)
     before = frobenius(x)
     x = x * second.clamp(min=1e-10).rsqrt()
@@ -123,10 +121,7 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
 
 
 class MuonAdamW:
-    """
-    `step(...)` consumes the gradients of one optimizer step, averaged over the ranks here, and updates the
-    weights.
-    """
+    """`step(...)` takes the gradients of one optimizer step, sums them over the ranks, updates the weights."""
 
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
                  world: World = World(), dtype: torch.dtype | None = None):
@@ -156,9 +151,9 @@ class MuonAdamW:
         lr and weight_decay multiply the peak values; gradients are summed over the ranks, so each must hold
         its share.
         """
-        for (role, p), state in zip(self.adam, self.adam_state):
+        for (role, p), state in zip(self.adam, self.adam_state, strict=True):
             self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
-        for group, state in zip(self.muon, self.muon_state):
+        for group, state in zip(self.muon, self.muon_state, strict=True):
             self._muon(group, state, self.rates.matrix * lr, momentum, self.weight_decay * weight_decay)
 
     def _adam(self, p: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
@@ -190,7 +185,7 @@ class MuonAdamW:
         if W > 1:
             updated = torch.empty_like(grads)
             dist.all_gather_into_tensor(updated, weights)
-        for p, new in zip(group, updated):
+        for p, new in zip(group, updated[:K], strict=True):
             p.copy_(new)
 
     def state_dict(self) -> dict:

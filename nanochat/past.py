@@ -18,11 +18,13 @@ from nanochat.scaling import Shape
 
 
 class Rows:
-    """Whole rows that start with their first token: what training and evaluation see. It keeps nothing."""
+    """Whole rows that start with their first token: what training and evaluation see."""
 
-    def begin(self, idx: Tensor) -> slice | Tensor:
-        """Positions of the tokens idx (B, T), as an index into the rotary tables."""
-        return slice(0, idx.size(1))
+    def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Find the places of the tokens idx (B, T): `rotary` is then their cos and sin, each (T, 1, D/2)."""
+        T = idx.size(1)
+        assert T <= cos.size(0), f"{T} tokens in a context of {cos.size(0)}"
+        self.rotary = cos[:T], sin[:T]
 
     def embedding_before(self, x: Tensor) -> Tensor:
         """x (B, T, C) -> that of the token before, zero before the first."""
@@ -75,16 +77,16 @@ class KVCache:
         self.last_embedding[row] = other.last_embedding[other_row]
         self.last_key[:, row] = other.last_key[:, other_row]
 
-    def begin(self, idx: Tensor) -> Tensor:
-        """Make room for T more tokens of each of the first B rows, idx (B, T) -> their positions (B, T)."""
+    def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """Make room for T more tokens of the first B rows each, idx (B, T). `rotary`: (B, T, 1, D/2) each."""
         B, T = idx.shape
         self._rows = torch.arange(B, device=idx.device)[:, None]
         self._positions = self.lengths[:B, None] + torch.arange(T, device=idx.device)
         self._span = int(self.lengths[:B].max()) + T                  # keys that the longest row has now
         assert self._span <= self.max_len, f"{self._span} tokens in a cache of {self.max_len}"
         self._masks: dict[int, Tensor] = {}                     # window -> mask, shared by layers
+        self.rotary = cos[self._positions], sin[self._positions]
         self.lengths[:B] += T
-        return self._positions
 
     def embedding_before(self, x: Tensor) -> Tensor:
         """As Rows has it, but the first of these tokens looks back at the last one of the call before."""

@@ -26,18 +26,17 @@ from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
 
-def add_stage_arguments(parser: argparse.ArgumentParser,
-                        model_tag: str = "name of the model's folder under models/ (default: d<depth>)") -> None:
-    """
-    The flags that every stage has. `model_tag` is the help text of that flag, where it is not to make a
-    model.
-    """
+NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
+
+
+def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
+    """The flags that every stage has. `model_tag`: help of that flag, where it does not name a new model."""
     group = parser.add_argument_group("run")
     group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
     group.add_argument("--model-tag", help=model_tag)
     group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
-    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else that of the "
-                       "checkpoint it starts from, else the faster one here)")
+    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else that of "
+                       "the checkpoint it starts from, else the faster one here)")
     group.add_argument("--seed", type=int, default=42)
 
 
@@ -51,7 +50,8 @@ def model_dir(tag: str) -> Path:
 class Stage:
     """What a running stage knows. Made by open_stage."""
 
-    def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace, saved_dtype: str | None = None):
+    def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace,
+                 saved_dtype: str | None = None):
         self.name, self.tag, self.world, self.args = name, tag, world, args
         self.dtype = world.broadcast_object(compute_dtype(world.device, args.dtype, saved_dtype))
         self.directory = model_dir(tag) / name
@@ -102,8 +102,8 @@ class Stage:
             self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * self.world.size if peak else None
-        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args), git=_git_commit(),
-                 device=self.device_name, world_size=self.world.size, dtype=self.dtype_name,
+        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
+                 git=_git_commit(), device=self.device_name, world_size=self.world.size, dtype=self.dtype_name,
                  python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
@@ -135,7 +135,8 @@ class Stage:
 
 
 @contextmanager
-def open_stage(name: str, args: argparse.Namespace, tag: str, saved_dtype: str | None = None) -> Iterator[Stage]:
+def open_stage(name: str, args: argparse.Namespace, tag: str,
+               saved_dtype: str | None = None) -> Iterator[Stage]:
     """
     Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the program
     with the usual 128 + signal, so that a script of several stages stops too.

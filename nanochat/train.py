@@ -49,7 +49,8 @@ def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_si
     micro = rows * sequence_len * world_size
     if batch_tokens % micro or batch_tokens < micro:
         hint = f"--total-batch-size={micro} is one micro-batch"
-        if batch_tokens % sequence_len == 0 and (fit := math.gcd(batch_tokens // (sequence_len * world_size), rows)):
+        fit = math.gcd(batch_tokens // (sequence_len * world_size), rows)
+        if fit and batch_tokens % sequence_len == 0:
             hint = f"--device-batch-size={fit} divides it"
         die(f"batch of {batch_tokens:,} tokens is not a multiple of {micro:,} "
             f"(= {rows} rows x {sequence_len} tokens x {world_size} ranks)", hint)

@@ -31,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     model.add_argument("--aspect-ratio", type=int, default=64,
                        help="width per layer (the rules for batch, rates and length compare with d12 at 64)")
     model.add_argument("--head-dim", type=int, default=128)
-    model.add_argument("--n-kv-head", type=int, help="key heads, shared by the query heads (default: one each)")
+    model.add_argument("--n-kv-head", type=int, help="key heads, shared by query heads (default: one each)")
     model.add_argument("--max-seq-len", type=int, default=2048, help="context in tokens")
     model.add_argument("--window-pattern", default="SSSL",
                        help="per layer: S sees a quarter of the context, L all of it")
@@ -115,7 +115,8 @@ def main(args: argparse.Namespace) -> None:
                              flops_per_token=shape.flops_per_token(), start=saved["step"]):     # 4. go
             if s.due_save(args.save_every):
                 checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
-                                text=text, rates=asdict(plan.rates), batch_tokens=plan.batch_tokens, rows=rows)
+                                text=text, rates=asdict(plan.rates), rows=rows,
+                                batch_tokens=plan.batch_tokens)
             if s.due(args.eval_every):
                 bpb = evaluate_bpb(model, validation, tokenizer.token_bytes(), world)
                 stage.log(step=s.step, val_bpb=bpb,

@@ -2,7 +2,7 @@
 How long OpenMP threads should spin for each other: decoding and training, alone and beside a busy process.
 
     python dev/bench_threads.py                         # one JSON line per case, about three minutes in all
-Each case is a process of its own, as the count is read once, when torch is loaded. 300,000 is what libgomp does
+Each case is a process of its own, as the count is read once, when torch loads. 300,000 is what libgomp does
 by itself. The neighbour is one niced process that counts.
 """
 

@@ -78,7 +78,7 @@ def _publish(temporary: Path, final: Path) -> None:
             os.fsync(file.fileno())
     manifest = {"created": time.time(), "files": entries}
     atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
-    replaced = final.with_name(f".{final.name}.old")    # counts as a checkpoint as long as `final` is not there
+    replaced = final.with_name(f".{final.name}.old")    # a checkpoint as long as `final` is not there
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)

@@ -26,7 +26,7 @@ SOFTCAP = 15.0                  # of logits, so that nothing is ever certain (Ge
 
 
 def norm(x: Tensor) -> Tensor:
-    """RMSNorm over the last dimension (arXiv 1910.07467), without a weight: the matrix behind it can scale."""
+    """RMSNorm over the last dimension (arXiv 1910.07467), without a weight: the next matrix scales."""
     return F.rms_norm(x, (x.size(-1),))
 
 
@@ -65,7 +65,7 @@ class Linear(nn.Linear):
 
 
 class ReluSquared(torch.autograd.Function):
-    """relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor of a layer is kept once."""
+    """relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor is kept only once."""
 
     @staticmethod
     def forward(ctx, z):
@@ -173,7 +173,7 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def step(self, idx: Tensor, cache: KVCache) -> Tensor:
-        """Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after the last."""
+        """Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after it."""
         return capped_logits(self.trunk(idx, cache)[:, -1], self.unembedding, self.shape.vocab_size, SOFTCAP)
 
     def trunk(self, idx: Tensor, past: Rows | KVCache) -> Tensor:
@@ -188,7 +188,7 @@ class GPT(nn.Module):
             x = block(rho[layer] * x + mu[layer] * first, values.get(layer), past)
             if layer == self.shape.n_layer // 2:
                 middle = x
-        # Backout: what the stream held half-way up served the layers above; a share of it leaves before the head.
+        # Backout: what the stream held half-way up served the layers above; a share of goes before the head.
         return norm(x - self.backout.to(x.dtype) * middle)
 
     def smeared(self, x: Tensor, past: Rows | KVCache) -> Tensor:

@@ -121,7 +121,7 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
 
 
 class MuonAdamW:
-    """`step(...)` takes the gradients of one optimizer step, sums them over the ranks, updates the weights."""
+    """`step(...)` takes the gradients of one step, sums them over the ranks, and updates the weights."""
 
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
                  world: World = World(), dtype: torch.dtype | None = None):

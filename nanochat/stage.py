@@ -25,7 +25,6 @@ from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_f
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
-
 NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
 
@@ -35,8 +34,8 @@ def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MO
     group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
     group.add_argument("--model-tag", help=model_tag)
     group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
-    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else that of "
-                       "the checkpoint it starts from, else the faster one here)")
+    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else "
+                       "that of the checkpoint it starts from, else the faster one here)")
     group.add_argument("--seed", type=int, default=42)
 
 
@@ -103,8 +102,8 @@ class Stage:
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * self.world.size if peak else None
         self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
-                 git=_git_commit(), device=self.device_name, world_size=self.world.size, dtype=self.dtype_name,
-                 python=platform.python_version(), torch=torch.__version__, **facts)
+                 git=_git_commit(), device=self.device_name, world_size=self.world.size,
+                 dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
         """

@@ -1,9 +1,9 @@
 """
 Every download from a Hugging Face hub: files of a repository, whole and checked, or not under their names.
 
-Thin over huggingface_hub, which `datasets` brings: addresses, tokens, connections and errors are its own. What
-it does not do is here: compare digests, and continue what a run that was cut off had got. It is imported where
-it is used: a machine that has its data needs neither it nor a network. Used by dataset.py.
+Thin over huggingface_hub, which `datasets` brings: addresses, tokens, connections and errors are its own.
+What it does not do is here: compare digests, and continue what a run that was cut off had got. It is imported
+where it is used: a machine that has its data needs neither it nor a network. Used by dataset.py.
 """
 
 import errno
@@ -95,7 +95,7 @@ class Transfer:
                     self.came += len(block)
 
     def check(self, path: Path) -> str | None:
-        """The sha256 of a file that is what the hub has, else None. A mirror's own kind of etag tells nothing."""
+        """The sha256 of a file that is the hub's, else None. A mirror's own kind of etag tells nothing."""
         if path.stat().st_size != self.size:
             return None
         digest = told = sha256(path)
@@ -141,7 +141,7 @@ def download(repository: str, files: dict[str, str], folder: Path, repo_type: st
             _watch(repository, transfers, jobs, progress)
             return {local: job.result() for local, job in zip(files.values(), jobs)}
         except OSError as error:
-            again = f"run the same again: what has come is kept. HF_ENDPOINT, now {endpoint}, names another server"
+            again = f"run it again: what has come is kept. HF_ENDPOINT, now {endpoint}, names another server"
             die(f"{repository}: {error}", hint=getattr(error, "hint", None) or again)
         finally:
             stop.set()                                  # a failure or Ctrl-C ends the other transfers too

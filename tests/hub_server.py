@@ -8,10 +8,10 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     """
-    Small files (in git) are sent at once, large ones from a storage on another host, `localhost`, after a redirect.
+    Small files (in git) are sent at once, large ones from a storage on another host, `localhost`, by redirect.
     `server.faults[name]` are answers to give first, to GET alone: a status, "cut" (half of what is asked for),
-    "hang" (half, then nothing until `server.let_go` is set), "page" (a login page), "wrong" (other bytes of the same
-    number), "whole" (Range is not understood).
+    "hang" (half, then nothing until `server.let_go` is set), "page" (a login page), "wrong" (other bytes of the
+    same number), "whole" (Range is not understood).
     """
     protocol_version = "HTTP/1.1"
 

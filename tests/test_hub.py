@@ -24,7 +24,7 @@ FETCH_ALL = """if True:
 
 @pytest.fixture
 def hub(monkeypatch, tmp_path):
-    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))       # a token of the developer's is not for this hub
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))       # a real token is not for this hub
     with serving(monkeypatch) as server:
         server.files = {f"f{i}.bin": random.Random(i).randbytes(300_000 + i) for i in range(5)}
         yield server
@@ -105,7 +105,7 @@ def test_a_failed_download_is_tried_again_and_never_seen_under_its_name(hub, tmp
 
 
 def test_a_cut_connection_is_continued_where_it_was_cut(hub, tmp_path, waits):
-    hub.faults["f0.bin"] = ["cut"] * 8                          # more often than TRIES, but every time something came
+    hub.faults["f0.bin"] = ["cut"] * 8                          # more than TRIES, but something came each time
     get(tmp_path, "f0.bin")
     asked = [int((value or "bytes=0-")[6:-1]) for value in ranges(hub, "f0.bin")]
     assert asked[:4] == [0, 150_000, 225_000, 262_500] and len(asked) == 9 and waits == [2] * 8

@@ -59,6 +59,7 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-HF-Warning", f"{self.server.server_port}; set a token")     # the library would print it
         self.end_headers()
         if with_body:
             self.wfile.write(body[:cut])

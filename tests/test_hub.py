@@ -142,7 +142,14 @@ def test_a_killed_process_is_continued_too(hub, tmp_path):
 def test_a_server_without_ranges_starts_over(hub, tmp_path):
     hub.faults["f0.bin"] = ["cut", "whole"]
     get(tmp_path, "f0.bin")
+    assert len(ranges(hub, "f0.bin")) == 2
     assert (tmp_path / "local-f0.bin").read_bytes() == hub.files["f0.bin"]
+
+
+def test_a_page_of_somebody_in_between_does_not_spoil_the_part(hub, tmp_path):
+    hub.faults["f0.bin"] = ["cut", "page"]
+    get(tmp_path, "f0.bin")
+    assert ranges(hub, "f0.bin") == [None, "bytes=150000-", "bytes=150000-"]
 
 
 def test_another_content_is_never_appended_to_a_part(hub, tmp_path, capsys):

@@ -11,16 +11,10 @@ import argparse
 import fcntl
 import gzip
 import hashlib
-import http.client
 import json
-import os
 import random
 import shutil
-import time
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor, as_completed
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +23,7 @@ from typing import NoReturn
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from nanochat import hub
 from nanochat.common import atomic_write, base_dir, die, sha256
 from nanochat.dist import World
 
@@ -386,92 +381,19 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
     repository, last = HUBS[name]
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {name}: must be 1 to {last}")
-    server = os.environ.get("HF_ENDPOINT", "https://huggingface.co").rstrip("/")
     train = [f"train_{i:05d}.parquet" for i in range(num_shards)]
     numbers = dict(zip(train, range(num_shards))) | {"val_00000.parquet": last}
-    with _locked(name) as folder, ThreadPoolExecutor(max_workers=8) as pool:
-        folder.mkdir(exist_ok=True)
+    with _locked(name) as folder:
         known = {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
-        start, missing = time.monotonic(), [file for file in numbers if file not in known]
-        url = f"{server}/datasets/{repository}/resolve/main/shard_{{:05d}}.parquet"
-        jobs = [pool.submit(_fetch_shard, url.format(numbers[file]), folder / file) for file in missing]
-        for done, job in enumerate(as_completed(jobs), 1):
-            try:
-                entry = job.result()
-            except OSError as error:
-                pool.shutdown(wait=False, cancel_futures=True)
-                die(f"a shard of {name} is missing: {error}",
-                    hint="run the same again: finished shards are kept. HF_ENDPOINT names another server")
-            known[entry["name"]] = entry
-            progress(f"data: {name}: {done} of {len(missing)} shards here, {time.monotonic() - start:.0f} s")
+        missing = {f"shard_{number:05d}.parquet": file for file, number in numbers.items() if file not in known}
+        if missing:
+            for file, digest in hub.download(repository, missing, folder, progress=progress).items():
+                _footer(folder / file)                  # the repository itself may hold what is no parquet
+                known[file] = {"name": file, "bytes": (folder / file).stat().st_size, "sha256": digest}
             _write_manifest(folder, {"source": name, "repository": repository, "val_shard": last},
                             [known[file] for file in sorted(known)])
     return Dataset(name, tuple(folder / file for file in train), (folder / "val_00000.parquet",),
                    _digest([known["val_00000.parquet"]]))
-
-
-class _Refusal(OSError):
-    """The server answered, and asking again will not change the answer."""
-
-
-class _KeepDigest(urllib.request.HTTPRedirectHandler):
-    """The hub tells a file's sha256 only in the redirect to its storage, which urllib follows silently."""
-    digest = ""
-
-    def redirect_request(self, request, file, code, message, headers, url):
-        self.digest = headers.get("X-Linked-ETag", self.digest)
-        return super().redirect_request(request, file, code, message, headers, url)
-
-
-def fetch(url: str, path: Path, tries: int = 5, sleep: Callable[[float], None] = time.sleep) -> None:
-    """
-    Download a parquet file to `path`, under another name until length, sha256 (where the hub tells it) and
-    footer are right. Raises OSError after `tries` failures, or at once where the server refuses (401, 403,
-    404).
-    """
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        for attempt in range(1, tries + 1):
-            try:
-                _fetch_once(url, temporary)
-                os.replace(temporary, path)
-                return
-            except _Refusal:
-                raise
-            except (OSError, http.client.HTTPException, pa.ArrowException) as error:
-                if attempt == tries:
-                    raise OSError(f"{url}: {error} ({tries} tries)") from error
-            sleep(2.0**attempt)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def _fetch_shard(url: str, path: Path) -> dict:
-    fetch(url, path)
-    return _entry(path)
-
-
-def _fetch_once(url: str, temporary: Path) -> None:
-    redirects, digest, size = _KeepDigest(), hashlib.sha256(), 0
-    request = urllib.request.Request(url, headers={"User-Agent": "nanochat"})
-    try:
-        response = urllib.request.build_opener(redirects).open(request, timeout=60)
-    except urllib.error.HTTPError as error:
-        if error.code in (401, 403, 404):
-            raise _Refusal(f"{url}: {error}") from error
-        raise
-    with response, open(temporary, "wb") as file:
-        while block := response.read(1 << 20):
-            file.write(block)
-            digest.update(block)
-            size += len(block)
-    length = response.headers.get("Content-Length")
-    if length is not None and size != int(length):
-        raise OSError(f"got {size:,} of {int(length):,} bytes")
-    promised = response.headers.get("X-Linked-ETag", redirects.digest).strip('"')
-    if len(promised) == 64 and promised != digest.hexdigest():
-        raise OSError(f"sha256 is {digest.hexdigest()}, should be {promised}")
-    pq.read_metadata(temporary)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,28 +1,68 @@
-# Sourced by every run script: the environment, NANOCHAT_BASE_DIR, and `launch`.
-# Works from any folder and on a fresh machine; what is missing is installed or named.
+# Sourced by every run script: the environment, NANOCHAT_BASE_DIR, and `launch`. Works from any folder and on a
+# fresh machine: Rust, uv and Python packages that are missing come into the user's home and .venv, without root.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export NANOCHAT_BASE_DIR="${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}"
 mkdir -p "$NANOCHAT_BASE_DIR"
+# where rustup and uv install to; rustup's first, as a system's own Rust may be too old
+export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"
 
-if ! command -v cargo >/dev/null && [ -x "$HOME/.cargo/bin/cargo" ]; then export PATH="$HOME/.cargo/bin:$PATH"; fi
-if ! command -v cargo >/dev/null; then
-  echo "error: cargo is not installed; the tokenizer trainer is written in Rust and built here" >&2
-  echo "  hint: install Rust from https://rustup.rs (or your package manager), then run this again" >&2
-  exit 2
-fi
-if ! command -v uv >/dev/null; then                       # the package manager: one static binary
-  export PATH="$HOME/.local/bin:$PATH"
-  command -v uv >/dev/null || python3 -m pip install --quiet --user --break-system-packages uv 2>/dev/null \
-    || python3 -m pip install --quiet --user uv 2>/dev/null || curl -LsSf https://astral.sh/uv/install.sh | sh
+fail() { echo "error: $1" >&2; echo "  hint: $2" >&2; exit 2; }
+
+fetch() {                                                 # a page to stdout
+  if command -v curl >/dev/null; then curl --connect-timeout 20 -LsSf "$1"; else wget --timeout=20 -qO- "$1"; fi
+}
+
+rust_is_here() {                                          # a cargo that runs and is not too old
+  local have
+  have=$(cargo --version 2>/dev/null) || return 1
+  have=${have#cargo }
+  [ "$(printf '%s\n' "$RUST" "${have%% *}" | sort -V | head -n 1)" = "$RUST" ]
+}
+
+install_rust() {
+  local installer
+  echo "installing Rust into ${CARGO_HOME:-$HOME/.cargo} (rustup, minimal profile), to build the tokenizer trainer"
+  installer=$(fetch https://sh.rustup.rs) || return 1     # whole before a line of it runs
+  RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y --quiet --profile minimal --no-modify-path <<<"$installer" >/dev/null
+}
+
+find_linker() {                                           # rustc asks for `cc`
+  local name
+  for name in cc gcc clang; do
+    if "$name" --version >/dev/null 2>&1; then            # on a Mac, a `cc` that only offers to install itself is there
+      if [ "$name" != cc ]; then export RUSTFLAGS="${RUSTFLAGS:-} -C linker=$name"; fi
+      return 0
+    fi
+  done
+  return 1
+}
+
+install_uv() {                                            # from the package index, else from its own site
+  local installer
+  echo "installing uv, the package manager, into $HOME/.local/bin"
+  PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv >/dev/null 2>&1 || true
   hash -r
-  if ! command -v uv >/dev/null; then
-    echo "error: uv is not installed and could not be" >&2
-    echo "  hint: see https://docs.astral.sh/uv, then run this again" >&2
-    exit 2
-  fi
+  if uv --version >/dev/null 2>&1; then return 0; fi
+  installer=$(fetch https://astral.sh/uv/install.sh) || return 1
+  UV_INSTALL_DIR="$HOME/.local/bin" UV_NO_MODIFY_PATH=1 sh <<<"$installer" >/dev/null
+}
+
+RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' rustbpe/Cargo.toml)
+find_linker || fail "there is no C linker (cc, gcc or clang); the tokenizer trainer is built here and needs one" \
+  "Debian, Ubuntu: sudo apt install build-essential; Fedora: sudo dnf install gcc; macOS: xcode-select --install"
+rust_is_here || install_rust || true
+hash -r
+rust_is_here || fail "cargo $RUST or newer is not installed and could not be; the tokenizer trainer is built with it" \
+  "install Rust from https://rustup.rs (or your package manager), then run this again"
+uv --version >/dev/null 2>&1 || install_uv || true
+hash -r
+uv --version >/dev/null 2>&1 || fail "uv is not installed and could not be" \
+  "see https://docs.astral.sh/uv, then run this again"
+if ! uv sync --frozen --check >/dev/null 2>&1; then       # nothing is said where nothing is to do
+  echo "setting up the environment (the first time 3 GB come on Linux, torch with CUDA; then a minute of Rust)"
+  uv sync --frozen || fail "the environment could not be set up: uv says above why" \
+    "it needs a package index, and Python 3.11 or newer here or from where uv fetches it; then run this again"
 fi
-echo "setting up the environment (the first time, this downloads torch)"
-uv sync --frozen
 source .venv/bin/activate
 
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")

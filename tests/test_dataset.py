@@ -4,17 +4,17 @@ import gzip
 import hashlib
 import json
 import multiprocessing
-import threading
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+import sys
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hub_server import serving
 
 import nanochat
 from nanochat import dataset
-from nanochat.dataset import Dataset, fetch, prepare, read_row_group, row_groups, texts
+from nanochat.dataset import Dataset, prepare, read_row_group, row_groups, texts
 
 
 @pytest.fixture(autouse=True)
@@ -240,114 +240,72 @@ def test_a_corrupt_shard_is_named(tmp_path, capsys):
 
 # ---- Hugging Face
 
-class Hub(BaseHTTPRequestHandler):
-    """Serves `files`; `faults[path]` are answers to give first: a status code, "cut", "garbage" or "wrong"."""
-
-    def do_GET(self):
-        self.server.asked.append(self.path)
-        body = self.server.files.get(self.path)
-        faults = self.server.faults.get(self.path, [])
-        fault = faults.pop(0) if faults else None
-        if body is None or isinstance(fault, int):
-            self.send_error(fault or 404)
-            return
-        if not self.path.startswith("/storage"):        # as the hub does: a redirect that tells the digest
-            self.server.files["/storage" + self.path] = body
-            self.server.faults["/storage" + self.path] = [fault]
-            self.send_response(302)
-            self.send_header("X-Linked-ETag", f'"{hashlib.sha256(body).hexdigest()}"')
-            self.send_header("Location", "/storage" + self.path)
-            self.send_header("Content-Length", "0")
-            self.end_headers()
-            return
-        if fault == "garbage":
-            body = b"<html>try later</html>"
-        if fault == "wrong":
-            body = self.server.other
-        self.send_response(200)
-        self.send_header("Content-Length", str(len(body)))
-        self.end_headers()
-        self.wfile.write(body[: len(body) // 2] if fault == "cut" else body)
-
-    def log_message(self, *_):
-        pass
-
-
 @pytest.fixture
 def hub(tmp_path, monkeypatch):
-    server = ThreadingHTTPServer(("127.0.0.1", 0), Hub)
-    server.faults, server.asked, server.files = {}, [], {}
-    for number in range(5):
-        shard = write_parquet(tmp_path / "hub" / "shard", [f"shard {number} document {i}" for i in range(30)])
-        server.files[f"/datasets/some/set/resolve/main/shard_{number:05d}.parquet"] = shard.read_bytes()
-    server.other = server.files["/datasets/some/set/resolve/main/shard_00002.parquet"]
-    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
-    monkeypatch.setenv("no_proxy", "127.0.0.1")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "home"))
     monkeypatch.setitem(dataset.HUBS, "climbmix", ("some/set", 4))
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-    thread.start()
-    yield server
-    server.shutdown()
-    thread.join()
-    server.server_close()
+    with serving(monkeypatch) as server:
+        for number in range(5):
+            shard = write_parquet(tmp_path / "hub" / "shard", [f"shard {number} document {i}" for i in range(30)])
+            server.files[f"shard_{number:05d}.parquet"] = shard.read_bytes()
+        yield server
 
 
-def url_of(hub, number: int) -> str:
-    return f"http://127.0.0.1:{hub.server_port}/datasets/some/set/resolve/main/shard_{number:05d}.parquet"
+def fetched(hub) -> list[str]:
+    return sorted(path.rpartition("/")[2] for command, path, _ in hub.asked if "/storage/" in path)
 
 
 def test_validation_is_the_last_shard_however_many_are_fetched(hub):
     two = prepare("climbmix", num_shards=2, progress=quiet)
     hub.asked.clear()
     three = prepare("climbmix", num_shards=3, progress=quiet)
-    assert len(hub.asked) == 2                          # one shard: the hub and its storage
+    assert fetched(hub) == ["shard_00002.parquet"]
     assert two.val == three.val and two.val_sha256 == three.val_sha256 and read(two.val)[0].startswith("shard 4")
     assert two.train == three.train[:2] and read(three.train)[60].startswith("shard 2")
-    assert prepare("climbmix", num_shards=2, progress=quiet) == two and len(hub.asked) == 2
+    hub.asked.clear()
+    assert prepare("climbmix", num_shards=2, progress=quiet) == two and hub.asked == []
 
 
-@pytest.mark.parametrize("fault", [500, 429, "cut", "garbage", "wrong"])
-def test_a_failed_download_is_tried_again_and_never_seen_under_its_name(hub, tmp_path, fault):
-    target, waits = tmp_path / "shard.parquet", []
-
-    def sleep(seconds):
-        assert not target.exists()
-        waits.append(seconds)
-
-    hub.faults["/datasets/some/set/resolve/main/shard_00001.parquet"] = [fault]
-    fetch(url_of(hub, 1), target, sleep=sleep)
-    assert len(waits) == 1 and read([target])[0] == "shard 1 document 0"
-    assert [path.name for path in tmp_path.glob("*shard.parquet*")] == ["shard.parquet"]
+def test_a_fetched_set_needs_neither_the_library_nor_a_network(hub, monkeypatch):
+    made = prepare("climbmix", num_shards=2, progress=quiet)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", None)
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    assert prepare("climbmix", num_shards=2, progress=quiet) == made
 
 
-def test_retries_end(hub, tmp_path):
-    waits = []
-    hub.faults["/datasets/some/set/resolve/main/shard_00001.parquet"] = [503] * 9
-    with pytest.raises(OSError, match="503.*3 tries"):
-        fetch(url_of(hub, 1), tmp_path / "shard.parquet", tries=3, sleep=waits.append)
-    assert waits == [2, 4] and not list(tmp_path.glob("*shard.parquet*"))
+def test_the_manifest_of_a_fetched_set_names_every_file_with_its_digest(hub):
+    made = prepare("climbmix", num_shards=2, progress=quiet)
+    manifest = json.loads((made.train[0].parent / "dataset.json").read_text())
+    for path in made.train + made.val:
+        entry = next(e for e in manifest["train"] + manifest["val"] if e["name"] == path.name)
+        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and entry["bytes"] == path.stat().st_size
+    assert manifest["val_sha256"] == made.val_sha256
 
 
-def test_what_is_not_there_is_not_asked_for_again(hub, tmp_path):
-    with pytest.raises(OSError, match="404"):
-        fetch(url_of(hub, 9), tmp_path / "shard.parquet", sleep=lambda seconds: pytest.fail("waited"))
-
-
-def test_a_missing_shard_ends_with_code_2_and_keeps_the_others(hub, capsys):
-    missing = "/datasets/some/set/resolve/main/shard_00001.parquet"
-    content = hub.files.pop(missing)
+def test_a_missing_shard_ends_with_code_2_and_what_is_here_is_kept(hub, capsys):
+    prepare("climbmix", num_shards=1, progress=quiet)
+    content = hub.files.pop("shard_00001.parquet")
     dies(capsys, "404", "shard_00001", source="climbmix", num_shards=2)
-    hub.files[missing] = content
+    hub.files["shard_00001.parquet"] = content
+    hub.asked.clear()
     assert len(prepare("climbmix", num_shards=2, progress=quiet).train) == 2
+    assert fetched(hub) == ["shard_00001.parquet"]
 
 
 def test_a_missing_validation_shard_ends_with_code_2(hub, capsys):
-    del hub.files["/datasets/some/set/resolve/main/shard_00004.parquet"]
+    del hub.files["shard_00004.parquet"]
     dies(capsys, "shard_00004", source="climbmix", num_shards=1)
+
+
+def test_a_shard_that_is_no_parquet_on_the_hub_is_refused(hub, capsys):
+    hub.files["shard_00000.parquet"] = hub.files["shard_00000.parquet"][:-9]
+    for _ in range(2):                                  # and not taken for good by the next run
+        dies(capsys, "train_00000.parquet", "cannot be read as parquet", source="climbmix", num_shards=1)
 
 
 def test_a_shard_cut_short_on_disk_is_fetched_again(hub):
     made = prepare("climbmix", num_shards=1, progress=quiet)
     made.train[0].write_bytes(made.train[0].read_bytes()[:-50])
+    hub.asked.clear()
     again = prepare("climbmix", num_shards=1, progress=quiet)
-    assert isinstance(again, Dataset) and len(read(again.train)) == 30
+    assert isinstance(again, Dataset) and len(read(again.train)) == 30 and fetched(hub) == ["shard_00000.parquet"]

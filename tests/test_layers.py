@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parent.parent
 LAYERS = [
     {"common", "schedule", "packing", "calculator", "almanac_facts"},
-    {"almanac", "dist", "hardware", "scaling", "execution"},
+    {"almanac", "hub", "dist", "hardware", "scaling", "execution"},
     {"tokenizer", "dataset", "attention", "loss", "fp8", "muon"},
     {"past", "chat"},
     {"gpt"},
@@ -18,7 +18,7 @@ LAYERS = [
     {"checkpoint", "train", "evals"},
     {"finetune", "core_eval", "report"},
 ]
-HEAVY = ("wandb", "datasets", "rustbpe", "matplotlib", "transformers", "fastapi", "uvicorn")
+HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi", "uvicorn")
 
 
 def imports(path: Path, top_level: bool) -> set[str]:

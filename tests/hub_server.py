@@ -1,0 +1,89 @@
+"""A small Hugging Face hub on 127.0.0.1 that answers what the real one does, and fails in known ways."""
+
+import hashlib
+import threading
+from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+
+
+class Handler(BaseHTTPRequestHandler):
+    """
+    Small files (in git) are sent at once, large ones from a storage on another host, `localhost`, by redirect.
+    `server.faults[name]` are answers to give first, to GET alone: a status, "cut" (half of what is asked for),
+    "hang" (half, then nothing until `server.let_go` is set), "page" (a login page), "wrong" (other bytes of the
+    same number), "whole" (Range is not understood).
+    """
+    protocol_version = "HTTP/1.1"
+
+    def do_HEAD(self):
+        self.answer(False)
+
+    def do_GET(self):
+        self.answer(True)
+
+    def answer(self, with_body: bool):
+        server, name = self.server, self.path.rpartition("/")[2]
+        stored = "/storage/" in self.path
+        server.asked.append((self.command, self.path, dict(self.headers)))
+        body = server.files.get(name)
+        if self.path not in (f"/storage/{name}", f"/datasets/some/set/resolve/main/{name}") or body is None:
+            return self.reply(404, {"X-Error-Code": "EntryNotFound"})
+        if server.token and not stored and self.headers.get("Authorization") != f"Bearer {server.token}":
+            return self.reply(401, {"X-Error-Code": "GatedRepo", "X-Error-Message": "Access is restricted."})
+        large, faults = len(body) > server.small, server.faults.get(name, [])
+        sha, git = hashlib.sha256(body).hexdigest(), hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
+        headers = {"X-Repo-Commit": "c" * 40, "ETag": f'"{git}"'}
+        if large and not stored:
+            storage = f"http://localhost:{server.server_port}/storage/{name}"
+            linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(body)), "Location": storage}
+            return self.reply(302, headers | linked)
+        fault = faults.pop(0) if faults and with_body else None
+        if isinstance(fault, int):
+            return self.reply(fault, server.told)
+        if fault == "page":
+            return self.reply(200, {}, b"<html>log in first</html>")
+        if fault == "wrong":
+            body = bytes(255 - byte for byte in body)
+        start = 0
+        if with_body and "Range" in self.headers and fault != "whole":
+            start = int(self.headers["Range"].removeprefix("bytes=").rstrip("-"))
+            headers["Content-Range"] = f"bytes {start}-{len(body) - 1}/{len(body)}"
+        part = body[start:]
+        cut = len(part) // 2 if fault in ("cut", "hang") else len(part)
+        self.reply(206 if start else 200, headers, part, cut=cut, with_body=with_body)
+        if fault == "hang":
+            server.let_go.wait()
+
+    def reply(self, status, headers, body=b"", cut=None, with_body=True):
+        self.send_response(status)
+        for key, value in headers.items():
+            self.send_header(key, value)
+        self.send_header("Content-Length", str(len(body)))
+        self.send_header("X-HF-Warning", f"{self.server.server_port}; set a token")     # the library would print it
+        self.end_headers()
+        if with_body:
+            self.wfile.write(body[:cut])
+        self.close_connection = cut is not None and cut < len(body)
+
+    def log_message(self, *_):
+        pass
+
+
+@contextmanager
+def serving(monkeypatch):
+    """The server, with HF_ENDPOINT set to it. `asked` is what came: (command, path, headers)."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
+    server.let_go = threading.Event()
+    server.files, server.faults, server.asked = {}, {}, []
+    server.told = {}                                    # headers of an answer that is a fault
+    server.token, server.small = None, 0                # files of up to so many bytes are in git
+    monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")
+    monkeypatch.setenv("no_proxy", "127.0.0.1,localhost")
+    monkeypatch.delenv("HF_TOKEN", raising=False)
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.let_go.set()
+    server.shutdown()
+    thread.join()
+    server.server_close()

@@ -133,6 +133,12 @@ def read_state(directory: Path) -> dict:
     return json.loads((directory / "state.json").read_text())
 
 
+def identity(directory: Path) -> str:
+    """Which checkpoint this is, in one line: a retrained one is another, also under the same name."""
+    state = read_state(directory)
+    return f"{state['tag']} {state['stage']} {state['step']} {created(directory)}"
+
+
 def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
     """The model (in training mode, weights as saved), its tokenizer and its state. Dies if anything does not verify."""
     for name in ("config.json", "model.safetensors", "state.json"):

@@ -68,6 +68,14 @@ def test_nothing_to_load_is_said_with_what_there_is(capsys):
     assert "a/base" in capsys.readouterr().err
 
 
+def test_a_checkpoint_keeps_its_identity_until_it_is_written_again():
+    first, other = checkpoint.identity(save(step=1)), checkpoint.identity(save(step=2))
+    path = checkpoint.find("base", "a", step=1)
+    moved = path.rename(path.with_name(f".{path.name}.old"))          # as between the two renames of a later save
+    assert checkpoint.identity(moved) == first != other and "\n" not in first
+    assert checkpoint.identity(save(step=1)) != first
+
+
 @pytest.mark.parametrize("name", ["model.safetensors", "config.json", "state.json"])
 def test_a_damaged_file_is_refused(name, capsys):
     path = save()

@@ -24,11 +24,12 @@ from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
 
-def add_stage_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that every stage has."""
+def add_stage_arguments(parser: argparse.ArgumentParser,
+                        model_tag: str = "name of the model's folder under models/ (default: d<depth>)") -> None:
+    """The flags that every stage has. `model_tag` is the help text of that flag, where it is not to make a model."""
     group = parser.add_argument_group("run")
     group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
-    group.add_argument("--model-tag", help="name of the model's folder under models/ (default: d<depth>)")
+    group.add_argument("--model-tag", help=model_tag)
     group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
     group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of activations")
     group.add_argument("--seed", type=int, default=42)

@@ -151,11 +151,11 @@ def test_settings_reach_the_model(client):
 
 @pytest.mark.parametrize("fields, says", [
     ({"messages": []}, "at least one"), ({"messages": "Hi"}, "messages"),
-    ({"messages": [{"role": "user"}]}, "content"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
     ({"messages": [{"role": "tool", "content": ""}]}, "role"), ({"messages": SAID["messages"] * 2}, "take turns"),
-    ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, "from the assistant already"),
+    ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, "from 'assistant' already"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "a part must be"),
-    ({"messages": [{"role": "user", "content": PARTS}]}, "can not call the tool"),
+    ({"messages": [{"role": "user", "content": PARTS}]}, "cannot call the tool"),
     ({"temperature": -1}, "temperature is -1"), ({"temperature": "hot"}, "temperature"),
     ({"top_p": 2}, "top_p is 2"),
     ({"max_tokens": -5}, "max_tokens is -5"), ({"top_k": 0}, "top_k is 0"), ({"n": 2}, "n:"),
@@ -293,7 +293,7 @@ def test_the_server_is_local_by_default_and_a_taken_port_is_one_clear_line(capsy
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stop:
         args.port = taken.getsockname()[1]
         chat_web.main(args)
-    assert stop.value.code == 2 and "can not listen on 127.0.0.1" in capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot listen on 127.0.0.1" in capsys.readouterr().err
 
 
 class Browser:

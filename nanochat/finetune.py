@@ -81,16 +81,14 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
         stage.print(f"{begin_at} is already complete: nothing to do")
         return
     T = model.shape.sequence_len
-    batch_tokens = args.total_batch_size or saved["batch_tokens"]
-    rows = args.device_batch_size or min(saved["rows"], max(1, batch_tokens // (T * world.size)))
+    batch_tokens, rows = batch_size(args, saved, T, world)
     accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
     loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
                         stage.device, args.seed, state=saved["loader"] if resumed else None)
     held_out = validation_batches(tokenizer, validation, rows, T, world)
     rates = saved["rates"] if resumed else starting_rates(saved, batch_tokens, args.init_lr_frac)
     optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), weight_decay=0.0, world=world)
-    if not checkpoint.load_optimizer(begin_at, optimizer):
-        stage.print(f"{begin_at} has no optimizer state for {world.size} ranks: starting with a fresh one")
+    restore(optimizer, begin_at, stage, must=resumed is not None)
     schedule = Schedule(args.num_iterations, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
     kept = {"origin": checkpoint.identity(source), "data": data, "rates": rates, "rows": rows,
             "batch_tokens": batch_tokens}
@@ -110,14 +108,32 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     loader.close()
 
 
+def batch_size(args: argparse.Namespace, saved: dict, T: int, world: World) -> tuple[int, int]:
+    """Tokens per step and rows per micro-batch: as asked for, or as in the run before, where they fit."""
+    batch_tokens = args.total_batch_size or saved["batch_tokens"]
+    fitting = max(1, batch_tokens // (T * world.size))
+    return batch_tokens, args.device_batch_size or min(saved["rows"], fitting)
+
+
 def starting_rates(saved: dict, batch_tokens: int, init_lr_frac: float) -> dict[str, float]:
     """The rates of the run before, times `init_lr_frac`, times the root of how much larger the batch is."""
     scale = init_lr_frac * math.sqrt(batch_tokens / saved["batch_tokens"])
     return {role: rate * scale for role, rate in saved["rates"].items()}
 
 
+def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> None:
+    """Load what was saved of it; where that is for another number of ranks, it stays fresh, or dies if it must."""
+    if checkpoint.load_optimizer(directory, optimizer):
+        return
+    problem = f"{directory} has no whole optimizer state for {stage.world.size} ranks"
+    if must:
+        die(problem, hint="resume with as many ranks as it had, or start over without --resume")
+    stage.print(f"{problem}: starting with a fresh one")
+
+
 def validation_batches(tokenizer, conversations: Sequence[dict], rows: int, T: int,
                        world: World) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's share of about VALIDATION_ROWS rows, the same ones at every validation."""
-    with ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size) as batches:
-        return [next(batches) for _ in range(max(1, VALIDATION_ROWS // (rows * world.size)))]
+    """This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks."""
+    with ChatLoader(tokenizer, conversations, rows, T) as batches:
+        made = [next(batches) for _ in range(max(1, VALIDATION_ROWS // rows))]
+    return made[world.rank::world.size]

@@ -2,6 +2,9 @@
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
@@ -13,6 +16,9 @@ from nanochat.common import RunLog
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
 from tasks.common import Task
+
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -33,6 +39,10 @@ def call(script, *flags: str) -> None:
 
 def records(name: str, tag: str = "toy") -> list[dict]:
     return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / tag / f"{name}.jsonl").read()
+
+
+def logged(name: str, tag: str, key: str) -> list:
+    return [record[key] for record in records(name, tag) if key in record]
 
 
 def say(answer: str) -> dict:
@@ -89,6 +99,26 @@ def test_a_resumed_stage_is_the_uninterrupted_one(base):
         (path / "manifest.json").unlink()
     train(mid_train, "--save-every=1", "--resume")
     assert [record["loss"] for record in records("mid") if "loss" in record][-2:] == whole[1:]
+
+
+def test_two_ranks_finetune_like_one_and_only_two_can_resume_that(base, capsys):
+    flags = ["--num-iterations=3", "--num-conversations=100", "--total-batch-size=768", "--eval-every=3",
+             "--save-every=2", "--dtype=float32", "--device=cpu"]
+    manifest = json.loads((base / "manifest.json").read_text())         # else one rank would go on with it
+    del manifest["files"]["optimizer_0.pt"]
+    (base / "manifest.json").write_text(json.dumps(manifest))
+    (base / "optimizer_0.pt").unlink()
+    call(mid_train, *flags, "--out-tag=one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    subprocess.run([*torchrun, "scripts.mid_train", "--", *flags, "--out-tag=two"], cwd=ROOT, check=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for key in ("loss", "val_bpb"):
+        one, two = (logged("mid", tag, key) for tag in ("one", "two"))
+        assert one and one == pytest.approx(two, rel=1e-3)
+    shutil.rmtree(checkpoint.find("mid", "two", step=3))
+    with pytest.raises(SystemExit) as stop:
+        call(mid_train, *flags, "--out-tag=two", "--resume")
+    assert stop.value.code == 2 and "no whole optimizer state for 1 ranks" in capsys.readouterr().err
 
 
 def test_a_stage_of_a_retrained_base_model_starts_over(base, capsys):

@@ -122,7 +122,7 @@ def starting_rates(saved: dict, batch_tokens: int, init_lr_frac: float) -> dict[
 
 
 def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> None:
-    """Load what was saved of it; where that is for another number of ranks, it stays fresh, or dies if it must."""
+    """Load what was saved. Where another number of ranks saved it, start afresh, or die if it `must`."""
     if checkpoint.load_optimizer(directory, optimizer):
         return
     problem = f"{directory} has no whole optimizer state for {stage.world.size} ranks"

@@ -3,11 +3,11 @@ How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers:
 
     uv venv /tmp/other && uv pip install -p /tmp/other/bin/python rustbpe==0.1.0 tokenizers pyarrow
     python dev/bench_tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
-The other rustbpe has the name of ours, so it lives in another interpreter. Every case is a process of its own, and
-the contenders take turns within a round, so that a slow moment of the machine hits all. Two ways of timing:
-list: the texts are Python strings in a list before the clock starts; it measures training alone (MB/s).
-stream: the texts come from parquet, a row group at a time; it measures memory (peak RSS of the whole process).
-Tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
+The other rustbpe has the name of ours, so it lives in another interpreter. Every case is a process of its
+own, and the contenders take turns within a round, so that a slow moment of the machine hits all. Two ways of
+timing: list: the texts are Python strings in a list before the clock starts; it measures training alone
+(MB/s). stream: the texts come from parquet, a row group at a time; it measures memory (peak RSS of the whole
+process). Tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
 """
 
 import argparse

@@ -1,5 +1,6 @@
 """
-How fast a training step is: one JSON line a case, medians over the steps after the warm-up, optimizer included.
+How fast a training step is: one JSON line a case, medians over the steps after the warm-up, optimizer
+included.
 
     python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and at the reference's settings
     python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 --vocab-size 32768 --head-dim 128 --steps 50   # GPU
@@ -43,14 +44,13 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    import torch
-
     from nanochat.common import compute_dtype, keep_freed_memory
     from nanochat.dist import find_device
     from nanochat.gpt import GPT
     from nanochat.hardware import peaks
     from nanochat.muon import MuonAdamW
     from nanochat.scaling import derive
+    import torch
     if args.keep_memory:
         keep_freed_memory()
     device = find_device()

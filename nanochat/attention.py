@@ -1,8 +1,10 @@
 """
-Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never what comes after.
+Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never
+what comes after.
 
-Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block: each block of
-queries sees only its own slice of keys, so that the cost is T * window and no T x T mask ever exists. Used by gpt.py only.
+Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block:
+each block of queries sees only its own slice of keys, so that the cost is T * window and no T x T mask ever
+exists. Used by gpt.py only.
 """
 
 import torch
@@ -34,7 +36,10 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
 
 
 def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
-    """Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it, else -inf."""
+    """
+    Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it, else
+    -inf.
+    """
     distance = torch.arange(queries.start, queries.stop, device=like.device)[:, None] \
         - torch.arange(keys.start, keys.stop, device=like.device)
     outside = (distance < 0) | (distance > window)
@@ -43,14 +48,16 @@ def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch
 
 def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """
-    Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True where a key is
-    seen -> (B, T, H, D).
+    Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True where a
+    key is seen -> (B, T, H, D).
     """
     y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, enable_gqa=q.size(2) != k.size(1))
     return y.transpose(1, 2)
 
 
 def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
-    """Which of the first `span` cached keys each new token at `positions` (B, T) sees -> bool (B, 1, T, span)."""
+    """
+    Which of the first `span` cached keys each new token at `positions` (B, T) sees -> bool (B, 1, T, span).
+    """
     distance = positions[:, None, :, None] - torch.arange(span, device=positions.device)
     return (distance >= 0) & (distance <= window)

@@ -1,9 +1,10 @@
 """
 Model directories: self-contained, hashed, there whole or not at all.
 
-models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a manifest
-of all of them. It is written under a temporary name and renamed once complete, so whatever is killed when, at most
-the work since the last save is lost. "Latest" is the newest directory whose manifest verifies, by its time of writing.
+models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a
+manifest of all of them. It is written under a temporary name and renamed once complete, so whatever is killed
+when, at most the work since the last save is lost. "Latest" is the newest directory whose manifest verifies,
+by its time of writing.
 """
 
 import json
@@ -25,15 +26,15 @@ from nanochat.scaling import Shape
 from nanochat.stage import Stage, model_dir
 from nanochat.tokenizer import Tokenizer
 
-FORMAT = 1
+FORMAT = 2                                              # of the directory
 STAGES = ("rl", "sft", "mid", "base")                   # the most finished first
 
 
-def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None, loader: Any = None,
-         **state) -> Path:
+def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None,
+         loader: Any = None, **state) -> Path:
     """
-    Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with the position of
-    `loader` (all ranks' merged); `optimizer` as a shard a rank. Returns the directory.
+    Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with the
+    position of `loader` (all ranks' merged); `optimizer` as one shard per rank. Returns the directory.
     """
     world = stage.world
     final = stage.directory / f"step_{step:06d}"
@@ -54,7 +55,8 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
                   temporary / "model.safetensors")
         (temporary / "config.json").write_text(json.dumps(config, indent=1))
         tokenizer.save(temporary / "tokenizer")
-        facts = {"stage": stage.name, "tag": stage.tag, "step": step, "args": vars(stage.args), **state}
+        facts = {"stage": stage.name, "tag": stage.tag, "step": step, "dtype": stage.dtype_name,
+                 "args": vars(stage.args), **state}
         (temporary / "state.json").write_text(json.dumps(facts, default=str))
     world.barrier()
     if world.is_main:
@@ -65,14 +67,18 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """Hash everything, flush it to disk, and give the directory its name. An older one of that name gives way last."""
+    """
+    Hash everything, flush it to disk, and only then give the directory its name, in place of an older one.
+    """
     files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    entries = {str(path.relative_to(temporary)): {"size": path.stat().st_size, "sha256": sha256(path)} for path in files}
+    entries = {str(path.relative_to(temporary)): {"size": path.stat().st_size, "sha256": sha256(path)}
+               for path in files}
     for path in files:
         with open(path, "rb") as file:
             os.fsync(file.fileno())
-    atomic_write(temporary / "manifest.json", json.dumps({"created": time.time(), "files": entries}, indent=1))
-    replaced = final.with_name(f".{final.name}.old")                  # counts as a checkpoint as long as final is not there
+    manifest = {"created": time.time(), "files": entries}
+    atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
+    replaced = final.with_name(f".{final.name}.old")    # a checkpoint as long as `final` is not there
     if final.exists():
         shutil.rmtree(replaced, ignore_errors=True)
         final.rename(replaced)
@@ -98,12 +104,17 @@ def _intact(directory: Path, name: str) -> bool:
 
 
 def checkpoints(stage_name: str, tag: str) -> list[Path]:
-    """Whole checkpoints of a stage of a model, oldest first; one whose replacement was cut off between two renames too."""
+    """Whole checkpoints of a stage of a model, oldest first, one that a save was just replacing included."""
     folder = model_dir(tag) / stage_name
     paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{6,}", path.name)]
     paths += [path for path in folder.glob(".step_*.old") if not (folder / path.stem[1:]).exists()]
     found = [(created(path), path) for path in paths]
     return [path for when, path in sorted(item for item in found if item[0] is not None)]
+
+
+def newest(stage_name: str, tag: str) -> Path | None:
+    """The newest whole checkpoint of a stage of a model, if there is one."""
+    return (checkpoints(stage_name, tag) or [None])[-1]
 
 
 def step_of(directory: Path) -> int:
@@ -112,11 +123,11 @@ def step_of(directory: Path) -> int:
 
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
     """
-    The checkpoint asked for. Without a step the newest one, without a tag of the model that was written last, without
-    a stage of the most finished stage. Dies with what there is if it is not there.
+    The checkpoint asked for. Without a step the newest one, without a tag of the model that was written last,
+    without a stage of the most finished stage. Dies with what there is if it is not there.
     """
     root = base_dir() / "models"
-    tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()] if root.exists() else []
+    tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()]
     for name in [stage_name] if stage_name else STAGES:
         paths = [path for t in tags for path in checkpoints(name, t) if step in (None, step_of(path))]
         if paths:
@@ -129,8 +140,25 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
 
 
 def read_state(directory: Path) -> dict:
-    """state.json: stage, tag, step, the arguments of the run, and what the stage saved."""
+    """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
+    _read_config(directory)
     return json.loads((directory / "state.json").read_text())
+
+
+def _read_config(directory: Path) -> dict:
+    config = json.loads((directory / "config.json").read_text())
+    if config["format"] != FORMAT:
+        die(f"{directory} has format {config['format']}, this code reads {FORMAT}",
+            hint="train it again (bash runs/runcpu.sh --fresh), or use the code that wrote it")
+    return config
+
+
+def require_dtype(directory: Path, stage: Stage) -> None:
+    """Dies where a run would go on in another dtype than it was begun in: it would be another run."""
+    saved = read_state(directory)["dtype"]
+    if saved != stage.dtype_name:
+        die(f"{directory} was trained in {saved}, this run computes in {stage.dtype_name}",
+            hint=f"--dtype={saved} goes on; without --resume it starts over")
 
 
 def identity(directory: Path) -> str:
@@ -140,14 +168,15 @@ def identity(directory: Path) -> str:
 
 
 def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
-    """The model (in training mode, weights as saved), its tokenizer and its state. Dies if anything does not verify."""
+    """
+    The model (in training mode, weights as saved), its tokenizer and its state. Dies if anything does not
+    verify.
+    """
     for name in ("config.json", "model.safetensors", "state.json"):
         if not _intact(directory, name):
             die(f"{directory / name} does not match its manifest: the file is damaged",
                 hint="--step=N takes an older checkpoint")
-    config = json.loads((directory / "config.json").read_text())
-    if config["format"] != FORMAT:
-        die(f"{directory} has format {config['format']}, this code reads {FORMAT}")
+    config = _read_config(directory)
     tokenizer = Tokenizer.load(directory / "tokenizer")
     if tokenizer.hash != config["tokenizer"]:
         die(f"the tokenizer in {directory} is not the one that the model was trained with "
@@ -158,7 +187,9 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
 
 
 def load_optimizer(directory: Path, optimizer: Any) -> bool:
-    """Restore this rank's share of an optimizer; False if the checkpoint has none for this number of ranks."""
+    """
+    Restore this rank's share of an optimizer; False if the checkpoint has none for this number of ranks.
+    """
     world = optimizer.world
     shards = len(list(directory.glob("optimizer_*.pt")))
     name = f"optimizer_{world.rank}.pt"
@@ -168,9 +199,12 @@ def load_optimizer(directory: Path, optimizer: Any) -> bool:
     return True
 
 
-def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None, device: str | None = None,
-               dtype: str = "auto") -> tuple[GPT, Tokenizer, dict]:
-    """For inference: the model asked for (see find) in eval mode, its tokenizer, its state."""
+def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None,
+               device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
+    """
+    For inference: the model asked for (see find) in eval mode, its tokenizer, its state. In the dtype that is
+    faster here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise.
+    """
     found = find_device(device)
     model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
     return model.eval().requires_grad_(False), tokenizer, state

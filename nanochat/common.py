@@ -1,8 +1,10 @@
 """
-What every file needs: where things live, how to stop with one clear line, how to write a file so that
-it is there whole or not at all, how to log. Imports nothing from the project; torch only where a dtype is asked for.
+What every file needs: where things live, how to stop with one clear line, how to write a file so that it is
+there whole or not at all, how to log. Imports nothing from the project; torch only where a dtype is asked
+for.
 """
 
+import argparse
 import ctypes
 import hashlib
 import json
@@ -15,14 +17,18 @@ from typing import NoReturn
 
 
 def base_dir() -> Path:
-    """Folder of everything that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat."""
+    """
+    Folder of everything that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat.
+    """
     path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def die(message: str, hint: str | None = None) -> NoReturn:
-    """Stop with exit code 2: one line that names the values and the rule, and a hint with what to do instead."""
+    """
+    Stop with exit code 2: one line that names the values and the rule, and a hint with what to do instead.
+    """
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"  hint: {hint}", file=sys.stderr)
@@ -31,7 +37,9 @@ def die(message: str, hint: str | None = None) -> NoReturn:
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:
-    """Write `data` to `path` so that a reader sees the old file or the whole new one, whatever is killed when."""
+    """
+    Write `data` to `path` so that a reader sees the old file or the whole new one, whatever is killed when.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -52,6 +60,11 @@ def sha256(source: Path | bytes) -> str:
         return hashlib.sha256(source).hexdigest()
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def new_parser(doc: str) -> argparse.ArgumentParser:
+    """A parser that shows a script's own docstring as it is written."""
+    return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
 class RunLog:
@@ -77,23 +90,34 @@ class RunLog:
         return records
 
 
-def compute_dtype(device, name: str = "auto"):
+DTYPES = ("float32", "bfloat16")
+
+
+def compute_dtype(device, asked: str | None = None, saved: str | None = None):
     """
-    The torch.dtype that activations are computed in. "auto": bfloat16 on GPUs that multiply it natively (compute
-    capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is faster in it; else float32.
+    The torch.dtype that activations are computed in: what a flag asks for, else $NANOCHAT_DTYPE, else what
+    the checkpoint at hand was `saved` with, else the faster one here. That is bfloat16 on GPUs that multiply
+    it natively (compute capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is
+    faster in it; else float32. What came out is kept in every checkpoint, as the trial can come out otherwise
+    next time.
     """
     import torch
-    if name != "auto":
-        return getattr(torch, name)
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.get_device_capability(device) >= (8, 0) else torch.float32
-    if device.type == "cpu" and _bfloat16_gain() > 1.5:
+    wanted = asked or os.environ.get("NANOCHAT_DTYPE") or saved
+    if wanted:
+        if wanted not in DTYPES:
+            die(f"NANOCHAT_DTYPE is {wanted!r}, must be one of {', '.join(DTYPES)}",
+                hint="leave it unset to choose by speed")
+        return getattr(torch, wanted)
+    native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+    if native or (device.type == "cpu" and _bfloat16_gain() > 1.5):
         return torch.bfloat16
     return torch.float32
 
 
 def _bfloat16_gain() -> float:
-    """How many times faster than in float32 a matmul of a small model's size is; the best of alternating tries."""
+    """
+    How many times faster than in float32 a matmul of a small model's size is; the best of alternating tries.
+    """
     import torch
     times = {torch.float32: [], torch.bfloat16: []}
     for _ in range(12):
@@ -107,8 +131,9 @@ def _bfloat16_gain() -> float:
 
 def keep_freed_memory() -> None:
     """
-    Tell glibc to reuse large freed blocks rather than hand them back to the kernel, which would have to zero and map
-    them again at every step: training on CPU is up to twice as fast. Elsewhere than glibc, nothing happens.
+    Tell glibc to reuse large freed blocks rather than hand them back to the kernel, which would have to zero
+    and map them again at every step: training on CPU is up to twice as fast. Elsewhere than glibc, nothing
+    happens.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     try:

@@ -1,10 +1,12 @@
 """
-Batches: pretraining rows, chat rows, validation rows. Training batches are made ahead of the device by one thread.
+Batches: pretraining rows, chat rows, validation rows. Training batches are made ahead of the device by one
+thread.
 
 What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
-(gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and rank
-r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation sees, no
-document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by scripts and evals.
+(gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and
+rank r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation
+sees, no document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by scripts
+and evals.
 """
 
 # B rows, T context; a packed row has T + 1 tokens: inputs are all but its last, targets all but its first
@@ -35,8 +37,9 @@ AHEAD = 4               # batches made before they are asked for
 
 class _Stream:
     """
-    An endless stream of packed rows: one slot. A subclass reads documents and keeps in `position` where it stands;
-    the position moves before a document is handed out, so position and packer together are the whole state.
+    An endless stream of packed rows: one slot. A subclass reads documents and keeps in `position` where it
+    stands; the position moves before a document is handed out, so position and packer together are the whole
+    state.
     """
     crop: bool          # fill rows by cropping, or leave a gap
     position: dict      # replaced, never modified, so that a snapshot may keep it
@@ -62,7 +65,9 @@ class _Stream:
 
 
 class _DocumentStream(_Stream):
-    """Documents slot, slot + slots, ... of parquet files. The order of row groups is drawn anew every epoch."""
+    """
+    Documents slot, slot + slots, ... of parquet files. The order of row groups is drawn anew every epoch.
+    """
     crop = True
 
     def __init__(self, tokenizer, groups: list, read_group: Callable, row_len: int, slot: int, slots: int,
@@ -137,9 +142,9 @@ class _ConversationStream(_Stream):
 
 class _Loader:
     """
-    Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`.
-    Close it, or use it in a `with`. `epoch` is how often this rank has been through the data: for display only,
-    ranks differ. Errors of the background thread are raised by `next`.
+    Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
+    use it in a `with`. `epoch` is how often this rank has been through the data: for display only, ranks
+    differ. Errors of the background thread are raised by `next`.
     """
 
     def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int, rank: int,
@@ -180,15 +185,15 @@ class _Loader:
             raise batch
         slot, self.snapshots[slot], self.epoch, *tensors = batch
         self.turn = (self.turn + 1) % len(self.snapshots)
-        # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each until
-        # an event behind its copy has passed, so they are the double buffers.
+        # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each
+        # until an event behind its copy has passed, so they are the double buffers.
         inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
         return inputs, targets
 
     def state(self) -> dict:
         """
-        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it goes on
-        with the very next batch. The `streams` of all ranks, merged, fit any world size.
+        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it
+        goes on with the very next batch. The `streams` of all ranks, merged, fit any world size.
         """
         streams = {str(slot): {"position": position, "buffer": _pack(documents)}
                    for slot, (position, documents) in self.snapshots.items()}
@@ -207,9 +212,9 @@ class _Loader:
 
 class PretrainLoader(_Loader):
     """
-    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files with `text`.
-    slots: micro-batches of an optimizer step over all ranks (default: one a rank); state: of an earlier loader.
-    Exits with code 2 where there are fewer documents than slots.
+    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files with
+    `text`. slots: micro-batches of an optimizer step over all ranks (default: one a rank); state: of an
+    earlier loader. Exits with code 2 where there are fewer documents than slots.
     """
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
@@ -232,9 +237,9 @@ class PretrainLoader(_Loader):
 
 class ChatLoader(_Loader):
     """
-    Padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has at least
-    one. conversations: any sequence of conversation dicts, in an order drawn from `seed` anew every epoch.
-    The rest is as in PretrainLoader.
+    Padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has at
+    least one. conversations: any sequence of conversation dicts, in an order drawn from `seed` anew every
+    epoch. The rest is as in PretrainLoader.
     """
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
@@ -258,9 +263,9 @@ def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_t
     """
     The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
 
-    Rows are padded, not cropped: every token counts exactly once. Which rows there are, in which order, depends
-    on files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows r, r + W, ...
-    Batches are filled up with empty rows: their shape and number are the same on every rank.
+    Rows are padded, not cropped: every token counts exactly once. Which rows there are, in which order,
+    depends on files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows
+    r, r + W, ... Batches are filled up with empty rows: their shape and number are the same on every rank.
     Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
     """
     documents = (np.array([tokenizer.bos, *ids], dtype=np.int32) for chunk in _chunks(texts(paths), CHUNK)
@@ -290,7 +295,9 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 
 
 def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
-    """Buffer documents until there is a choice and enough for a row, or no more come. False: nothing is left."""
+    """
+    Buffer documents until there is a choice and enough for a row, or no more come. False: nothing is left.
+    """
     while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
         document = next(documents, None)
         if document is None:
@@ -312,7 +319,9 @@ def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarra
 
 def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int, rows: int,
              pad: int, device: torch.device) -> None:
-    """Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected."""
+    """
+    Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected.
+    """
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank

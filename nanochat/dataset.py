@@ -1,9 +1,10 @@
 """
 Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hugging Face, or your own text.
 
-Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000 documents, and
-a fixed validation set. A file is whole when it gets its name, and one process at a time prepares a set.
-Used by tok_train, base_train and base_eval; `python -m nanochat.dataset --source climbmix` fetches in advance.
+Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
+documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time
+prepares a set. Used by tok_train, base_train and base_eval; `python -m nanochat.dataset --source climbmix`
+fetches in advance.
 """
 
 import argparse
@@ -29,12 +30,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat.common import atomic_write, base_dir, die, sha256
+from nanochat.dist import World
 
 HUBS = {                            # name -> (Hugging Face repository, its last shard: the validation set)
     "climbmix": ("karpathy/climbmix-400b-shuffle", 6542),
     "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822),
 }
 SOURCES = ("almanac", *HUBS)
+NUM_SHARDS = 8                      # to train on, of a set from Hugging Face
+ALMANAC_MB = 24
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 ROW_GROUP = 1_000                   # documents that a reader holds at once
 LARGEST_GROUP = 256_000_000         # bytes; parquet files with larger row groups are rewritten, not used in place
@@ -53,27 +57,53 @@ class Dataset:
     val_sha256: str
 
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that choose the text, the same for every script that reads some."""
+    text = parser.add_mutually_exclusive_group()
+    text.add_argument("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
+    text.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
+    parser.add_argument("--num-shards", type=int, help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
+    parser.add_argument("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
+
+
+def choose(args: argparse.Namespace, saved: dict | None = None) -> dict:
+    """
+    What text the flags mean, as arguments of `prepare`, JSON-able: nothing is left to the machine, so that
+    the answer can be kept in a checkpoint. Where no flag names a text it is the `saved` one, else the default
+    of this machine.
+    """
+    if saved is None or args.source or args.data:
+        path = str(args.data.expanduser().resolve()) if args.data else None
+        source = None if path else args.source or default_source()
+        saved = {"source": source, "path": path, "num_shards": NUM_SHARDS, "almanac_mb": ALMANAC_MB}
+    given = {name: getattr(args, name) for name in ("num_shards", "almanac_mb")}
+    return saved | {name: value for name, value in given.items() if value is not None}
+
+
 def default_source() -> str:
     """Web text where a GPU can digest it, the embedded almanac elsewhere."""
     import torch
     return "climbmix" if torch.cuda.is_available() else "almanac"
 
 
-def prepare(source: str | None = None, path: Path | None = None, num_shards: int | None = None,
-            almanac_mb: float = 24, progress: Callable[[str], None] = print) -> Dataset:
+def prepare_on_all(world: World, text: dict, progress: Callable[[str], None] = print) -> Dataset:
+    """`prepare(**text)` on rank 0; the others wait, and get what it found."""
+    return world.broadcast_object(prepare(**text, progress=progress) if world.is_main else None)
+
+
+def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
+            almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
     """
-    Make a set, or find it made. `source`: one of SOURCES, None for the default of this machine. `path`, instead of it:
-    a file or folder of .txt, .jsonl (field `text`), .parquet.
-    num_shards: training shards to use of a Hugging Face set, default 8; almanac_mb: megabytes of text.
+    Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl (field
+    `text`), .parquet. num_shards: training shards of a Hugging Face set; almanac_mb: megabytes of text.
     Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
     if path is not None:
         return _prepare_path(Path(path).expanduser(), progress)
-    source = source or default_source()
     if source == "almanac":
         return _prepare_almanac(almanac_mb, progress)
     if source in HUBS:
-        return _prepare_hub(source, 8 if num_shards is None else num_shards, progress)
+        return _prepare_hub(source, num_shards, progress)
     die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or a path with --data")
 
 
@@ -168,7 +198,9 @@ def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
 
 
 def _read_manifest(folder: Path) -> dict:
-    """The manifest, with `whole`: entries of the files that have the size it says. Empty where there is none."""
+    """
+    The manifest, with `whole`: entries of the files that have the size it says. Empty where there is none.
+    """
     try:
         manifest = json.loads((folder / "dataset.json").read_text())
         listed = manifest["train"] + manifest["val"]
@@ -180,8 +212,9 @@ def _read_manifest(folder: Path) -> dict:
 
 def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
     """
-    Find a set, or let `fill(folder)` write train_*.parquet and val_*.parquet, and publish them with one rename. A
-    digest of the recipe is part of the name: another recipe never touches files that a running job reads.
+    Find a set, or let `fill(folder)` write train_*.parquet and val_*.parquet, and publish them with one
+    rename. A digest of the recipe is part of the name: another recipe never touches files that a running job
+    reads.
     """
     name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
     with _locked(name) as folder:
@@ -229,7 +262,9 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
 # ---- your own text ------------------------------------------------------------------------------------
 
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
-    """Good parquet files, a val_*.parquet among them, are used where they are; all else is rewritten and split."""
+    """
+    Good parquet files, a val_*.parquet among them, are used where they are; all else is rewritten and split.
+    """
     files = _input_files(path)
     own_val = [file for file in files if file.name.startswith("val_") and file.suffix == ".parquet"]
     rest = [file for file in files if file not in own_val]
@@ -305,7 +340,8 @@ def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     """
     The documents of a plain text. Every line <|endoftext|> ends one, else the first blank line after 8,000
-    characters does, so that a book becomes many and a page stays one; or the first line end after twice as many.
+    characters does, so that a book becomes many and a page stays one; or the first line end after twice as
+    many.
     """
     held, size = [], 0
     for line in lines:
@@ -321,8 +357,9 @@ def _read_txt(lines: Iterable[str]) -> Iterator[str]:
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
     """
-    Yield what is for training, and put the documents whose digest is below `fraction` into `val`: the same ones in
-    any order of files, every copy of them included. If there is none, the one with the smallest digest.
+    Yield what is for training, and put the documents whose digest is below `fraction` into `val`: the same
+    ones in any order of files, every copy of them included. If there is none, the one with the smallest
+    digest.
     """
     held, least = [], 1.0                               # the smallest so far, with its copies
     for document in documents:
@@ -388,8 +425,9 @@ class _KeepDigest(urllib.request.HTTPRedirectHandler):
 
 def fetch(url: str, path: Path, tries: int = 5, sleep: Callable[[float], None] = time.sleep) -> None:
     """
-    Download a parquet file to `path`, under another name until length, sha256 (where the hub tells it) and footer
-    are right. Raises OSError after `tries` failures, or at once where the server refuses (401, 403, 404).
+    Download a parquet file to `path`, under another name until length, sha256 (where the hub tells it) and
+    footer are right. Raises OSError after `tries` failures, or at once where the server refuses (401, 403,
+    404).
     """
     temporary = path.with_name(f".{path.name}.part")
     try:
@@ -436,16 +474,8 @@ def _fetch_once(url: str, temporary: Path) -> None:
     pq.read_metadata(temporary)
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """The flags that choose the text, the same for every script that reads some."""
-    parser.add_argument("--source", choices=SOURCES, help="where text comes from (default: almanac; with a GPU climbmix)")
-    parser.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl, .parquet, not --source")
-    parser.add_argument("--num-shards", type=int, help="training shards of a Hugging Face source (8)")
-    parser.add_argument("--almanac-mb", type=float, default=24, help="megabytes of almanac text")
-
-
 def main(args: argparse.Namespace) -> None:
-    dataset = prepare(args.source, args.data, args.num_shards, args.almanac_mb)
+    dataset = prepare(**choose(args))
     size = sum(path.stat().st_size for path in dataset.train) / 1e6
     print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {dataset.train[0].parent}")
 

@@ -1,12 +1,15 @@
 """
-Inference: requests with their own prompt, settings, randomness and tool state join and leave one running batch.
+Inference: requests with their own prompt, settings, randomness and tool state join and leave one running
+batch.
 
-step() is the only loop body: it makes one token for every running request and lets waiting ones join. generate()
-(many prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server calls it from
-its own thread. A finished request leaves at once, and the batch shrinks with it: nobody pays for an idle row.
+step() is the only loop body: it makes one token for every running request and lets waiting ones join.
+generate() (many prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server
+calls it from its own thread. A finished request leaves at once, and the batch shrinks with it: nobody pays
+for an idle row.
 
-The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and the
-answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training data.
+The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
+the answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training
+data.
 """
 
 import math
@@ -20,7 +23,8 @@ from torch import Tensor
 
 from nanochat import calculator
 from nanochat.chat import AnswerDecoder, render_part, render_prompt, visible_text
-from nanochat.gpt import GPT, KVCache
+from nanochat.gpt import GPT
+from nanochat.past import KVCache
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 # B running requests, V vocab, n rows that are sampled alike
@@ -59,7 +63,9 @@ class SamplingParams:
 
 @dataclass
 class Completion:
-    """One answer: ids as sampled (True) or forced (False), the stop token included; text and parts without it."""
+    """
+    One answer: ids as sampled (True) or forced (False), the stop token included; text and parts without it.
+    """
     ids: list[int]
     sampled: list[bool]
     parts: list[dict]                                   # to be stored as the message's content, see chat.py
@@ -131,8 +137,8 @@ class Engine:
 
     def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
         """
-        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no more
-        than half of the context, are left for it. ValueError when it is not a conversation.
+        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no
+        more than half of the context, are left for it. ValueError when it is not a conversation.
         """
         room = min(params.max_tokens or self.context, self.context // 2)
         return render_prompt(self.tokenizer, conversation, self.context - room + 1)
@@ -239,7 +245,9 @@ class Engine:
         return [r.forced[0] if r.forced else token for r, token in zip(self._running, tokens.tolist())]
 
     def _regroup(self) -> None:
-        """Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call."""
+        """
+        Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call.
+        """
         drawn = [(row, r) for row, r in enumerate(self._running) if r.params.temperature >= COLDEST]
         groups = [[(row, r) for row, r in drawn if r.params.narrow == narrow] for narrow in (True, False)]
         self._draws = [_Draw(group, self.tokenizer.vocab_size, self._device) for group in groups if group]
@@ -281,7 +289,9 @@ class Engine:
 
 
 class _Draw:
-    """Rows that are sampled alike: with top_k or top_p (ranked first), or all without (in vocabulary order)."""
+    """
+    Rows that are sampled alike: with top_k or top_p (ranked first), or all without (in vocabulary order).
+    """
 
     def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
         params = [request.params for _, request in members]
@@ -308,7 +318,8 @@ class _Draw:
             kept[:, 0] = True                                               # where top_p is 0 in fp32
             probs = probs * kept
         cdf = probs.cumsum(-1)
-        # with 24 random bits the product stays below the total in fp32, so that no token of probability 0 is hit
+        # with 24 random bits the product stays below the total in fp32, so that no token of probability 0 is
+        # hit
         uniform = [0.0 if r.forced else r.random.getrandbits(24) / (1 << 24) for r in self.requests]
         point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]
         choice = torch.searchsorted(cdf, point, right=True)                 # (n, 1)

@@ -7,20 +7,21 @@ in their data, their length and their learning rates, which is what their script
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import torch
 
 from nanochat import checkpoint
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader
 from nanochat.dist import World
 from nanochat.evals import evaluate_bpb
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
-from nanochat.stage import Stage, add_stage_arguments
+from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.train import accumulation_steps, compile_if_worth, train_steps
 
 VALIDATION_ROWS = 64
@@ -28,8 +29,7 @@ VALIDATION_ROWS = 64
 
 def finetune_parser(description: str, *, num_iterations: int, lr_frac: float) -> argparse.ArgumentParser:
     """The flags of such a stage, with its usual length and learning rates."""
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=description, formatter_class=formatter)
+    parser = new_parser(description)
     add = parser.add_argument
     add("--step", type=int, help="step of the checkpoint to go on from (default: the newest)")
     add("--out-tag", help="name of the model that comes out (default: the same model)")
@@ -46,10 +46,13 @@ def finetune_parser(description: str, *, num_iterations: int, lr_frac: float) ->
     return parser
 
 
-def find_source(stage_name: str, args: argparse.Namespace) -> tuple[Path, str]:
-    """The checkpoint to go on from, and the tag of the model that comes out of it."""
-    source = checkpoint.find(stage_name, args.model_tag, args.step)
-    return source, args.out_tag or args.model_tag or checkpoint.read_state(source)["tag"]
+@contextmanager
+def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> Iterator[Stage]:
+    """A stage that goes on from the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
+    saved = checkpoint.read_state(source)
+    tag = args.out_tag or args.model_tag or saved["tag"]
+    with open_stage(name, args, tag, saved["dtype"]) as stage:
+        yield stage
 
 
 def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
@@ -74,6 +77,8 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     """
     args, world = stage.args, stage.world
     resumed = find_resume(stage, source, data) if args.resume else None
+    if resumed:
+        checkpoint.require_dtype(resumed, stage)
     begin_at = resumed or source
     model, tokenizer, saved = checkpoint.load(begin_at, stage.device, stage.dtype)
     start = saved["step"] if resumed else 0
@@ -87,14 +92,14 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
                         stage.device, args.seed, state=saved["loader"] if resumed else None)
     held_out = validation_batches(tokenizer, validation, rows, T, world)
     rates = saved["rates"] if resumed else starting_rates(saved, batch_tokens, args.init_lr_frac)
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), weight_decay=0.0, world=world)
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), 0.0, world, stage.dtype)
     restore(optimizer, begin_at, stage, must=resumed is not None)
     schedule = Schedule(args.num_iterations, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
     kept = {"origin": checkpoint.identity(source), "data": data, "rates": rates, "rows": rows,
-            "batch_tokens": batch_tokens}
+            "batch_tokens": batch_tokens, "text": saved["text"]}
     stage.begin(**kept, conversations=len(conversations), accumulation=accumulation,
                 num_iterations=args.num_iterations, resumed_at=start)
-    stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype} | from {begin_at}")
+    stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype_name} | from {begin_at}")
     stage.print(f"{data} | {rows} rows x {T} x {accumulation} micro-batches per rank")
     runnable = compile_if_worth(model, stage, args.compile)
     for s in train_steps(runnable, optimizer, loader, schedule, stage, accumulation=accumulation,

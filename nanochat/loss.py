@@ -1,8 +1,8 @@
 """
 The end of the model in one piece: head, softcap and cross-entropy, a few tokens at a time.
 
-Logits in fp32 for a whole micro-batch are the largest tensor of a training step (B * T * V * 4 bytes). Here a chunk
-of them is made, turned into its loss and, in place, into its gradient, and is gone before the next one:
+Logits in fp32 for a whole micro-batch are the largest tensor of a training step (B * T * V * 4 bytes). Here a
+chunk of them is made, turned into its loss and, in place, into its gradient, and is gone before the next one:
 the backward pass only scales what the forward pass left. Used by gpt.py only.
 """
 
@@ -81,7 +81,9 @@ def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
 
 def summed_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                 softcap: float) -> torch.Tensor:
-    """Sum of nats over targets != -1, differentiable. x (N, C), weight (V, C), targets (N,) -> scalar fp32."""
+    """
+    Sum of nats over targets != -1, differentiable. x (N, C), weight (V, C), targets (N,) -> scalar fp32.
+    """
     if not torch.is_grad_enabled():
         return token_losses(x, weight, targets, vocab_size, softcap).sum()
     return _SummedLoss.apply(x, weight, targets, vocab_size, softcap)

@@ -1,9 +1,18 @@
 """
-The optimizer: Muon for the matrices of the blocks, AdamW for everything else, in one class, for any number of ranks.
+The optimizer: Muon for the matrices of the blocks, AdamW for everything else, on any number of ranks.
 
-There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a slice of
-the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated everywhere alike.
-A world of one runs the same lines with a share of everything.
+Muon (Jordan et al., 2024) treats a matrix as a matrix. Adam sizes the update of each number by itself; but
+what a layer does to its input is decided by its singular values, and a gradient has few large ones, so the
+same few directions get nearly all of the step. Muon averages the gradients (momentum), then replaces their
+average by the nearest matrix whose singular values are all one: every direction that the data pointed to
+moves alike. The polynomial iteration that does so needs only matmuls and starts best from rows of equal size
+(equilibration); what it leaves short of one is made up by a rescaling; and a second moment per row evens out
+what rows still differ in (NorMuon). The step then has a known size, whatever the gradient's, so the learning
+rate means the same for every shape and depth, and nothing is clipped.
+
+There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a
+slice of the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated
+everywhere alike. A world of one runs the same lines with a share of everything.
 """
 
 import math
@@ -21,6 +30,7 @@ from nanochat.scaling import LearningRates
 SHARD_FROM = 1024               # Adam parameters with more rows than this are sharded
 ADAM_EPS = 1e-10
 MUON_BETA2 = 0.9
+SMALLEST_ROW = 1e-6             # of a gradient's norm: smaller ones, as most are at first, stay small
 # Polar Express (arXiv 2505.16932): five steps, safety 2e-2, cushion 2
 POLAR_EXPRESS = (
     (8.156554524902461, -22.48329292557795, 15.878769915207462),
@@ -49,18 +59,19 @@ ADAM = {
 
 
 def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
-    """One AdamW step on p, in place. All of it in fp32, whatever p's dtype; eps after the bias correction."""
+    """One AdamW step on p, in place. All of it in fp32 where p is narrower; eps after the bias correction."""
+    wide = torch.promote_types(p.dtype, torch.float32)
     if not state:
-        state.update(step=0, m=torch.zeros_like(p, dtype=torch.float32), v=torch.zeros_like(p, dtype=torch.float32))
+        state.update(step=0, m=torch.zeros_like(p, dtype=wide), v=torch.zeros_like(p, dtype=wide))
     state["step"] += 1
-    grad = grad.float()
+    grad = grad.to(wide)
     m, v = state["m"].lerp_(grad, 1 - settings.beta1), state["v"].lerp_(grad.square(), 1 - settings.beta2)
     scale = (1 - settings.beta2 ** state["step"]) ** 0.5
     update = m / v.sqrt().div_(scale).add_(ADAM_EPS)
-    p32 = p.float()                                                   # p itself when it is fp32 already
-    p32.mul_(1 - lr * settings.weight_decay).add_(update, alpha=-lr / (1 - settings.beta1 ** state["step"]))
-    if p32 is not p:
-        p.copy_(p32)
+    exact = p.to(wide)                                                # p itself when it is that wide already
+    exact.mul_(1 - lr * settings.weight_decay).add_(update, alpha=-lr / (1 - settings.beta1 ** state["step"]))
+    if exact is not p:
+        p.copy_(exact)
 
 
 def frobenius(x: torch.Tensor) -> torch.Tensor:
@@ -70,12 +81,11 @@ def frobenius(x: torch.Tensor) -> torch.Tensor:
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """
-    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: all singular values are pushed towards 1 by
-    five odd polynomials aX + b(XX')X + c(XX')²X, on the shorter side. bf16 where the hardware multiplies it natively.
+    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: all singular values are pushed
+    towards 1 by five odd polynomials aX + b(XX')X + c(XX')²X, on the shorter side, computed in x's dtype:
+    bf16 is enough.
     """
     wide = x.size(-2) <= x.size(-1)
-    if x.is_cuda:
-        x = x.bfloat16()
     x = x / (1.01 * frobenius(x) + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT if wide else x.mT @ x
@@ -84,19 +94,23 @@ def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     return x
 
 
-def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, momentum: float, weight_decay: float) -> None:
-    """One Muon step on a stack of matrices p (K, m, n), in place, from fp32 gradients of the same shape."""
+def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, momentum: float,
+                weight_decay: float, dtype: torch.dtype | None = None) -> None:
+    """
+    One Muon step on a stack of matrices p (K, m, n), in place, from gradients of the same shape and dtype.
+    `dtype` is what the iteration computes in, that of p by default.
+    """
     m, n = p.shape[-2:]
     if not state:
         short = (p.size(0), m, 1) if m >= n else (p.size(0), 1, n)
-        state.update(momentum=torch.zeros_like(grad), second=torch.zeros(short, device=p.device))
+        state.update(momentum=torch.zeros_like(grad), second=p.new_zeros(short))
     buffer = state["momentum"].lerp_(grad, 1 - momentum)
     x = torch.lerp(grad, buffer, momentum)                            # Nesterov
     rows = x.norm(dim=-1, keepdim=True)                               # row equilibration (arXiv 2603.28254)
-    x = x * (frobenius(x) / math.sqrt(m) / rows.clamp(min=1e-10))
-    x = orthogonalise(x).float()
+    x = x * (frobenius(x) / math.sqrt(m) / rows.clamp(min=SMALLEST_ROW))
+    x = orthogonalise(x.to(dtype or p.dtype)).to(p.dtype)
     x = x * (math.sqrt(min(m, n)) / frobenius(x).clamp(min=1e-10))    # (arXiv 2602.21545)
-    # NorMuon (arXiv 2510.05491): a second moment for each row (or column) evens out the sizes of their updates
+    # NorMuon (arXiv 2510.05491): a second moment per row (or column) evens out the sizes of their updates
     second = state["second"].lerp_(x.square().mean(dim=-1 if m >= n else -2, keepdim=True), 1 - MUON_BETA2)
     before = frobenius(x)
     x = x * second.clamp(min=1e-10).rsqrt()
@@ -107,12 +121,15 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
 
 
 class MuonAdamW:
-    """`step(...)` consumes the gradients of one optimizer step, averaged over the ranks here, and updates the weights."""
+    """`step(...)` takes the gradients of one step, sums them over the ranks, and updates the weights."""
 
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
-                 world: World = World()):
-        """roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's at its peak."""
-        self.world, self.rates, self.weight_decay = world, rates, weight_decay
+                 world: World = World(), dtype: torch.dtype | None = None):
+        """
+        roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's at
+        its peak. `dtype` is what the run computes in: Muon's iteration is in bf16 where the run is.
+        """
+        self.world, self.rates, self.weight_decay, self.dtype = world, rates, weight_decay, dtype
         self.adam = [(role, p) for role, parameters in roles.items() if role != "matrix" for p in parameters]
         shapes = defaultdict(list)
         for p in roles["matrix"]:
@@ -130,10 +147,13 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
-        """lr and weight_decay multiply the peak values; gradients are summed over the ranks, so each must hold its share."""
-        for (role, p), state in zip(self.adam, self.adam_state):
+        """
+        lr and weight_decay multiply the peak values; gradients are summed over the ranks, so each must hold
+        its share.
+        """
+        for (role, p), state in zip(self.adam, self.adam_state, strict=True):
             self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
-        for group, state in zip(self.muon, self.muon_state):
+        for group, state in zip(self.muon, self.muon_state, strict=True):
             self._muon(group, state, self.rates.matrix * lr, momentum, self.weight_decay * weight_decay)
 
     def _adam(self, p: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
@@ -147,11 +167,12 @@ class MuonAdamW:
         adam_update(share, mine, state, lr, settings)
         dist.all_gather_into_tensor(p.data, share)
 
-    def _muon(self, group: list[torch.Tensor], state: dict, lr: float, momentum: float, weight_decay: float) -> None:
+    def _muon(self, group: list[torch.Tensor], state: dict, lr: float, momentum: float,
+              weight_decay: float) -> None:
         W, K = self.world.size, len(group)
-        each = math.ceil(K / W)                                       # matrices a rank; the last ranks may hold padding
+        each = math.ceil(K / W)                         # matrices per rank; the last ranks may hold padding
         grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in group]
-        grads = torch.stack(grads + [torch.zeros_like(group[0])] * (each * W - K))             # (K padded, m, n)
+        grads = torch.stack(grads + [torch.zeros_like(group[0])] * (each * W - K))      # (K padded, m, n)
         first = self.world.rank * each
         mine = grads
         if W > 1:
@@ -159,12 +180,12 @@ class MuonAdamW:
             dist.reduce_scatter_tensor(mine, grads)
         weights = torch.stack([p.data for p in group[first:first + each]]
                               + [torch.zeros_like(group[0])] * (each - len(group[first:first + each])))
-        muon_update(weights, mine, state, lr, momentum, weight_decay)
+        muon_update(weights, mine, state, lr, momentum, weight_decay, self.dtype)
         updated = weights
         if W > 1:
             updated = torch.empty_like(grads)
             dist.all_gather_into_tensor(updated, weights)
-        for p, new in zip(group, updated):
+        for p, new in zip(group, updated[:K], strict=True):
             p.copy_(new)
 
     def state_dict(self) -> dict:

@@ -1,10 +1,10 @@
 """
 Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows out, no clock, no randomness.
 
-Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an answer
-is never cut in half). Every row starts with the oldest buffered document, so nothing waits for more rows than
-there are documents in the buffer, and a document longer than a row is cut into row-sized pieces on arrival instead
-of being cropped or starved. Used by dataloader.py only.
+Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
+answer is never cut in half). Every row starts with the oldest buffered document, so nothing waits for more
+rows than there are documents in the buffer, and a document longer than a row is cut into row-sized pieces on
+arrival instead of being cropped or starved. Used by dataloader.py only.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -42,7 +42,9 @@ class Packer:
         return list(self._documents.values())
 
     def add(self, document: np.ndarray) -> None:
-        """Buffer a document. One longer than a row becomes pieces of at most a row, each with <|bos|> in front."""
+        """
+        Buffer a document. One longer than a row becomes pieces of at most a row, each with <|bos|> in front.
+        """
         bos, body, step = document[:1], document[1:], self.row_len - 1
         for start in range(0, max(1, len(body)), step):
             piece = np.concatenate([bos, body[start : start + step]])
@@ -53,9 +55,9 @@ class Packer:
 
     def take(self, crop: bool) -> np.ndarray:
         """
-        The next row: the oldest document, then again and again the longest that fits. What is left when none fits
-        is filled with the head of the shortest document, whose rest is dropped (`crop`), or left open for padding.
-        Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran empty.
+        The next row: the oldest document, then again and again the longest that fits. What is left when none
+        fits is filled with the head of the shortest document, whose rest is dropped (`crop`), or left open
+        for padding. Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran empty.
         """
         assert self._documents, "the packer is empty"
         parts, room = [], self.row_len

@@ -8,7 +8,7 @@ import argparse
 from pathlib import Path
 
 from nanochat.checkpoint import find, read_state
-from nanochat.common import RunLog, atomic_write, base_dir
+from nanochat.common import RunLog, atomic_write, base_dir, new_parser
 from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
@@ -75,7 +75,7 @@ def table(rows: list[dict[str, str]]) -> str:
         return "| " + " | ".join(row[column].ljust(width[column]) for column in columns) + " |"
 
     rule = line(dict.fromkeys(columns, "")).replace(" ", "-")
-    return "\n".join([line(dict(zip(columns, columns))), rule, *map(line, rows)])
+    return "\n".join([line(dict(zip(columns, columns, strict=True))), rule, *map(line, rows)])
 
 
 def make_report(tag: str) -> str:
@@ -96,8 +96,7 @@ def tokenizer_lines() -> list[str]:
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--model-tag", help="model (default: the one trained last)")
     return parser
 

@@ -1,6 +1,7 @@
 """
-The one dial: depth -> Plan. Pure arithmetic, no torch: sizes of the model, its parameters and FLOPs, how many tokens
-it should see, in batches of how many, with which learning rates. Anything can be overridden; what is not given is derived.
+The one dial: depth -> Plan. Pure arithmetic, no torch: sizes of the model, its parameters and FLOPs, how many
+tokens it should see, in batches of how many, with which learning rates. Anything can be overridden; what is
+not given is derived.
 
 The numbers were tuned at depth 12 and are carried to other depths by the rules beside them.
 """
@@ -52,7 +53,10 @@ class Shape:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """How many previous tokens each layer sees: the pattern tiled over the layers, the last layer always sees all."""
+        """
+        How many previous tokens each layer sees: the pattern tiled over the layers, the last layer always
+        sees all.
+        """
         short = min(self.sequence_len, math.ceil(self.sequence_len / 4 / 128) * 128)
         size = {"L": self.sequence_len, "S": short}
         tiled = [size[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
@@ -90,7 +94,9 @@ class Shape:
         return params["matrices"] + params["unembedding"]
 
     def flops_per_token(self) -> int:
-        """Forward and backward FLOPs of one token: 6 a linear weight, 12 * width a key that attention sees."""
+        """
+        Forward and backward FLOPs of one token: 6 a linear weight, 12 * width a key that attention sees.
+        """
         params = self.params()
         linear = params["matrices"] + params["gates"] + params["unembedding"] + self.smear_channels
         return 6 * linear + sum(12 * self.n_embd * min(window, self.sequence_len) for window in self.windows)
@@ -155,11 +161,12 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, n
            lr_scale: float = 1.0, weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65,
            final_lr: float = 0.05, **shape_options) -> Plan:
     """
-    The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens
-    a scaling parameter. `lr_scale` multiplies the rates of matrices and tables. `shape_options` are those of make_shape.
+    The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else
+    `ratio` tokens a scaling parameter. `lr_scale` multiplies the rates of matrices and tables.
+    `shape_options` are those of make_shape.
 
-    Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); embeddings also ~ width^-0.5.
-    Decay ~ sqrt(batch) / tokens keeps the number of e-foldings over a run constant.
+    Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); embeddings also
+    ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of e-foldings over a run constant.
     """
     ratio = ratio or 12.0
     shape = make_shape(depth, vocab_size, **shape_options)
@@ -170,7 +177,7 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, n
         batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * relative ** 0.383))
     if not num_iterations:
         tokens = target_flops / shape.flops_per_token() if target_flops else horizon
-        num_iterations = max(1, int(tokens // batch_tokens))
+        num_iterations = max(1, round(tokens / batch_tokens) if target_flops else int(tokens // batch_tokens))
     batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
     width_scale = (shape.n_embd / 768) ** -0.5
     scaled = LearningRates(

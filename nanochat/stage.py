@@ -1,8 +1,10 @@
 """
-A stage of a model's life (base, mid, sft, ...): the ranks, the device, the seed, where its files go, and its run log.
+A stage of a model's life (base, mid, sft, ...): the ranks, the device, the seed, where its files go, and its
+run log.
 
-Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl, prints a line,
-and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads what was printed.
+Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
+prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads
+what was printed.
 """
 
 import argparse
@@ -19,24 +21,26 @@ from pathlib import Path
 
 import torch
 
-from nanochat.common import RunLog, base_dir, compute_dtype, die, keep_freed_memory
+from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_freed_memory
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
+NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
-def add_stage_arguments(parser: argparse.ArgumentParser,
-                        model_tag: str = "name of the model's folder under models/ (default: d<depth>)") -> None:
-    """The flags that every stage has. `model_tag` is the help text of that flag, where it is not to make a model."""
+
+def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
+    """The flags that every stage has. `model_tag`: help of that flag, where it does not name a new model."""
     group = parser.add_argument_group("run")
     group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
     group.add_argument("--model-tag", help=model_tag)
     group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
-    group.add_argument("--dtype", choices=("auto", "float32", "bfloat16"), default="auto", help="of activations")
+    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else "
+                       "that of the checkpoint it starts from, else the faster one here)")
     group.add_argument("--seed", type=int, default=42)
 
 
 def model_dir(tag: str) -> Path:
-    """Where everything of one model lives: a folder a stage with its checkpoints, a JSONL log a stage."""
+    """Where everything of one model lives: one folder of checkpoints and one JSONL log per stage."""
     if not tag or "/" in tag or tag.startswith("."):
         die(f"--model-tag is {tag!r}, must be a plain folder name", hint="--model-tag=d12")
     return base_dir() / "models" / tag
@@ -45,9 +49,10 @@ def model_dir(tag: str) -> Path:
 class Stage:
     """What a running stage knows. Made by open_stage."""
 
-    def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace):
+    def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace,
+                 saved_dtype: str | None = None):
         self.name, self.tag, self.world, self.args = name, tag, world, args
-        self.dtype = world.broadcast_object(compute_dtype(world.device, args.dtype))
+        self.dtype = world.broadcast_object(compute_dtype(world.device, args.dtype, saved_dtype))
         self.directory = model_dir(tag) / name
         self.log_file = RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
@@ -60,6 +65,10 @@ class Stage:
         return self.world.device
 
     @property
+    def dtype_name(self) -> str:
+        return str(self.dtype).removeprefix("torch.")
+
+    @property
     def device_name(self) -> str:
         return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
 
@@ -69,7 +78,9 @@ class Stage:
             print(text, flush=True)
 
     def log(self, line: str | None = None, **fields) -> None:
-        """One record to the JSONL, the terminal (`line`, or the fields; "" for silence) and wandb. Rank 0 only."""
+        """
+        One record to the JSONL, the terminal (`line`, or the fields; "" for silence) and wandb. Rank 0 only.
+        """
         if not self.world.is_main:
             return
         seconds = round(time.perf_counter() - self.started, 2)
@@ -83,18 +94,23 @@ class Stage:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
 
     def begin(self, **facts) -> None:
-        """First record of a run: arguments, code, machine, versions, and the `facts` that the stage derived."""
+        """
+        First record of a run: arguments, code, machine, versions, and the `facts` that the stage derived.
+        """
         if self.world.is_main and self.args.run != "dummy":
             self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * self.world.size if peak else None
-        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args), git=_git_commit(),
-                 device=self.device_name, world_size=self.world.size, dtype=str(self.dtype).removeprefix("torch."),
-                 python=platform.python_version(), torch=torch.__version__, **facts)
+        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
+                 git=_git_commit(), device=self.device_name, world_size=self.world.size,
+                 dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
-        """From here on SIGINT and SIGTERM ask the training loop to save and stop; a second Ctrl-C stops at once."""
-        self._handlers = {signum: signal.signal(signum, self._request_stop) for signum in (signal.SIGINT, signal.SIGTERM)}
+        """
+        From here on SIGINT and SIGTERM ask the training loop to save and stop; a second Ctrl-C stops at once.
+        """
+        self._handlers = {number: signal.signal(number, self._request_stop)
+                          for number in (signal.SIGINT, signal.SIGTERM)}
 
     def _request_stop(self, signum: int, _frame) -> None:
         if self.stop_signal and signum == signal.SIGINT:
@@ -103,21 +119,26 @@ class Stage:
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
 
     def close(self) -> None:
-        """Signals as before, and the last record of a run: its time, as in every record, and its peak memory in bytes."""
+        """
+        Signals as before, and the last record of a run: its time, as in every record, and its peak memory in
+        bytes.
+        """
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
         cuda = self.device.type == "cuda"
-        peak = torch.cuda.max_memory_allocated(self.device) if cuda else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-        self.log(line="", event="end", peak_memory=peak)
+        most = torch.cuda.max_memory_allocated(self.device) if cuda else \
+            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        self.log(line="", event="end", peak_memory=most)
         if self._wandb:
             self._wandb.finish()
 
 
 @contextmanager
-def open_stage(name: str, args: argparse.Namespace, tag: str) -> Iterator[Stage]:
+def open_stage(name: str, args: argparse.Namespace, tag: str,
+               saved_dtype: str | None = None) -> Iterator[Stage]:
     """
-    Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the program with the
-    usual 128 + signal, so that a script of several stages stops too.
+    Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the program
+    with the usual 128 + signal, so that a script of several stages stops too.
     """
     keep_freed_memory()
     model_dir(tag)                                                    # a bad tag dies before anything starts
@@ -125,7 +146,7 @@ def open_stage(name: str, args: argparse.Namespace, tag: str) -> Iterator[Stage]
     torch.manual_seed(args.seed)
     if world.device.type == "cuda":
         torch.set_float32_matmul_precision("high")
-    stage = Stage(name, tag, world, args)
+    stage = Stage(name, tag, world, args, saved_dtype)
     try:
         yield stage
     finally:
@@ -140,14 +161,15 @@ def _start_wandb(project: str, args: argparse.Namespace):
     try:
         import wandb
         return wandb.init(project=project, name=args.run, config=vars(args))
-    except Exception as error:                                        # not installed, not logged in, no network
+    except Exception as error:                          # not installed, not logged in, no network
         print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
         return None
 
 
 def _git_commit() -> str | None:
     try:
-        return subprocess.run(["git", "rev-parse", "HEAD"], cwd=Path(__file__).parent, capture_output=True, text=True,
+        command = ["git", "rev-parse", "HEAD"]
+        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True,
                               check=True).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None

@@ -71,7 +71,9 @@ class Tokenizer:
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "Tokenizer":
-        """From `directory`, by default base_dir()/"tokenizer". Stops with exit code 2 if missing or corrupt."""
+        """
+        From `directory`, by default base_dir()/"tokenizer". Stops with exit code 2 if missing or corrupt.
+        """
         directory = Path(directory or base_dir() / "tokenizer")
         if not (directory / CONFIG_FILE).is_file():
             die(f"no tokenizer in {directory}", hint="train one with `python -m scripts.tok_train`")
@@ -129,7 +131,9 @@ class Tokenizer:
 
 
 class StreamDecoder:
-    """Ids one at a time -> text as soon as its characters are whole, so that no half character is ever shown."""
+    """
+    Ids one at a time -> text as soon as its characters are whole, so that no half character is ever shown.
+    """
 
     def __init__(self, tokenizer: Tokenizer):
         self._tokenizer = tokenizer

@@ -1,6 +1,6 @@
 """
-The one training loop. A generator: it takes an optimizer step, yields what happened, and the script decides what is
-due: an evaluation, a sample, a save. Pretraining, midtraining and finetuning all go through it.
+The one training loop. A generator: it takes an optimizer step, yields what happened, and the script decides
+what is due: an evaluation, a sample, a save. Pretraining, midtraining and finetuning all go through it.
 """
 
 import math
@@ -22,11 +22,13 @@ MAX_BAD_STEPS = 10              # in a row, before the run is given up
 
 @dataclass(frozen=True)
 class Step:
-    """State after `step` optimizer steps. `interrupted`: someone asked to stop; save, there is no next one."""
+    """
+    State after `step` optimizer steps. `interrupted`: someone asked to stop; save, there is no next one.
+    """
 
     step: int
     num_iterations: int
-    loss: float                 # nats a target, over the whole batch of this step
+    loss: float                 # nats per target, over the whole batch of this step
     interrupted: bool = False
 
     @property
@@ -43,22 +45,25 @@ class Step:
 
 
 def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_size: int) -> int:
-    """Micro-batches a rank in an optimizer step. Dies if the batch does not divide."""
+    """Micro-batches per rank in an optimizer step. Dies if the batch does not divide."""
     micro = rows * sequence_len * world_size
     if batch_tokens % micro or batch_tokens < micro:
-        fit = math.gcd(batch_tokens // (sequence_len * world_size), rows) if batch_tokens % sequence_len == 0 else 0
-        die(f"batch of {batch_tokens:,} tokens is not a multiple of {micro:,} (= {rows} rows x {sequence_len} tokens "
-            f"x {world_size} ranks)",
-            hint=f"--device-batch-size={fit} divides it" if fit else f"--total-batch-size={micro} is one micro-batch")
+        hint = f"--total-batch-size={micro} is one micro-batch"
+        fit = math.gcd(batch_tokens // (sequence_len * world_size), rows)
+        if fit and batch_tokens % sequence_len == 0:
+            hint = f"--device-batch-size={fit} divides it"
+        die(f"batch of {batch_tokens:,} tokens is not a multiple of {micro:,} "
+            f"(= {rows} rows x {sequence_len} tokens x {world_size} ranks)", hint)
     return batch_tokens // micro
 
 
 def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Schedule, stage: Stage, *,
                 accumulation: int, flops_per_token: int, start: int = 0) -> Iterator[Step]:
     """
-    Optimizer steps start + 1 .. schedule.num_iterations of `accumulation` micro-batches a rank. The loss of a step is the
-    mean over all targets of all ranks, so the split into micro-batches and ranks does not matter. A step whose loss is
-    not finite leaves the weights untouched. Logs every step; stops early, on all ranks alike, when a signal came.
+    Optimizer steps start + 1 .. schedule.num_iterations of `accumulation` micro-batches per rank. The loss of
+    a step is the mean over all targets of all ranks, so the split into micro-batches and ranks does not
+    matter. A step whose loss is not finite leaves the weights untouched. Logs every step; stops early, on all
+    ranks alike, when a signal came.
     """
     stage.catch_signals()
     progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
@@ -91,7 +96,7 @@ def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Sc
 
 
 class _Progress:
-    """Turns steps into a log record each, and a line with speed and time left every few seconds."""
+    """Turns steps into one log record each, and a line with speed and time left every few seconds."""
 
     def __init__(self, stage: Stage, num_iterations: int, flops_per_token: int, start: int):
         self.stage, self.num_iterations, self.flops_per_token = stage, num_iterations, flops_per_token
@@ -100,20 +105,26 @@ class _Progress:
 
     def report(self, step: int, loss: float, lr: float, tokens: int) -> None:
         now = time.perf_counter()
-        speed = tokens / (now - self.last)                            # evaluations and saves between steps included
+        speed = tokens / (now - self.last)              # evaluations and saves between steps included
         self.last = now
         if math.isfinite(loss):
             self.smooth, self.weight = 0.9 * self.smooth + 0.1 * loss, 0.9 * self.weight + 0.1
         line = ""
         if now - self.printed > PRINT_EVERY or step == self.num_iterations:
             self.printed = now
-            left = "" if self.begun is None else \
-                f" | {_clock((now - self.begun) / (step - self.first - 1) * (self.num_iterations - step))} left"
-            mfu = f" | mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%" if self.stage.peak_flops else ""
-            line = (f"{self.stage.name} {step:5d}/{self.num_iterations} | loss {self.smooth / max(self.weight, 1e-9):.4f} "
-                    f"| lr {lr:.2f} | {speed:,.0f} tok/s{mfu}{left}")
-        self.begun = self.begun or now                                # the first step warms up: not counted
+            line = self._line(step, lr, speed, now)
+        self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1))
+
+    def _line(self, step: int, lr: float, speed: float, now: float) -> str:
+        parts = [f"{self.stage.name} {step:5d}/{self.num_iterations}",
+                 f"loss {self.smooth / max(self.weight, 1e-9):.4f}", f"lr {lr:.2f}", f"{speed:,.0f} tok/s"]
+        if self.stage.peak_flops:
+            parts.append(f"mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%")
+        if self.begun is not None:
+            each = (now - self.begun) / (step - self.first - 1)
+            parts.append(f"{_clock(each * (self.num_iterations - step))} left")
+        return " | ".join(parts)
 
 
 def _clock(seconds: float) -> str:

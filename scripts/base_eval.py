@@ -1,61 +1,65 @@
 """
-How well a base model predicts text it was trained on and text it was not, in bits per byte, and what it writes.
+How well a base model predicts text that it was and was not trained on, in bits per byte, and what it writes.
 
-    python -m scripts.base_eval                                   # newest base model, on the text it was trained on
+    python -m scripts.base_eval                         # newest base model, on the text it was trained on
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval -- --source=climbmix
 """
 
 import argparse
 
 from nanochat import checkpoint, dataset
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.dataloader import val_batches
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
-from nanochat.stage import add_stage_arguments, open_stage
+from nanochat.gpt import GPT
+from nanochat.stage import Stage, add_stage_arguments, open_stage
+from nanochat.tokenizer import Tokenizer
+
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     dataset.add_arguments(parser)
     parser.add_argument("-i", "--stage", choices=checkpoint.STAGES, default="base")
     parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
     parser.add_argument("--eval-tokens", type=int, default=2 ** 20, help="tokens of each split, at most")
-    parser.add_argument("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
+    parser.add_argument("--device-batch-size", type=int,
+                        help="rows of a micro-batch on one device (default: as trained)")
     parser.add_argument("--temperature", type=float, default=0.8, help="of the unconditioned samples")
     add_stage_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    directory = checkpoint.find(args.stage, args.model_tag, args.step)
-    trained = checkpoint.read_state(directory)
-    if args.source is None and args.data is None:                     # the text that it was trained on
-        for name in ("source", "data", "num_shards", "almanac_mb"):
-            setattr(args, name, trained["args"].get(name))
     if args.eval_tokens < 1:
         die(f"--eval-tokens is {args.eval_tokens}, must be at least 1")
-    with open_stage("base_eval", args, trained["tag"]) as stage:
+    directory = checkpoint.find(args.stage, args.model_tag, args.step)
+    trained = checkpoint.read_state(directory)
+    text = dataset.choose(args, trained["text"])                       # by default what it was trained on
+    with open_stage("base_eval", args, trained["tag"], trained["dtype"]) as stage:
         world = stage.world
-        make = lambda: dataset.prepare(args.source, args.data, args.num_shards, args.almanac_mb, stage.print)
-        data = world.broadcast_object(make() if world.is_main else None)
+        data = dataset.prepare_on_all(world, text, stage.print)
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         model.eval().requires_grad_(False)
-        stage.begin(model=f"{trained['stage']} {trained['step']}", dataset=data.name, validation=data.val_sha256)
-        stage.print(f"evaluating {directory} on {data.name}")
+        stage.begin(model=checkpoint.identity(directory), dataset=data.name, text=text,
+                    validation=data.val_sha256)
+        stage.print(f"evaluating {directory} on {data.name} in {stage.dtype_name}")
         rows = args.device_batch_size or trained["rows"]
         for split, paths in (("train", data.train[:1]), ("val", data.val)):
-            batches = val_batches(tokenizer, paths, rows, model.shape.sequence_len, args.eval_tokens, world.rank, world.size)
+            batches = val_batches(tokenizer, paths, rows, model.shape.sequence_len, args.eval_tokens,
+                                  world.rank, world.size)
             bpb = evaluate_bpb(model, batches, tokenizer.token_bytes(), world)
             stage.log(split=split, bpb=bpb, step=trained["step"], line=f"{split:>8}  {bpb:.4f} bits per byte")
         if world.is_main:
-            sample(Engine(model, tokenizer), args, stage)
+            sample(model, tokenizer, stage)
 
 
-def sample(engine: Engine, args: argparse.Namespace, stage) -> None:
+def sample(model: GPT, tokenizer: Tokenizer, stage: Stage) -> None:
     """Greedy continuations of a few prompts, and a few texts from nothing."""
-    texts = continuations(engine)
-    free = SamplingParams(temperature=args.temperature, max_tokens=96, seed=args.seed)
-    texts += [completion.text for completion in engine.generate([[engine.tokenizer.bos]] * 3, free)]
+    texts = continuations(model, tokenizer)
+    free = SamplingParams(temperature=stage.args.temperature, max_tokens=96, seed=stage.args.seed)
+    completions = Engine(model, tokenizer, max_batch=3).generate([[tokenizer.bos]] * 3, free)
+    texts += [completion.text for completion in completions]
     stage.log(samples=texts, line="\n".join("  > " + text.replace("\n", "\n    ") for text in texts))
 
 

@@ -1,8 +1,8 @@
 """
 Pretrain a base model. --depth decides everything; any number can be overridden.
 
-    python -m scripts.base_train --depth=20 --plan                            # print what it would be, and stop
-    python -m scripts.base_train --depth=4 --data ~/texts                     # your own text, one device
+    python -m scripts.base_train --depth=20 --plan                  # print what it would be, and stop
+    python -m scripts.base_train --depth=4 --data ~/texts           # your own text, one device
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=24 --source=climbmix
 """
 
@@ -11,9 +11,8 @@ from dataclasses import asdict, fields, replace
 from pathlib import Path
 
 from nanochat import checkpoint, dataset
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.dataloader import PretrainLoader, val_batches
-from nanochat.engine import Engine
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
@@ -22,91 +21,108 @@ from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import accumulation_steps, compile_if_worth, train_steps
 
+PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
+
+
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     model = parser.add_argument_group("model")
     model.add_argument("--depth", type=int, default=20, help="layers; everything else follows from it")
-    model.add_argument("--aspect-ratio", type=int, default=64, help="width a layer")
+    model.add_argument("--aspect-ratio", type=int, default=64,
+                       help="width per layer (the rules for batch, rates and length compare with d12 at 64)")
     model.add_argument("--head-dim", type=int, default=128)
-    model.add_argument("--n-kv-head", type=int, help="key heads, shared by the query heads (default: as many)")
+    model.add_argument("--n-kv-head", type=int, help="key heads, shared by query heads (default: one each)")
     model.add_argument("--max-seq-len", type=int, default=2048, help="context in tokens")
-    model.add_argument("--window-pattern", default="SSSL", help="per layer: S sees a quarter of the context, L all")
-    model.add_argument("--key-offset", action="store_true", help="half of every key is the previous token's: copies sooner")
-    data = parser.add_argument_group("data")
-    dataset.add_arguments(data)
+    model.add_argument("--window-pattern", default="SSSL",
+                       help="per layer: S sees a quarter of the context, L all of it")
+    model.add_argument("--key-offset", action="store_true",
+                       help="half of every key is that of the token before: copying is learned sooner")
+    dataset.add_arguments(parser.add_argument_group("data"))
     horizon = parser.add_argument_group("how long; the first one given counts")
     horizon.add_argument("--num-iterations", type=int, help="optimizer steps")
-    horizon.add_argument("--target-flops", type=float, help="training FLOPs")
-    horizon.add_argument("--target-param-data-ratio", type=float, help="tokens a scaling parameter (default: 12)")
+    horizon.add_argument("--target-flops", type=float, help="training FLOPs, to the nearest step")
+    horizon.add_argument("--target-param-data-ratio", type=float,
+                         help="tokens per scaling parameter (default: 12)")
     optim = parser.add_argument_group("optimization")
-    optim.add_argument("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: what fits)")
+    optim.add_argument("--device-batch-size", type=int,
+                       help="rows of a micro-batch on one device (default: what fits)")
     optim.add_argument("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
     for rate in fields(LearningRates):
-        optim.add_argument(f"--{rate.name.replace('_', '-')}-lr", type=float, help=f"default: {rate.default}, then scaled")
-    optim.add_argument("--lr-scale", type=float, default=1.0, help="times this, the rates of matrices and tables")
+        flag = f"--{rate.name.replace('_', '-')}-lr"
+        optim.add_argument(flag, type=float, help=f"default: {rate.default}, then scaled")
+    optim.add_argument("--lr-scale", type=float, default=1.0, help="of the rates of matrices and tables")
     optim.add_argument("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
     optim.add_argument("--warmup-steps", type=int, default=40)
-    optim.add_argument("--warmdown-ratio", type=float, default=0.65)
-    optim.add_argument("--final-lr-frac", type=float, default=0.05)
-    optim.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    optim.add_argument("--warmdown-ratio", type=float, default=0.65, help="share of the steps")
+    optim.add_argument("--final-lr-frac", type=float, default=0.05, help="of the peak rates")
+    optim.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                       help="torch.compile (default: on a GPU)")
     often = parser.add_argument_group("how often, in optimizer steps; zero or less is never")
     often.add_argument("--eval-every", type=int, default=250)
-    often.add_argument("--eval-tokens", type=int, help="validation tokens, at most (default: 42M on a GPU, 262K else)")
+    often.add_argument("--eval-tokens", type=int,
+                       help="validation tokens, at most (default: 42M on a GPU, 262,144 elsewhere)")
     often.add_argument("--sample-every", type=int, default=2000)
     often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this model, if any")
-    parser.add_argument("--plan", action="store_true", help="print the plan for a vocabulary of 32,768 and stop")
+    parser.add_argument("--resume", action="store_true",
+                        help="go on from the newest checkpoint of this model, if there is one")
+    parser.add_argument("--plan", action="store_true",
+                        help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
     add_stage_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     if args.plan:
-        print_plan(make_plan(args, 32768))
+        print_plan(make_plan(args, PLAN_VOCAB))
         return
-    with open_stage("base", args, args.model_tag or f"d{args.depth}") as stage:
-        tokenizer = Tokenizer.load()                                                        # 1. what
+    tag = args.model_tag or f"d{args.depth}"
+    start = checkpoint.newest("base", tag) if args.resume else None
+    saved = checkpoint.read_state(start) if start else {"step": 0}
+    with open_stage("base", args, tag, saved.get("dtype")) as stage:
+        world = stage.world
+        tokenizer = Tokenizer.load()                                            # 1. what
         plan = make_plan(args, tokenizer.vocab_size)
-        shape, world = plan.shape, stage.world
+        shape = plan.shape
         rows = args.device_batch_size or default_rows(plan, stage)
         accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
-        data = prepare(args, stage)                                                         # 2. on what data
-        start, saved = find_resume(args, stage, tokenizer)
+        if start:
+            model = load_to_resume(start, plan, tokenizer, stage)
+        else:
+            model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
+        text = dataset.choose(args, saved.get("text"))                          # 2. on what data
+        data = dataset.prepare_on_all(world, text, stage.print)
         loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
-                                slots=accumulation * world.size, device=stage.device, state=saved and saved["loader"])
+                                accumulation * world.size, stage.device, saved.get("loader"))
         eval_tokens = args.eval_tokens or (80 * 2 ** 19 if stage.device.type == "cuda" else 2 ** 18)
         validation = list(val_batches(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
                                       world.size)) if args.eval_every > 0 else []
-        token_bytes = tokenizer.token_bytes()
-        if start:
-            model = checkpoint.load(start, stage.device, stage.dtype)[0]
-            if model.shape != shape:
-                die(f"{start} has another shape than these flags make", hint="another --model-tag, or no --resume")
-        else:
-            model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
-        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world)    # 3. how
+        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
+                              world, stage.dtype)
         if start and not checkpoint.load_optimizer(start, optimizer):
-            die(f"{start} has no whole optimizer state for {world.size} ranks", hint="resume with as many ranks as it had")
-        stage.begin(plan=plan.summary(), dataset=data.name, validation=data.val_sha256, eval_tokens=eval_tokens, rows=rows,
-                    accumulation=accumulation, resumed_at=saved["step"] if saved else 0)
+            die(f"{start} has no whole optimizer state for {world.size} ranks",
+                hint="resume with as many ranks as it had")
+        stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
+                    eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:
             print_plan(plan)
-        stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype} | {data.name} | {rows} rows x "
-                    f"{shape.sequence_len} x {accumulation} micro-batches a rank")
-        if saved and saved["step"] >= plan.num_iterations:
+        stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype_name} | {data.name} | "
+                    f"{rows} rows x {shape.sequence_len} x {accumulation} micro-batches per rank")
+        if saved["step"] >= plan.num_iterations:
             stage.print(f"{start} is already complete: nothing to do")
             return
-        for s in train_steps(compile_if_worth(model, stage, args.compile), optimizer, loader, plan.schedule, stage,
-                             accumulation=accumulation, flops_per_token=shape.flops_per_token(),
-                             start=saved["step"] if saved else 0):                          # 4. go
+        compiled = compile_if_worth(model, stage, args.compile)
+        for s in train_steps(compiled, optimizer, loader, plan.schedule, stage, accumulation=accumulation,
+                             flops_per_token=shape.flops_per_token(), start=saved["step"]):     # 4. go
             if s.due_save(args.save_every):
                 checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
-                                rates=asdict(plan.rates), batch_tokens=plan.batch_tokens, rows=rows)
+                                text=text, rates=asdict(plan.rates), rows=rows,
+                                batch_tokens=plan.batch_tokens)
             if s.due(args.eval_every):
-                bpb = evaluate_bpb(model, validation, token_bytes, world)
-                stage.log(step=s.step, val_bpb=bpb, line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")
+                bpb = evaluate_bpb(model, validation, tokenizer.token_bytes(), world)
+                stage.log(step=s.step, val_bpb=bpb,
+                          line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")
             if s.due(args.sample_every) and world.is_main:
-                texts = continuations(Engine(model, tokenizer))
+                texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
         loader.close()
 
@@ -116,10 +132,10 @@ def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
     rates = replace(LearningRates(), **{name: lr for name, lr in given.items() if lr is not None})
     return derive(args.depth, vocab_size, ratio=args.target_param_data_ratio, lr_scale=args.lr_scale,
                   num_iterations=args.num_iterations, target_flops=args.target_flops,
-                  batch_tokens=args.total_batch_size, rates=rates,
-                  weight_decay=args.weight_decay, warmup=args.warmup_steps, warmdown=args.warmdown_ratio,
-                  final_lr=args.final_lr_frac, aspect_ratio=args.aspect_ratio, head_dim=args.head_dim,
-                  n_kv_head=args.n_kv_head, sequence_len=args.max_seq_len, window_pattern=args.window_pattern,
+                  batch_tokens=args.total_batch_size, rates=rates, weight_decay=args.weight_decay,
+                  warmup=args.warmup_steps, warmdown=args.warmdown_ratio, final_lr=args.final_lr_frac,
+                  aspect_ratio=args.aspect_ratio, head_dim=args.head_dim, n_kv_head=args.n_kv_head,
+                  sequence_len=args.max_seq_len, window_pattern=args.window_pattern,
                   key_offset=args.key_offset)
 
 
@@ -130,21 +146,17 @@ def default_rows(plan: Plan, stage: Stage) -> int:
     return max(1, min(tokens, share) // plan.shape.sequence_len)
 
 
-def prepare(args: argparse.Namespace, stage: Stage) -> dataset.Dataset:
-    """Rank 0 makes the shards, the others wait and find them made."""
-    make = lambda: dataset.prepare(args.source, args.data, args.num_shards, args.almanac_mb, stage.print)
-    return stage.world.broadcast_object(make() if stage.world.is_main else None)
-
-
-def find_resume(args: argparse.Namespace, stage: Stage, tokenizer: Tokenizer) -> tuple[Path | None, dict | None]:
-    """The newest checkpoint of this model and its state, if --resume asks for one and there is one that fits."""
-    paths = checkpoint.checkpoints("base", stage.tag) if args.resume else []
-    if not paths:
-        return None, None
-    if Tokenizer.load(paths[-1] / "tokenizer").hash != tokenizer.hash:
-        die(f"{paths[-1]} was trained with another tokenizer than the one saved now", hint="start over without --resume")
-    stage.print(f"resuming from {paths[-1]}")
-    return paths[-1], checkpoint.read_state(paths[-1])
+def load_to_resume(start: Path, plan: Plan, tokenizer: Tokenizer, stage: Stage) -> GPT:
+    """The model of a checkpoint. Dies where this run is not the one that wrote it."""
+    stage.print(f"resuming from {start}")
+    checkpoint.require_dtype(start, stage)
+    model, trained_with, _ = checkpoint.load(start, stage.device, stage.dtype)
+    if trained_with.hash != tokenizer.hash:
+        die(f"{start} was trained with another tokenizer than the one saved now",
+            hint="start over without --resume")
+    if model.shape != plan.shape:
+        die(f"{start} has another shape than these flags make", hint="another --model-tag, or no --resume")
+    return model
 
 
 def print_plan(plan: Plan) -> None:

@@ -16,15 +16,14 @@ from collections.abc import Iterator
 from typing import TextIO
 
 from nanochat.checkpoint import STAGES, load_model
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.engine import Completion, Engine, Request, SamplingParams
 
 HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("-p", "--prompt", action="append", help="a question to answer and leave; several: each on its own")
     add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")

@@ -6,10 +6,9 @@ Ask a chat model held-out questions and say how many it gets right, with error b
 """
 
 import argparse
-from pathlib import Path
 
 from nanochat import checkpoint
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.engine import Engine
 from nanochat.evals import accuracy, reply_verdicts
 from nanochat.stage import Stage, add_stage_arguments, open_stage
@@ -18,8 +17,7 @@ from tasks.common import Task
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter = argparse.RawDescriptionHelpFormatter
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
     add("--step", type=int, help="of the checkpoint (default: the newest)")
@@ -38,12 +36,14 @@ def main(args: argparse.Namespace) -> None:
     if args.max_questions < 1:
         die(f"--max-questions is {args.max_questions}, must be at least 1")
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
-    origin = describe(directory)
-    with open_stage("eval", args, args.model_tag or checkpoint.read_state(directory)["tag"]) as stage:
-        known = known_results(stage, origin["checkpoint"]) if args.resume else {}
+    saved = checkpoint.read_state(directory)
+    name = checkpoint.identity(directory)
+    origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
+    with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        known = known_results(stage, name) if args.resume else {}
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
-        stage.begin(model=origin["checkpoint"])
+        stage.begin(model=name)
         stage.print(f"evaluating {directory}")
         for task in tasks:                                                      # 3. go
             questions = task.questions(args.max_questions)
@@ -53,12 +53,6 @@ def main(args: argparse.Namespace) -> None:
                 stage.print(f"{task.name:>20}  {100 * record['accuracy']:5.1f}%  (already evaluated)")
             else:
                 evaluate(task, questions, engine, stage, origin)
-
-
-def describe(directory: Path) -> dict:
-    """What every result says about the model; its "stage" is the evaluation."""
-    state, name = checkpoint.read_state(directory), checkpoint.identity(directory)
-    return {"model_stage": state["stage"], "step": state["step"], "checkpoint": name}
 
 
 def known_results(stage: Stage, name: str) -> dict[tuple[str, int], dict]:

@@ -7,8 +7,8 @@ Your own conversations, a persona for example, are added with --conversations.
 
 import argparse
 
-from nanochat.finetune import find_source, finetune, finetune_parser
-from nanochat.stage import open_stage
+from nanochat import checkpoint
+from nanochat.finetune import finetune, finetune_parser, open_finetuning
 from tasks import add_mixture_arguments, mixtures
 
 
@@ -20,9 +20,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    source, tag = find_source(args.stage, args)                                 # 1. from where
+    source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
     train, validation = mixtures(args, seed=args.seed + 1)                      # 2. on what data: not mid's
-    with open_stage("sft", args, tag) as stage:                                 # 3. go
+    with open_finetuning("sft", args, source) as stage:                         # 3. go
         finetune(stage, source, train, validation, data=train.identity)
 
 

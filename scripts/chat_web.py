@@ -31,7 +31,7 @@ from starlette.middleware.trustedhost import TrustedHostMiddleware
 import nanochat
 from nanochat.chat import check_conversation
 from nanochat.checkpoint import STAGES, load_model
-from nanochat.common import die
+from nanochat.common import die, new_parser
 from nanochat.engine import Completion, Engine, SamplingParams
 
 PAGE = Path(nanochat.__file__).with_name("ui.html")
@@ -201,17 +201,17 @@ def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_w
             check_conversation(conversation, answered=False)
             prompt = await asyncio.to_thread(engine.prompt, conversation, params)
         except (ValueError, OverflowError) as error:
-            raise HTTPException(400, str(error))
+            raise HTTPException(400, str(error)) from None
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         job = batch.submit(prompt, params)
         if asked.stream:
             return EventStream(batch, job, head)
         try:
-            async for _, completion in job.events():
+            async for _, completion in job.events():            # noqa: B007, the last one is the answer
                 if await request.is_disconnected():
                     return Response(status_code=499)
         except RuntimeError as error:
-            raise HTTPException(500, str(error))
+            raise HTTPException(500, str(error)) from None
         finally:
             batch.close(job)
         message = {"role": "assistant", "content": completion.text, "parts": completion.parts}
@@ -236,7 +236,7 @@ async def read(request: Request) -> ChatRequest:
     except ValidationError as error:
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "body"
-        raise HTTPException(400, f"{where}: {first['msg']}")
+        raise HTTPException(400, f"{where}: {first['msg']}") from None
 
 
 class EventStream(StreamingResponse):
@@ -262,7 +262,7 @@ class EventStream(StreamingResponse):
 
         yield line({"role": "assistant", "content": ""})
         try:
-            async for pieces, completion in job.events():
+            async for pieces, completion in job.events():       # noqa: B007, the last one is the answer
                 for kind, text in pieces:       # tool calls are no content: other clients skip them
                     delta = {"content": text} if kind == "text" else {"part": {"type": kind, "text": text}}
                     yield line(delta)
@@ -281,8 +281,8 @@ def usage(completion: Completion) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    formatter, chats = argparse.RawDescriptionHelpFormatter, [name for name in STAGES if name != "base"]
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=formatter)
+    chats = [name for name in STAGES if name != "base"]
+    parser = new_parser(__doc__)
     add = parser.add_argument
     add("-i", "--stage", choices=chats, help="of the model (default: the most finished one)")
     add("--model-tag", help="name of the model (default: the newest)")

@@ -6,8 +6,8 @@ Midtraining: teach a base model the form of a conversation, multiple choice and 
 
 import argparse
 
-from nanochat.finetune import find_source, finetune, finetune_parser
-from nanochat.stage import open_stage
+from nanochat import checkpoint
+from nanochat.finetune import finetune, finetune_parser, open_finetuning
 from tasks import add_mixture_arguments, mixtures
 
 
@@ -18,9 +18,9 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    source, tag = find_source("base", args)                                     # 1. from where
+    source = checkpoint.find("base", args.model_tag, args.step)                 # 1. from where
     train, validation = mixtures(args, seed=args.seed)                          # 2. on what data
-    with open_stage("mid", args, tag) as stage:                                 # 3. go
+    with open_finetuning("mid", args, source) as stage:                         # 3. go
         finetune(stage, source, train, validation, data=train.identity)
 
 

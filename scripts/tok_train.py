@@ -3,7 +3,8 @@ Train the tokenizer: the first thing that a user waits for, so it says how fast 
 
     python -m scripts.tok_train                                       # on the embedded almanac
     python -m scripts.tok_train --data ~/texts --vocab-size=4096
-Reads the training shards only, as a stream. Everything after it finds the tokenizer under base_dir()/"tokenizer".
+Reads the training shards only, as a stream. Everything after it finds the tokenizer under
+base_dir()/"tokenizer".
 """
 
 import argparse
@@ -26,7 +27,9 @@ SAMPLES = (                                             # what must survive, bes
 
 
 class Excerpt:
-    """The first `doc_cap` characters of every text, `max_chars` together. Keeps count, and the first few texts."""
+    """
+    The first `doc_cap` characters of every text, `max_chars` together. Keeps count, and the first few texts.
+    """
 
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
         self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
@@ -79,7 +82,7 @@ def main(args: argparse.Namespace) -> None:
     for flag, value in (("--max-chars", args.max_chars), ("--doc-cap", args.doc_cap)):
         if value < 1:
             die(f"{flag}={value} leaves nothing to train on", hint=f"leave {flag} away, or make it 1 or more")
-    data = dataset.prepare(args.source, args.data, args.num_shards, args.almanac_mb)
+    data = dataset.prepare(**dataset.choose(args))
 
     start = time.perf_counter()
     excerpt, progress = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap), Progress()

@@ -1,14 +1,20 @@
-"""What all tests share: an empty base directory each, one torch thread (many small matrices), a tiny saved model."""
+"""What all tests share: an empty base directory each, one torch thread, draws that are the same every time."""
 
+import os
 import random
 
-import hypothesis
+import nanochat                                         # noqa: F401, before torch: it sets how threads wait
 import pytest
 import torch
+from hypothesis import settings
 
-torch.set_num_threads(1)
-hypothesis.settings.register_profile("patient", deadline=None)      # a busy machine is no failure
-hypothesis.settings.load_profile("patient")
+if "OMP_NUM_THREADS" not in os.environ:                 # tiny matrices: two threads are slower; OMP_NUM_THREADS=2 tries
+    torch.set_num_threads(1)
+
+# The suite draws the same examples every time; HYPOTHESIS_PROFILE=wide draws many new ones, to look for bugs.
+settings.register_profile("suite", deadline=None, derandomize=True)
+settings.register_profile("wide", deadline=None, max_examples=2000)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 
 @pytest.fixture(autouse=True)

@@ -4,8 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.chat import (MIN_PROMPT, AnswerDecoder, as_parts, check_conversation, render_conversation,
-                           render_prompt, visible_text)
+from nanochat.chat import (
+    MIN_PROMPT,
+    AnswerDecoder,
+    as_parts,
+    check_conversation,
+    render_conversation,
+    render_prompt,
+    visible_text,
+)
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 

@@ -16,15 +16,6 @@ CONTEXT = 150                                           # longer than the window
 GREEDY = SamplingParams(temperature=0)
 
 
-@pytest.fixture(autouse=True, scope="module")
-def one_thread():
-    """A tiny model is slower on two threads, far slower where other tests share the cores."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
-
-
 @functools.cache
 def tokenizer() -> Tokenizer:
     return Tokenizer.train(["abc"], 256 + len(SPECIAL_TOKENS))          # bytes only: one way to spell a text

@@ -17,7 +17,6 @@ from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
 from tasks.common import Task
 
-
 ROOT = Path(__file__).parent.parent
 
 
@@ -165,6 +164,22 @@ def test_a_model_goes_on_under_its_own_name_or_another(base, capsys):
     assert len(checkpoint.checkpoints("sft", "toy")) == 1
     call(chat_eval, "--tasks=almanac-choice", "--max-questions=2", "--model-tag=other")
     assert [record["model_stage"] for record in records("eval", "other") if "task" in record] == ["sft"]
+
+
+def test_dtype_and_text_of_the_base_model_are_handed_on(base, capsys):
+    trained = checkpoint.read_state(base)
+    dtype, other = sorted(("float32", "bfloat16"), key=lambda name: name != trained["dtype"])
+    train(mid_train)
+    assert checkpoint.read_state(checkpoint.find("mid"))["dtype"] == dtype
+    train(mid_train, f"--dtype={other}", "--out-tag=toy2")
+    train(chat_sft, "--model-tag=toy2")
+    saved = checkpoint.read_state(checkpoint.find("sft"))
+    assert saved["dtype"] == other and saved["text"] == trained["text"]
+    with pytest.raises(SystemExit) as stop:
+        train(chat_sft, "--model-tag=toy2", "--resume", f"--dtype={dtype}")
+    assert stop.value.code == 2 and f"was trained in {other}" in capsys.readouterr().err
+    call(base_eval, "--stage=sft", "--eval-tokens=500")
+    assert logged("base_eval", "toy2", "split") == ["train", "val"]
 
 
 def test_results_of_the_same_checkpoint_are_kept(base, capsys):

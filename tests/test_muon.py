@@ -7,10 +7,11 @@ import pytest
 import torch
 import torch.distributed as dist
 
+from nanochat import muon
 from nanochat.dist import World
 from nanochat.gpt import GPT
 from nanochat.muon import ADAM, POLAR_EXPRESS, AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
-from nanochat.scaling import LearningRates, make_shape
+from nanochat.scaling import LearningRates, derive, make_shape
 
 
 def test_adam_matches_torch():
@@ -51,7 +52,7 @@ def naive_muon(p, grad, buffer, second, lr, momentum, decay):
     buffer = momentum * buffer + (1 - momentum) * grad
     x = (1 - momentum) * grad + momentum * buffer
     norm = x.norm()
-    x = torch.stack([row * (norm / math.sqrt(m)) / row.norm() for row in x])
+    x = torch.stack([row * (norm / math.sqrt(m)) / max(row.norm(), 1e-6) for row in x])
     x = x / (1.01 * x.norm() + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.T
@@ -165,3 +166,67 @@ def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state
         torch.testing.assert_close(one[name], two[name], atol=0, rtol=0, msg=name)
         torch.testing.assert_close(one[name], p, atol=1e-4, rtol=1e-3, msg=name)
     assert rows == [model.shape.padded_vocab // 2] * 3
+
+
+# The table of the recipe, as it is written down: role -> (rate, beta1, beta2, weight decay); scaled rates below.
+TABLE = {
+    "unembedding": (.008, .8, .96, .01), "embedding": (.3, .8, .995, .001), "value_embedding": (.15, .8, .995, .01),
+    "residual": (.005, .8, .95, .05), "input": (.5, .96, .95, 0), "smear": (.2, .8, .95, 0),
+}
+
+
+def role_of(name: str) -> str:
+    name = name.split(".")[0]
+    return {"blocks": "matrix", "smear_gate": "smear", "backout": "smear"}.get(name, name)
+
+
+def naive_adam(p, grad, m, v, t, lr, beta1, beta2, decay):
+    m, v = beta1 * m + (1 - beta1) * grad, beta2 * v + (1 - beta2) * grad ** 2
+    return p * (1 - lr * decay) - lr * (m / (1 - beta1 ** t)) / ((v / (1 - beta2 ** t)) ** .5 + 1e-10), m, v
+
+
+def naive_schedule(t, steps):
+    """LR, momentum and weight decay multipliers of step t, from the recipe's sentences."""
+    down = round(.65 * steps)
+    cooled = max(0, (t - (steps - down)) / down)
+    lr = (t + 1) / 40 if t < 40 else 1 - .95 * cooled
+    return lr, min(.85 + .12 * min(1, t / 400), .97 - .07 * cooled), .5 * (1 + math.cos(math.pi * t / steps))
+
+
+@pytest.mark.parametrize("steps", [3, 60, 300, 2520])
+def test_optimizer_steps_match_plain_formulas_in_fp64(steps):
+    """Every role with its own rate, betas and decay, on the recipe's schedule: first, middle and last steps of a run."""
+    plan = derive(2, 100, head_dim=8, aspect_ratio=4, num_iterations=steps)
+    batch, width = (plan.batch_tokens / 2 ** 19) ** .5, (plan.shape.n_embd / 768) ** -.5
+    model = GPT(plan.shape, torch.float64).init_weights().double()
+    optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, dtype=torch.float64)
+    expected = {name: p.detach().clone() for name, p in model.named_parameters()}
+    memory = {name: (torch.zeros_like(p), torch.zeros(()).double()) for name, p in model.named_parameters()}
+    for count, t in enumerate((0, steps // 2, steps - 1), start=1):
+        lr, momentum, decay = naive_schedule(t, steps)
+        for seed, (name, p) in enumerate(model.named_parameters()):
+            p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(99 * t + seed)).double()
+            role = role_of(name)
+            if role == "matrix":
+                p.grad[0] *= 1e-9                                     # a row that is nearly zero, as at initialisation
+                muon = .02 * batch * lr, momentum, plan.weight_decay * decay
+                expected[name], *memory[name] = naive_muon(expected[name], p.grad, *memory[name], *muon)
+            else:
+                rate, *settings = TABLE[role]
+                rate *= lr * (1 if role == "smear" else batch) * (width if "embedding" in role else 1)
+                expected[name], *memory[name] = naive_adam(expected[name], p.grad, *memory[name], count, rate, *settings)
+        optimizer.step(plan.schedule.lr(t), plan.schedule.momentum(t), plan.schedule.weight_decay(t))
+        for name, p in model.named_parameters():
+            torch.testing.assert_close(p.data, expected[name], atol=1e-12, rtol=1e-10, msg=name)
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_iteration_computes_in_the_dtype_of_the_run_whatever_the_device(dtype, monkeypatch):
+    seen = []
+    monkeypatch.setattr(muon, "orthogonalise", lambda x: seen.append(x.dtype) or orthogonalise(x))
+    model = GPT(make_shape(2, 100, head_dim=8, aspect_ratio=4), dtype).init_weights()
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1, dtype=dtype)
+    for p in model.parameters():
+        p.grad = torch.randn_like(p)
+    optimizer.step()
+    assert set(seen) == {dtype} and model.blocks[0].mlp.up.weight.dtype == torch.float32

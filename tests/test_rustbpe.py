@@ -9,6 +9,9 @@ import rustbpe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+# What all sides know alike: no code points that this Python's Unicode leaves open, as the regex package and Rust may
+# know newer ones; and not four controls that the regex package takes for white space and Unicode does not.
+KNOWN = st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\x1c\x1d\x1e\x1f")
 corpora = st.lists(st.text(alphabet="abcé '1\n", max_size=60), max_size=12)
 
 
@@ -36,25 +39,23 @@ def merge_left_to_right(word: tuple[bytes, ...], left: bytes, right: bytes) -> t
     return tuple(merged)
 
 
-@settings(max_examples=150, deadline=None)
+@settings(max_examples=settings().max_examples * 3 // 2)
 @given(corpora, st.integers(256, 330), st.integers(1, 4))
 def test_merges_are_those_of_a_naive_trainer_whatever_the_number_of_threads(texts, vocab_size, threads):
     expected = recount_after_every_merge(texts, vocab_size, rustbpe.PATTERN)
     assert rustbpe.train(texts, vocab_size, threads=threads) == expected
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=settings().max_examples // 2)
 @given(corpora)
 def test_another_pattern_goes_through_the_regex_engine(texts):
     pattern = r"\w+|\s|[^\w\s](?!x)"
     assert rustbpe.train(texts, 300, pattern=pattern) == recount_after_every_merge(texts, 300, pattern)
 
 
-@settings(max_examples=300, deadline=None)
-@given(st.text(max_size=200) | st.text(alphabet="aſ'sLl Vve\r\n\t\u00a0\u3000 12٣.é日🙂\u0301", max_size=80))
+@settings(max_examples=settings().max_examples * 3)
+@given(st.text(KNOWN, max_size=200) | st.text(alphabet="aſ'sLl Vve\r\n\t\u00a0\u3000 12٣.é日🙂\u0301", max_size=80))
 def test_words_are_those_of_the_regex_module(text):
-    if regex.search(r"[\x1c-\x1f]|\P{Assigned}", text):     # it takes these four for white space, \s of Unicode
-        return                                              # does not; and the two may know different Unicodes
     assert rustbpe.split(text) == regex.findall(rustbpe.PATTERN, text)
     assert "".join(rustbpe.split(text)) == text
 

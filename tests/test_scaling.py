@@ -74,7 +74,7 @@ def test_counted_parameters_are_those_of_the_model(depth, options):
 def test_horizon_flags_override_in_order():
     assert derive(4, num_iterations=7, target_flops=1e18, ratio=3).num_iterations == 7
     flops = derive(4, target_flops=1e15)
-    assert flops.total_flops <= 1e15 < flops.total_flops + flops.batch_tokens * flops.shape.flops_per_token()
+    assert abs(flops.total_flops - 1e15) <= flops.batch_tokens * flops.shape.flops_per_token() / 2     # nearest
     assert derive(4, ratio=24).num_iterations == pytest.approx(2 * derive(4, ratio=12).num_iterations, abs=1)
 
 

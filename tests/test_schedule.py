@@ -24,6 +24,20 @@ def test_reference_schedule_at_known_steps():
     assert s.weight_decay(2519) == pytest.approx(0.5 * (1 + math.cos(math.pi * 2519 / 2520)))
 
 
+def test_a_short_run_warms_up_to_the_peak_before_it_cools():
+    s = Schedule(60)                                    # the warmdown alone would begin at step 21
+    assert s.lr(20) == pytest.approx(21 / 40) and s.lr(39) == 1
+    assert s.lr(40) == pytest.approx(1 - 0.95 * 19 / 39) and s.lr(59) == pytest.approx(1 - 0.95 * 38 / 39)
+
+
+def test_momentum_goes_on_rising_while_the_rates_fall():
+    s = Schedule(300)
+    down = 300 - round(0.65 * 300)
+    assert s.momentum(down + 20) == pytest.approx(0.85 + 0.12 * (down + 20) / 400)
+    assert s.momentum(down + 20) > s.momentum(down)
+    assert s.momentum(299) == pytest.approx(0.97 - 0.07 * 194 / 195)
+
+
 @given(schedules, st.data())
 def test_multipliers_stay_in_bounds(s, data):
     t = data.draw(st.integers(0, s.num_iterations - 1))

@@ -1,12 +1,17 @@
 """The run log, the choice of a dtype, and that a missing optional logger never costs a run."""
 
 import argparse
+import ast
 import builtins
+import os
+import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 import torch
 
+from nanochat import common
 from nanochat.common import RunLog, atomic_write, compute_dtype
 from nanochat.hardware import peaks
 from nanochat.stage import add_stage_arguments, open_stage
@@ -67,6 +72,42 @@ def test_a_dtype_that_is_asked_for_is_taken():
     cpu = torch.device("cpu")
     assert compute_dtype(cpu, "bfloat16") == torch.bfloat16 and compute_dtype(cpu, "float32") == torch.float32
     assert compute_dtype(cpu) in (torch.bfloat16, torch.float32)
+
+
+def test_a_flag_goes_before_the_environment_the_checkpoint_and_the_trial(monkeypatch):
+    cpu = torch.device("cpu")
+    monkeypatch.setattr(common, "_bfloat16_gain", lambda: 4.0)
+    monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
+    assert compute_dtype(cpu) == torch.bfloat16
+    assert compute_dtype(cpu, saved="float32") == torch.float32
+    monkeypatch.setenv("NANOCHAT_DTYPE", "bfloat16")
+    assert compute_dtype(cpu, saved="float32") == torch.bfloat16
+    assert compute_dtype(cpu, "float32", saved="bfloat16") == torch.float32
+
+
+def test_a_dtype_that_is_none_is_refused_by_name(monkeypatch, capsys):
+    monkeypatch.setenv("NANOCHAT_DTYPE", "half")
+    with pytest.raises(SystemExit) as stop:
+        compute_dtype(torch.device("cpu"))
+    assert stop.value.code == 2 and "NANOCHAT_DTYPE is 'half'" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("given, spin", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "-")])
+def test_how_threads_wait_is_set_before_torch_loads_them_unless_the_user_has_said_so(given, spin):
+    code = "import os, sys, nanochat; print(os.environ.get('GOMP_SPINCOUNT', '-'), 'torch' in sys.modules)"
+    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
+    out = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True)
+    assert out.stdout.split() == [spin, "False"]
+
+
+@pytest.mark.parametrize("script", sorted(Path("scripts").glob("[!_]*.py")) + sorted(Path("dev").glob("*.py")), ids=str)
+def test_every_entry_point_imports_nanochat_before_torch(script):
+    """The first import of either, anywhere in the file: torch alone would load its threads too early."""
+    nodes = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
+    names = [(node.lineno, name.split(".")[0]) for node in nodes
+             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])]
+    order = [name for _, name in sorted(names) if name in ("torch", "nanochat")]
+    assert not order or order[0] == "nanochat"
 
 
 def test_a_device_is_found_by_the_longest_name_that_matches():

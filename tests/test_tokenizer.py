@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pytest
 import tiktoken
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, StreamDecoder, Tokenizer
@@ -17,7 +17,6 @@ pieces = st.sampled_from([*SPECIAL_TOKENS, "<|", "bos", "|>", " ", "a", "é"])
 texts = st.text(max_size=80) | st.lists(pieces).map("".join)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_every_text_survives_a_round_trip_and_never_becomes_a_special_token(text):
     ids = TOKENIZER.encode(text)
@@ -26,14 +25,12 @@ def test_every_text_survives_a_round_trip_and_never_becomes_a_special_token(text
     assert TOKENIZER.encode_batch([text, "a", text]) == [ids, TOKENIZER.encode("a"), ids]
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, TOKENIZER.vocab_size - 1), max_size=40))
 def test_streamed_text_is_the_decoded_text_for_any_ids(ids):
     decoder = StreamDecoder(TOKENIZER)
     assert "".join([decoder.push(id) for id in ids] + [decoder.flush()]) == TOKENIZER.decode(ids)
 
 
-@settings(deadline=None)
 @given(texts)
 def test_a_stream_of_whole_text_never_shows_a_half_character(text):
     decoder, shown = StreamDecoder(TOKENIZER), ""

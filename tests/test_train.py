@@ -3,6 +3,7 @@
 import math
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,13 +14,13 @@ import pyarrow.parquet as pq
 import pytest
 import torch
 
-from nanochat import checkpoint
+from nanochat import checkpoint, common, dataset
 from nanochat.common import RunLog
 from nanochat.gpt import GPT
 from nanochat.scaling import make_shape
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import Step, accumulation_steps
-from scripts import base_train
+from scripts import base_eval, base_train
 
 ROOT = Path(__file__).parent.parent
 TINY = ["--depth=2", "--head-dim=16", "--aspect-ratio=16", "--max-seq-len=32", "--device-batch-size=4",
@@ -67,10 +68,11 @@ def test_training_learns_and_bits_per_byte_falls(corpus):
 
 def test_two_ranks_equal_one_rank_with_double_accumulation(corpus, base_dir):
     """torchrun under gloo, two ranks, against this process: the same losses, validation and weights."""
-    flags = [corpus, "--num-iterations=6", "--total-batch-size=512", "--eval-every=6", "--eval-tokens=1000"]
+    flags = [corpus, "--num-iterations=6", "--total-batch-size=512", "--eval-every=6", "--eval-tokens=1000",
+             "--device=cpu", "--dtype=float32"]                       # in bfloat16 rounding would hide the rest
     one = losses(run(*flags, "--model-tag=one"))
     subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
-                    "scripts.base_train", "--", *TINY, *flags, "--device=cpu", "--dtype=float32", "--model-tag=two"],
+                    "scripts.base_train", "--", *TINY, *flags, "--model-tag=two"],
                    cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
     assert losses(log("two")) == pytest.approx(one, rel=1e-4)
     bpb = [next(record["val_bpb"] for record in log(tag) if "val_bpb" in record) for tag in ("one", "two")]
@@ -101,6 +103,62 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(corpus):
     assert all(torch.equal(a, b) for a, b in zip(weights("whole").values(), weights("cut").values()))
 
 
+def resume_on_another_machine(corpus, monkeypatch, *flags: str) -> list[dict]:
+    """Two steps where a trial finds bfloat16 faster, then two more where it finds it slower."""
+    monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
+    monkeypatch.setattr(common, "_bfloat16_gain", lambda: 4.0)
+    run(corpus, "--num-iterations=4", "--total-batch-size=128", "--save-every=2", "--model-tag=a", "--device=cpu")
+    shutil.rmtree(checkpoint.newest("base", "a"))
+    monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
+    return run(corpus, "--num-iterations=4", "--total-batch-size=128", "--resume", "--model-tag=a", "--device=cpu",
+               *flags)
+
+
+def test_a_resumed_run_keeps_its_dtype_whatever_a_trial_finds_faster_now(corpus, monkeypatch):
+    records = resume_on_another_machine(corpus, monkeypatch)
+    assert [record["dtype"] for record in records if "dtype" in record] == ["bfloat16", "bfloat16"]
+    assert losses(records)[-2:] == losses(records)[2:4]               # the same numbers, bit for bit
+    assert checkpoint.read_state(checkpoint.newest("base", "a"))["dtype"] == "bfloat16"
+
+
+@pytest.mark.parametrize("by_flag", [True, False])
+def test_resuming_in_another_dtype_is_refused(corpus, monkeypatch, by_flag, capsys):
+    with pytest.raises(SystemExit) as stop:
+        if by_flag:
+            resume_on_another_machine(corpus, monkeypatch, "--dtype=float32")
+        else:
+            resume_on_another_machine(corpus, monkeypatch)
+            monkeypatch.setenv("NANOCHAT_DTYPE", "float32")
+            run(corpus, "--num-iterations=9", "--total-batch-size=128", "--resume", "--model-tag=a")
+    assert stop.value.code == 2 and "was trained in bfloat16" in capsys.readouterr().err
+
+
+def test_base_eval_reads_the_text_and_dtype_that_the_model_was_trained_with(corpus, monkeypatch):
+    """The default source was resolved here; another machine's default, or another folder to stand in, changes nothing."""
+    monkeypatch.setattr(common, "_bfloat16_gain", lambda: 4.0)
+    monkeypatch.setattr(dataset, "default_source", lambda: "almanac")
+    args = base_train.parser().parse_args([*TINY, "--num-iterations=1", "--total-batch-size=128", "--model-tag=a",
+                                           "--almanac-mb=0.1", "--dtype=bfloat16", "--device=cpu"])
+    base_train.main(args)
+    monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
+    monkeypatch.setattr(dataset, "default_source", lambda: "climbmix")
+    monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
+    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500", "--device=cpu"]))
+    begun = RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / "a" / "base_eval.jsonl").read()[0]
+    trained = log("a")[0]
+    assert begun["dtype"] == "bfloat16" and begun["text"] == trained["text"]
+    assert begun["text"] == {"source": "almanac", "path": None, "num_shards": 8, "almanac_mb": 0.1}
+    assert begun["dataset"] == trained["dataset"] and begun["validation"] == trained["validation"]
+
+
+def test_a_relative_folder_of_text_is_found_again_from_elsewhere(corpus, monkeypatch, tmp_path):
+    monkeypatch.chdir(tmp_path)
+    run("--data=text", "--num-iterations=1", "--total-batch-size=128", "--model-tag=a")
+    monkeypatch.chdir("/")
+    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500"]))
+    assert checkpoint.read_state(checkpoint.newest("base", "a"))["text"]["path"] == str(tmp_path / "text")
+
+
 def test_a_finished_run_resumes_into_nothing_to_do(corpus, capsys):
     flags = [corpus, "--num-iterations=2", "--total-batch-size=128", "--model-tag=a"]
     run(*flags)
@@ -108,7 +166,8 @@ def test_a_finished_run_resumes_into_nothing_to_do(corpus, capsys):
     assert "already complete" in capsys.readouterr().out
 
 
-@pytest.mark.parametrize("change, complaint", [("--depth=3", "shape"), ("--max-seq-len=16", "saved position in the data")])
+@pytest.mark.parametrize("change, complaint", [("--depth=3", "shape"), ("--max-seq-len=16", "shape"),
+                                               ("--device-batch-size=2", "saved position in the data")])
 def test_resuming_with_another_shape_is_refused(corpus, change, complaint, capsys):
     flags = [corpus, "--num-iterations=2", "--total-batch-size=128", "--model-tag=a"]
     run(*flags)

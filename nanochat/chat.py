@@ -4,13 +4,18 @@ The only chat template: conversation -> (ids, mask) to train on, -> prompt to an
     <|bos|><|user_start|>question<|user_end|><|assistant_start|>answer<|assistant_end|><|user_start|>...
     an answer may hold tool calls: text<|python_start|>12*3<|python_end|><|output_start|>36<|output_end|>text
 
-Only this file and the engine place special ids; text goes through tokenizer.encode, which can not yield one.
-What the engine decoded comes back as parts, so that the next turn shows the model the format it was trained on.
-Used by the chat loader, the engine, the evaluations, the terminal and the web server.
+Only this file and the engine place special ids; text goes through tokenizer.encode, which cannot yield one.
+What the engine decoded comes back as parts, so that the next turn shows the model the format of its training.
+Used by the chat loader, the engine, the evaluations, the terminal, the web server and tasks/customjson.py.
 
     conversation = {"messages": [{"role": "system" | "user" | "assistant", "content": str | parts}, ...]}
     parts = [{"type": "text" | "python" | "python_output", "text": str}, ...]
+
+The user speaks first, user and assistant take turns, one system message may come before all; only the
+assistant calls the tool. check_conversation() decides this, for everyone.
 """
+
+from itertools import zip_longest
 
 from nanochat.tokenizer import StreamDecoder, Tokenizer
 
@@ -18,16 +23,64 @@ MARKERS = {
     "python": ("<|python_start|>", "<|python_end|>"),
     "python_output": ("<|output_start|>", "<|output_end|>"),
 }
+FOLLOWERS = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
 MIN_PROMPT = 5                                          # four markers and one token of the question
+
+
+def check_conversation(conversation: object, answered: bool | None = True) -> None:
+    """
+    ValueError with the number of the message and what is wrong with it, unless it is a conversation.
+    `answered`: True to learn from (the assistant has the last word and says something in it), False to be
+    answered (the assistant comes next), None where either will do.
+    """
+    messages = conversation.get("messages") if isinstance(conversation, dict) else None
+    if not isinstance(messages, list):
+        raise ValueError('a conversation is an object with a list of "messages"')
+    if not messages:
+        raise ValueError("a conversation needs at least one message")
+    speaker = None
+    for number, message in enumerate(messages, start=1):
+        speaker = _check_message(f"message {number}", message, FOLLOWERS[speaker])
+    last = f"message {len(messages)}, the last one, is from {speaker!r}"
+    if answered and speaker != "assistant":
+        raise ValueError(f"{last}, must be from 'assistant'")
+    if answered and not any(map(_teaches, messages)):
+        raise ValueError("the assistant says nothing in it")
+    if answered is False and speaker == "assistant":
+        raise ValueError(f"{last} already")
+
+
+def _check_message(name: str, message: object, allowed: tuple[str, ...]) -> str:
+    """Its role; ValueError where it is not a message, or not one of the `allowed` roles."""
+    if not isinstance(message, dict):
+        raise ValueError(f'{name} must be an object with "role" and "content"')
+    role = message.get("role")
+    if role not in allowed:
+        raise ValueError(f"{name} is from {role!r}, must be from {' or '.join(map(repr, allowed))}: "
+                         "user and assistant take turns, after at most one system message")
+    try:
+        parts = as_parts(message.get("content"))
+    except ValueError as error:
+        raise ValueError(f"{name}: {error}") from None
+    if role != "assistant" and any(part["type"] != "text" for part in parts):
+        raise ValueError(f"{name} is from {role!r}, who cannot call the tool, only the assistant can")
+    return role
+
+
+def _teaches(message: dict) -> bool:
+    """Whether it is the assistant's and holds anything to learn: what a tool says is not, nor are spaces."""
+    return message["role"] == "assistant" and any(
+        part["type"] != "python_output" and part["text"].strip() for part in as_parts(message["content"]))
 
 
 def render_conversation(tokenizer: Tokenizer, conversation: dict,
                         max_tokens: int | None = None) -> tuple[list[int], list[int]]:
     """
-    Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the assistant
-    has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs and all other
-    markers. ValueError when it is not a conversation.
+    Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the
+    assistant has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs
+    and all other markers. ValueError when it is not a conversation.
     """
+    check_conversation(conversation, answered=None)
     system, turns = _turns(conversation)
     ids, mask = [tokenizer.bos], [0]
     for question, answer in turns:
@@ -40,18 +93,19 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
 
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
     """
-    Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference answer)
-    is left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then the start of
-    what is left (system message, then question), so that the end of the question and the markers always stay.
-    ValueError when it is not a conversation.
+    Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference
+    answer) is left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then
+    the start of what is left (system message, then question), so that the end of the question and the markers
+    always stay. ValueError when it is not a conversation.
     """
     if max_tokens is not None and max_tokens < MIN_PROMPT:
         raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
+    check_conversation(conversation, answered=None)
     system, turns = _turns(conversation)
     system_ids = _system(tokenizer, system)
     ids: list[int] = []
     for question, answer in [(turns[-1][0], None)] + turns[-2::-1]:                       # newest first
-        turn = [i for piece, _ in _render_turn(tokenizer, "", question, answer) for i in piece]
+        turn = [token for piece, _ in _render_turn(tokenizer, "", question, answer) for token in piece]
         if ids and max_tokens is not None and 1 + len(system_ids) + len(turn) + len(ids) > max_tokens:
             break
         ids = turn + ids
@@ -74,7 +128,7 @@ def as_parts(content: str | list[dict]) -> list[dict]:
     if isinstance(content, str):
         return [{"type": "text", "text": content}]
     if not isinstance(content, list):
-        raise ValueError("content must be a string or a list of parts")
+        raise ValueError('"content" must be a string or a list of parts')
     for part in content:
         known = isinstance(part, dict) and part.get("type") in ("text", *MARKERS)
         if not known or not isinstance(part.get("text"), str):
@@ -89,8 +143,9 @@ def visible_text(content: str | list[dict]) -> str:
 
 class AnswerDecoder:
     """
-    Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so far.
-    A character that is split over several ids comes out whole; its start is held back until the rest arrives.
+    Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so
+    far. A character that is split over several ids comes out whole; its start is held back until the rest
+    arrives.
     """
 
     def __init__(self, tokenizer: Tokenizer):
@@ -108,7 +163,7 @@ class AnswerDecoder:
         pieces = self.flush()
         self._type = self._opens.get(token, "text")
         if self._type != "text":
-            self.parts.append({"type": self._type, "text": ""})                           # a call may be empty
+            self.parts.append({"type": self._type, "text": ""})                 # a call may be empty
         return pieces
 
     def flush(self) -> list[tuple[str, str]]:
@@ -128,32 +183,14 @@ class AnswerDecoder:
 
 def _turns(conversation: dict) -> tuple[str, list[tuple[str, list[dict] | None]]]:
     """System text and (question, answer parts) pairs, the last answer None where there is none yet."""
-    messages = conversation["messages"]
-    if not messages:
-        raise ValueError("a conversation needs at least one message")
-    system = ""
-    if messages[0].get("role") == "system":
-        system, messages = _plain_text(messages[0]), messages[1:]
+    messages, system = conversation["messages"], ""
+    if messages[0]["role"] == "system":
+        system, messages = visible_text(messages[0]["content"]), messages[1:]
         if not messages:                                # instructions alone are the question
             return "", [(system, None)]
-    turns: list[tuple[str, list[dict] | None]] = []
-    for index, message in enumerate(messages):
-        expected = ("user", "assistant")[index % 2]
-        if message.get("role") != expected:
-            raise ValueError(f"message {index} is from {message.get('role')!r}, must be from {expected!r}: "
-                             "user and assistant take turns, after at most one system message")
-        if expected == "user":
-            turns.append((_plain_text(message), None))
-        else:
-            turns[-1] = (turns[-1][0], as_parts(message.get("content")))
-    return system, turns
-
-
-def _plain_text(message: dict) -> str:
-    parts = as_parts(message.get("content"))
-    if any(part["type"] != "text" for part in parts):
-        raise ValueError(f"a {message['role']} message can not call the tool, only the assistant can")
-    return visible_text(parts)
+    questions = [visible_text(message["content"]) for message in messages[0::2]]
+    answers = [as_parts(message["content"]) for message in messages[1::2]]
+    return system, list(zip_longest(questions, answers))
 
 
 def _system(tokenizer: Tokenizer, system: str) -> list[int]:
@@ -162,12 +199,13 @@ def _system(tokenizer: Tokenizer, system: str) -> list[int]:
 
 def _render_turn(tokenizer: Tokenizer, system: str, question: str,
                  answer: list[dict] | None) -> list[tuple[list[int], int]]:
-    """(ids, trained) pieces. System text and question are encoded apart, so that either can be cut off exactly."""
+    """(ids, trained) pieces. System text and question are encoded apart: either can be cut off exactly."""
     special = tokenizer.special
     pieces = [([special("<|user_start|>")] + _system(tokenizer, system) + tokenizer.encode(question)
                + [special("<|user_end|>"), special("<|assistant_start|>")], 0)]
     if answer is None:
         return pieces
     for part in answer:
-        pieces.append((render_part(tokenizer, part), 0 if part["type"] == "python_output" else 1))
+        trained = 0 if part["type"] == "python_output" else 1
+        pieces.append((render_part(tokenizer, part), trained))
     return pieces + [([special("<|assistant_end|>")], 1)]

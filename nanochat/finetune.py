@@ -1,91 +1,144 @@
 """
-Going on from a checkpoint with conversations: what midtraining and supervised finetuning share. They differ in their
-data, their length and their learning rates, which is what their scripts say.
+Going on from a checkpoint with conversations: what midtraining and supervised finetuning share. They differ
+in their data, their length and their learning rates, which is what their scripts say.
 """
+
+# T context; a rank trains `rows` x T tokens per micro-batch, `accumulation` micro-batches per step
 
 import argparse
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
+import torch
+
 from nanochat import checkpoint
+from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader
+from nanochat.dist import World
 from nanochat.evals import evaluate_bpb
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
-from nanochat.stage import Stage, add_stage_arguments
+from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.train import accumulation_steps, compile_if_worth, train_steps
 
 VALIDATION_ROWS = 64
 
 
 def finetune_parser(description: str, *, num_iterations: int, lr_frac: float) -> argparse.ArgumentParser:
-    """The flags of such a stage, with its usual length, learning rates and batch."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--source-tag", help="model to go on from (default: the newest)")
-    parser.add_argument("--source-step", type=int, help="its step (default: the newest)")
-    parser.add_argument("--num-iterations", type=int, default=num_iterations, help="optimizer steps")
-    parser.add_argument("--init-lr-frac", type=float, default=lr_frac, help="peak learning rates, relative to pretraining")
-    parser.add_argument("--warmdown-ratio", type=float, default=1.0, help="share of the steps in which the rates fall to 0")
-    parser.add_argument("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as pretrained)")
-    parser.add_argument("--total-batch-size", type=int, help="tokens of an optimizer step (default: as pretrained)")
-    parser.add_argument("--eval-every", type=int, default=100, help="steps between validations; zero or less is never")
-    parser.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
-    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
-    add_stage_arguments(parser)
+    """The flags of such a stage, with its usual length and learning rates."""
+    parser = new_parser(description)
+    add = parser.add_argument
+    add("--step", type=int, help="step of the checkpoint to go on from (default: the newest)")
+    add("--out-tag", help="name of the model that comes out (default: the same model)")
+    add("--num-iterations", type=int, default=num_iterations, help="optimizer steps")
+    add("--init-lr-frac", type=float, default=lr_frac, help="peak learning rates, relative to pretraining")
+    add("--warmdown-ratio", type=float, default=1.0, help="share of the steps in which the rates fall to 0")
+    add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as pretrained)")
+    add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as pretrained)")
+    add("--eval-every", type=int, default=100, help="steps between validations; zero or less is never")
+    add("--save-every", type=int, default=-1, help="steps between saves; the end is always saved")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    add("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
+    add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
     return parser
 
 
-def identity(source: Path) -> str:
-    """Which checkpoint a run started from: a retrained one is another, also under the same name."""
-    return f"{source.name} {checkpoint.created(source)}"
+@contextmanager
+def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> Iterator[Stage]:
+    """A stage that goes on from the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
+    saved = checkpoint.read_state(source)
+    tag = args.out_tag or args.model_tag or saved["tag"]
+    with open_stage(name, args, tag, saved["dtype"]) as stage:
+        yield stage
 
 
-def find_resume(stage: Stage, source: Path) -> Path | None:
-    """The newest checkpoint of this stage that started from `source`."""
-    paths = [path for path in checkpoint.checkpoints(stage.name, stage.tag)
-             if checkpoint.read_state(path)["source"] == identity(source)]
-    return paths[-1] if paths else None
+def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
+    """The newest checkpoint of this stage that started from `source`. Dies if it learned from other data."""
+    origin = checkpoint.identity(source)
+    for path in reversed(checkpoint.checkpoints(stage.name, stage.tag)):
+        saved = checkpoint.read_state(path)
+        if saved.get("origin") == origin:
+            if saved["data"] != data:
+                die(f"{path} learned from {saved['data']}; these flags make {data}",
+                    hint="resume with the flags and the file of that run, or start over without --resume")
+            return path
+    return None
 
 
-def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict]) -> None:
+def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
+             data: str) -> None:
     """
-    Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and, where there
-    is one for this number of ranks, the optimizer state that it was saved with. Logs the loss on `validation`.
+    Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
+    where there is one for this number of ranks, the optimizer state that it was saved with. Logs the loss on
+    `validation`. `data` is what the conversations are, in one line: a run on others is not resumed.
     """
     args, world = stage.args, stage.world
-    resumed = find_resume(stage, source) if args.resume else None
-    model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
-    batch_tokens = args.total_batch_size or saved["batch_tokens"]
-    T = model.shape.sequence_len
-    if resumed and saved["step"] >= args.num_iterations:
-        stage.print(f"{resumed} is already complete: nothing to do")
-        return
-    rows = args.device_batch_size or min(saved["rows"], max(1, batch_tokens // (T * world.size)))
-    accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
-    scale = 1.0 if resumed else args.init_lr_frac * math.sqrt(batch_tokens / saved["batch_tokens"])
-    rates = {role: rate * scale for role, rate in saved["rates"].items()}
-    loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, slots=accumulation * world.size,
-                        device=stage.device, seed=args.seed, state=saved["loader"] if resumed else None)
-    with ChatLoader(tokenizer, validation, rows, T, world.rank, world.size) as batches:
-        held_out = [next(batches) for _ in range(max(1, VALIDATION_ROWS // (rows * world.size)))]
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), weight_decay=0.0, world=world)
-    if not checkpoint.load_optimizer(resumed or source, optimizer):
-        stage.print(f"{resumed or source} has no optimizer state for {world.size} ranks: starting with a fresh one")
-    schedule = Schedule(args.num_iterations, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
+    resumed = find_resume(stage, source, data) if args.resume else None
+    if resumed:
+        checkpoint.require_dtype(resumed, stage)
+    begin_at = resumed or source
+    model, tokenizer, saved = checkpoint.load(begin_at, stage.device, stage.dtype)
     start = saved["step"] if resumed else 0
-    stage.begin(source=str(source), rates=rates, conversations=len(conversations), batch_tokens=batch_tokens, rows=rows,
-                accumulation=accumulation, num_iterations=args.num_iterations, resumed_at=start)
-    stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype} | from {resumed or source} | "
-                f"{len(conversations):,} conversations | {rows} rows x {T} x {accumulation} micro-batches a rank")
-    for s in train_steps(compile_if_worth(model, stage, args.compile), optimizer, loader, schedule, stage,
-                         accumulation=accumulation, flops_per_token=model.shape.flops_per_token(), start=start):
+    if start >= args.num_iterations:
+        stage.print(f"{begin_at} is already complete: nothing to do")
+        return
+    T = model.shape.sequence_len
+    batch_tokens, rows = batch_size(args, saved, T, world)
+    accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
+    loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
+                        stage.device, args.seed, state=saved["loader"] if resumed else None)
+    held_out = validation_batches(tokenizer, validation, rows, T, world)
+    rates = saved["rates"] if resumed else starting_rates(saved, batch_tokens, args.init_lr_frac)
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), 0.0, world, stage.dtype)
+    restore(optimizer, begin_at, stage, must=resumed is not None)
+    schedule = Schedule(args.num_iterations, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
+    kept = {"origin": checkpoint.identity(source), "data": data, "rates": rates, "rows": rows,
+            "batch_tokens": batch_tokens, "text": saved["text"]}
+    stage.begin(**kept, conversations=len(conversations), accumulation=accumulation,
+                num_iterations=args.num_iterations, resumed_at=start)
+    stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype_name} | from {begin_at}")
+    stage.print(f"{data} | {rows} rows x {T} x {accumulation} micro-batches per rank")
+    runnable = compile_if_worth(model, stage, args.compile)
+    for s in train_steps(runnable, optimizer, loader, schedule, stage, accumulation=accumulation,
+                         flops_per_token=model.shape.flops_per_token(), start=start):
         if s.due_save(args.save_every):
-            checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, rates=rates,
-                            batch_tokens=batch_tokens, rows=rows, source=identity(source))
+            checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, **kept)
         if s.due(args.eval_every):
             bpb = evaluate_bpb(model, held_out, tokenizer.token_bytes(), world)
-            stage.log(step=s.step, val_bpb=bpb, line=f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers")
+            line = f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers"
+            stage.log(line, step=s.step, val_bpb=bpb)
     loader.close()
+
+
+def batch_size(args: argparse.Namespace, saved: dict, T: int, world: World) -> tuple[int, int]:
+    """Tokens per step and rows per micro-batch: as asked for, or as in the run before, where they fit."""
+    batch_tokens = args.total_batch_size or saved["batch_tokens"]
+    fitting = max(1, batch_tokens // (T * world.size))
+    return batch_tokens, args.device_batch_size or min(saved["rows"], fitting)
+
+
+def starting_rates(saved: dict, batch_tokens: int, init_lr_frac: float) -> dict[str, float]:
+    """The rates of the run before, times `init_lr_frac`, times the root of how much larger the batch is."""
+    scale = init_lr_frac * math.sqrt(batch_tokens / saved["batch_tokens"])
+    return {role: rate * scale for role, rate in saved["rates"].items()}
+
+
+def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> None:
+    """Load what was saved. Where another number of ranks saved it, start afresh, or die if it `must`."""
+    if checkpoint.load_optimizer(directory, optimizer):
+        return
+    problem = f"{directory} has no whole optimizer state for {stage.world.size} ranks"
+    if must:
+        die(problem, hint="resume with as many ranks as it had, or start over without --resume")
+    stage.print(f"{problem}: starting with a fresh one")
+
+
+def validation_batches(tokenizer, conversations: Sequence[dict], rows: int, T: int,
+                       world: World) -> list[tuple[torch.Tensor, torch.Tensor]]:
+    """This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks."""
+    with ChatLoader(tokenizer, conversations, rows, T) as batches:
+        made = [next(batches) for _ in range(max(1, VALIDATION_ROWS // rows))]
+    return made[world.rank::world.size]

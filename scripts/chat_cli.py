@@ -2,10 +2,10 @@
 Talk to a trained model in the terminal: one question with -p, a conversation without.
 
     python -m scripts.chat_cli -p "What is the capital of France?"
-    python -m scripts.chat_cli --source base -p "Once upon a time"
+    python -m scripts.chat_cli --stage base -p "The largest planet is"
 
-A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as it
-is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
+A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as
+it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
 """
 
 import argparse
@@ -15,24 +15,25 @@ import sys
 from collections.abc import Iterator
 from typing import TextIO
 
-from nanochat.checkpoint import load_model
-from nanochat.common import die
+from nanochat.checkpoint import STAGES, load_model
+from nanochat.common import die, new_parser
 from nanochat.engine import Completion, Engine, Request, SamplingParams
 
 HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-p", "--prompt", action="append", help="a question to answer and leave; several: each on its own")
-    p.add_argument("-i", "--source", choices=["base", "mid", "sft", "rl"], help="stage; default: the latest")
-    p.add_argument("--model-tag", help="name of the model; default: the newest")
-    p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
-    p.add_argument("--temperature", type=float, default=0.6, help="0 = always the likeliest token")
-    p.add_argument("--top-k", type=int, default=50, help="only among the k likeliest tokens; 0 = all")
-    p.add_argument("--max-tokens", type=int, default=512, help="longest answer")
-    p.add_argument("--seed", type=int, help="the same answer every time")
-    return p
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("-p", "--prompt", action="append", help="a question to answer and leave; several: each on its own")
+    add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")
+    add("--model-tag", help="name of the model (default: the newest)")
+    add("--step", type=int, help="of its checkpoint (default: the newest)")
+    add("--temperature", type=float, default=0.6, help="0 is always the likeliest token")
+    add("--top-k", type=int, default=50, help="only among the k likeliest tokens; 0 is all")
+    add("--max-tokens", type=int, default=512, help="of the longest answer")
+    add("--seed", type=int, help="the same answer every time")
+    return parser
 
 
 class Screen:
@@ -93,7 +94,7 @@ def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base
 def converse(engine: Engine, params: SamplingParams, is_base: bool, out: TextIO) -> None:
     """Questions from the keyboard until it ends. The whole conversation is the context of each answer."""
     with contextlib.suppress(ImportError):
-        import readline                                 # noqa: F401: input() then edits lines and remembers them
+        import readline  # noqa: F401                   (input() then edits lines and remembers them)
     messages: list[dict] = []
     print(HELP, file=out)
     while True:
@@ -121,12 +122,12 @@ def converse(engine: Engine, params: SamplingParams, is_base: bool, out: TextIO)
 
 
 def main(args: argparse.Namespace) -> None:
+    top_k = args.top_k if args.top_k > 0 else None
     try:
-        params = SamplingParams(args.temperature, args.top_k if args.top_k > 0 else None,
-                                max_tokens=args.max_tokens, seed=args.seed)
+        params = SamplingParams(args.temperature, top_k, max_tokens=args.max_tokens, seed=args.seed)
     except ValueError as error:
         die(str(error))
-    model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
+    model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
     engine, is_base = Engine(model, tokenizer, max_batch=1), meta["stage"] == "base"
     if not args.prompt:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}")

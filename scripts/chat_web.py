@@ -3,10 +3,10 @@ Serve a trained model: the chat page at /, and the basics of OpenAI's API at /v1
 
     python -m scripts.chat_web                          (then open http://127.0.0.1:8000)
 
-One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues, so
-that the event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is logged or
-kept. Only this machine can connect unless --host says otherwise, and other web sites can not: no CORS, JSON only,
-known host names only.
+One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues,
+so that the event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is
+logged or kept. Only this machine can connect unless --host says otherwise, and other web sites cannot: no
+CORS, JSON only, known host names only.
 """
 
 import argparse
@@ -17,7 +17,7 @@ import socket
 import threading
 import time
 import uuid
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Literal
@@ -29,8 +29,9 @@ from pydantic import BaseModel, ValidationError
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 
 import nanochat
-from nanochat.checkpoint import load_model
-from nanochat.common import die
+from nanochat.chat import check_conversation
+from nanochat.checkpoint import STAGES, load_model
+from nanochat.common import die, new_parser
 from nanochat.engine import Completion, Engine, SamplingParams
 
 PAGE = Path(nanochat.__file__).with_name("ui.html")
@@ -95,7 +96,8 @@ class Batch:
 
     def __init__(self, engine: Engine, max_waiting: int):
         self.engine, self.limit = engine, engine.max_batch + max_waiting
-        self.jobs: set[Job] = set()
+        self.jobs: set[Job] = set()                     # what handlers wait for
+        self._live: dict[Job, None] = {}                # what the engine works on; its thread's own
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
@@ -108,7 +110,7 @@ class Batch:
 
     def submit(self, prompt: list[int], params: SamplingParams) -> Job:
         if len(self.jobs) >= self.limit:
-            raise HTTPException(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
+            raise HTTPException(429, "too many requests at once, try again soon", {"Retry-After": "5"})
         job = Job(prompt, params)
         self.jobs.add(job)
         self._inbox.put((job, True))
@@ -120,40 +122,46 @@ class Batch:
         self._inbox.put((job, False))
 
     def _work(self) -> None:
-        live: dict[Job, None] = {}
+        while self._listen():
+            self._advance()
+
+    def _listen(self) -> bool:
+        """Take in what handlers ask for; sleep while there is nothing to do. False once stop() was called."""
         while True:
             try:
-                while True:                             # sleep while there is nothing to do, else only look
-                    message = self._inbox.get(block=not self.engine.busy)
-                    if message is None:
-                        return
-                    job, wanted = message
-                    if wanted:
-                        job.request = self.engine.submit(job.prompt, job.params)
-                        live[job] = None
-                    elif job in live:
-                        del live[job]
-                        self.engine.cancel(job.request)
+                message = self._inbox.get(block=not self.engine.busy)
             except queue.Empty:
-                pass
-            try:
-                self.engine.step()
-            except Exception as error:                  # memory, NaN: these answers are lost, the server is not
-                print(f"engine: {error!r}", flush=True)
-                self.engine.reset()
-                for job in live:
-                    job.put([], error="the model failed on this request")
-                live.clear()
-            for job in list(live):
-                pieces, done = job.request.take(), job.request.done
-                if pieces or done:
-                    job.put(pieces, job.request.completion() if done else None)
-                if done:
-                    del live[job]
+                return True
+            if message is None:
+                return False
+            job, wanted = message
+            if wanted:
+                job.request = self.engine.submit(job.prompt, job.params)
+                self._live[job] = None
+            elif job in self._live:
+                del self._live[job]
+                self.engine.cancel(job.request)
+
+    def _advance(self) -> None:
+        """One step of the engine; what it made goes to the handlers."""
+        try:
+            self.engine.step()
+        except Exception as error:                      # memory, NaN: the answers are lost, not the server
+            print(f"engine: {error!r}", flush=True)
+            self.engine.reset()
+            for job in self._live:
+                job.put([], error="the model failed on this request")
+            self._live.clear()
+        for job in list(self._live):
+            pieces, done = job.request.take(), job.request.done
+            if pieces or done:
+                job.put(pieces, job.request.completion() if done else None)
+            if done:
+                del self._live[job]
 
 
-def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max_waiting: int = 64) -> FastAPI:
-    """The server as an ASGI app. `hosts`: names it answers to, so that no foreign site can be resolved to it."""
+def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_waiting: int = 64) -> FastAPI:
+    """The server as an ASGI app. `hosts`: names it answers to: no foreign site can be resolved to it."""
     batch, born = Batch(engine, max_waiting), int(time.time())
 
     @asynccontextmanager
@@ -167,9 +175,9 @@ def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
-        return JSONResponse({"error": {"message": error.detail, "type": "invalid_request_error"
-                                       if error.status_code < 429 else "server_error", "code": error.status_code}},
-                            error.status_code, error.headers)
+        kind = "invalid_request_error" if error.status_code < 429 else "server_error"
+        said = {"message": error.detail, "type": kind, "code": error.status_code}
+        return JSONResponse({"error": said}, error.status_code, error.headers)
 
     @app.get("/")
     async def page() -> HTMLResponse:
@@ -189,33 +197,33 @@ def create_app(engine: Engine, name: str, hosts: tuple[str, ...] = LOOPBACK, max
     async def chat(request: Request) -> Response:
         asked = await read(request)
         try:
-            params, messages = asked.params(), [message.model_dump() for message in asked.messages]
-            if messages and messages[-1]["role"] == "assistant":
-                raise ValueError("the last message is from the assistant already")
-            prompt = await asyncio.to_thread(engine.prompt, {"messages": messages}, params)
+            params, conversation = asked.params(), asked.model_dump(include={"messages"})
+            check_conversation(conversation, answered=False)
+            prompt = await asyncio.to_thread(engine.prompt, conversation, params)
         except (ValueError, OverflowError) as error:
-            raise HTTPException(400, str(error))
+            raise HTTPException(400, str(error)) from None
         head = {"id": f"chatcmpl-{uuid.uuid4().hex}", "created": int(time.time()), "model": name}
         job = batch.submit(prompt, params)
         if asked.stream:
             return EventStream(batch, job, head)
         try:
-            async for _, completion in job.events():
+            async for _, completion in job.events():            # noqa: B007, the last one is the answer
                 if await request.is_disconnected():
                     return Response(status_code=499)
         except RuntimeError as error:
-            raise HTTPException(500, str(error))
+            raise HTTPException(500, str(error)) from None
         finally:
             batch.close(job)
         message = {"role": "assistant", "content": completion.text, "parts": completion.parts}
         choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
-        return JSONResponse({**head, "object": "chat.completion", "choices": [choice], "usage": usage(completion)})
+        answer = {"object": "chat.completion", "choices": [choice], "usage": usage(completion)}
+        return JSONResponse(head | answer)
 
     return app
 
 
 async def read(request: Request) -> ChatRequest:
-    """The body, checked: declared as JSON (which a foreign page can not do), bounded, of the right form."""
+    """The body, checked: declared as JSON (which a foreign page cannot do), bounded, of the right form."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
         raise HTTPException(415, "the content type must be application/json")
     body = bytearray()
@@ -227,7 +235,8 @@ async def read(request: Request) -> ChatRequest:
         return ChatRequest.model_validate_json(bytes(body))
     except ValidationError as error:
         first = error.errors()[0]
-        raise HTTPException(400, f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}")
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise HTTPException(400, f"{where}: {first['msg']}") from None
 
 
 class EventStream(StreamingResponse):
@@ -253,12 +262,13 @@ class EventStream(StreamingResponse):
 
         yield line({"role": "assistant", "content": ""})
         try:
-            async for pieces, completion in job.events():
+            async for pieces, completion in job.events():       # noqa: B007, the last one is the answer
                 for kind, text in pieces:       # tool calls are no content: other clients skip them
-                    yield line({"content": text} if kind == "text" else {"part": {"type": kind, "text": text}})
+                    delta = {"content": text} if kind == "text" else {"part": {"type": kind, "text": text}}
+                    yield line(delta)
         except RuntimeError as error:
-            failure = {"message": str(error), "type": "server_error", "code": 500}
-            yield f"data: {json.dumps({'error': failure})}\n\n"
+            failure = {"error": {"message": str(error), "type": "server_error", "code": 500}}
+            yield f"data: {json.dumps(failure)}\n\n"
         else:
             yield line({}, completion.finish_reason, usage=usage(completion))
         yield "data: [DONE]\n\n"
@@ -271,14 +281,16 @@ def usage(completion: Completion) -> dict:
 
 
 def parser() -> argparse.ArgumentParser:
-    p = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    p.add_argument("-i", "--source", choices=["mid", "sft", "rl"], help="stage of training; default: the latest")
-    p.add_argument("--model-tag", help="name of the model; default: the newest")
-    p.add_argument("--step", type=int, help="step of its checkpoint; default: the last")
-    p.add_argument("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
-    p.add_argument("--port", type=int, default=8000, help="0 = any free one")
-    p.add_argument("--max-batch", type=int, default=16, help="answers made at the same time; more wait")
-    return p
+    chats = [name for name in STAGES if name != "base"]
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("-i", "--stage", choices=chats, help="of the model (default: the most finished one)")
+    add("--model-tag", help="name of the model (default: the newest)")
+    add("--step", type=int, help="of its checkpoint (default: the newest)")
+    add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
+    add("--port", type=int, default=8000, help="0 is any free one")
+    add("--max-batch", type=int, default=16, help="answers made at the same time; more wait")
+    return parser
 
 
 def main(args: argparse.Namespace) -> None:
@@ -288,8 +300,8 @@ def main(args: argparse.Namespace) -> None:
     try:
         listener.bind((args.host, args.port))
     except (OSError, OverflowError) as error:
-        die(f"can not listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
-    model, tokenizer, meta = load_model(args.source, args.model_tag, args.step)
+        die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
+    model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
     app = create_app(Engine(model, tokenizer, args.max_batch), f"{meta['tag']}-{meta['stage']}",
                      LOOPBACK if args.host in LOOPBACK else ("*",))
     listener.listen()                                   # early visitors wait instead of being refused

@@ -1,12 +1,23 @@
 """
-The embedded almanac as tasks: facts, multiple choice, arithmetic with the tool, spelling and letter counting. Every
-question is held out: wordings, number pairs and words that no training text contains.
+The embedded almanac as tasks: "almanac" is its conversations, each of several turns of all kinds; the others
+are its held-out questions, one task per kind. No training text has their wordings, pairs of numbers, words.
 """
 
 from functools import partial
+from itertools import islice
 
 from nanochat import almanac
 from tasks.common import Task
 
-TASKS = tuple(Task(f"almanac-{kind}", partial(almanac.questions, kind), almanac.is_correct,
-                   chance=0.25 if kind == "choice" else 0.0) for kind in almanac.KINDS)
+
+def conversations(split: str, most: int, seed: int) -> list[dict]:
+    """`most` conversations of the "train" or "val" split; another seed makes others."""
+    return list(islice(almanac.conversations(seed, split), most))
+
+
+def _questions(kind: str) -> Task:
+    return Task(f"almanac-{kind}", questions=partial(almanac.questions, kind), judge=almanac.is_correct,
+                chance=0.25 if kind == "choice" else 0.0)
+
+
+TASKS = (Task("almanac", conversations=conversations), *map(_questions, almanac.KINDS))

@@ -1,47 +1,44 @@
 """
-Your own conversations: a file with one JSON object a line, {"messages": [{"role": "user", "content": "..."}, ...]}.
-For a persona, a house style, anything that the model should learn to say.
+Your own conversations, for a persona, a house style, anything that the model should learn to say: a file with
+one JSON object per line, as EXAMPLE shows. What a conversation is, parts included, nanochat/chat.py says.
 """
 
 import json
 from pathlib import Path
 
-from nanochat.common import die
+from nanochat.chat import check_conversation
+from nanochat.common import die, sha256
+from tasks.common import Part
 
-ROLES = ("system", "user", "assistant")
+EXAMPLE = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}'
 
 
 def load(path: Path) -> list[dict]:
-    """All conversations of the file. Dies on the first line that is none, with its number and what is wrong."""
+    """All conversations of the file. Dies on the first line that is none, with its number and the reason."""
     if not path.is_file():
         die(f"{path} is not a file", hint="--conversations takes a .jsonl file")
     conversations = []
-    for number, line in enumerate(path.read_text(encoding="utf-8").splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            conversation = json.loads(line)
-            problem = _problem(conversation)
-        except json.JSONDecodeError as error:
-            problem = str(error)
-        if problem:
-            die(f"{path} line {number}: {problem}", hint='{"messages": [{"role": "user", "content": "Hi"}, ...]}')
-        conversations.append(conversation)
+    for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
+        if line.strip():
+            conversations.append(_parse(line, f"{path} line {number}"))
     if not conversations:
-        die(f"{path} holds no conversation")
+        die(f"{path} holds no conversation", hint=f"one per line: {EXAMPLE}")
     return conversations
 
 
-def _problem(conversation) -> str | None:
-    messages = conversation.get("messages") if isinstance(conversation, dict) else None
-    if not isinstance(messages, list) or not messages:
-        return 'no list of "messages"'
-    for message in messages:
-        if not isinstance(message, dict) or message.get("role") not in ROLES:
-            return f"a message needs a role, one of {', '.join(ROLES)}"
-        if not isinstance(message.get("content"), str):
-            return 'the "content" of a message must be text'
-    turns = [message["role"] for message in messages if message["role"] != "system"]
-    if turns != [("user", "assistant")[i % 2] for i in range(len(turns))] or len(turns) < 2:
-        return "user and assistant must take turns, the user first"
-    return None
+def part(path: Path, repeat: int = 1) -> Part:
+    """The file as an ingredient of a mixture, `repeat` times. Its name changes when the file does."""
+    if repeat < 1:
+        die(f"--repeat is {repeat}, must be at least 1")
+    conversations = load(path)
+    return Part(f"{path.name}-{sha256(path)[:8]}", conversations, repeat * len(conversations))
+
+
+def _parse(line: bytes, where: str) -> dict:
+    """The conversation on a line, which must be one to learn from."""
+    try:
+        conversation = json.loads(line.decode("utf-8"))
+        check_conversation(conversation, answered=True)
+    except (ValueError, RecursionError) as error:       # not UTF-8, not JSON, too deep, no conversation
+        die(f"{where}: {error}", hint=f"one per line: {EXAMPLE}")
+    return conversation

@@ -4,7 +4,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from nanochat.chat import MIN_PROMPT, AnswerDecoder, as_parts, render_conversation, render_prompt, visible_text
+from nanochat.chat import (
+    MIN_PROMPT,
+    AnswerDecoder,
+    as_parts,
+    check_conversation,
+    render_conversation,
+    render_prompt,
+    visible_text,
+)
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 
@@ -107,7 +115,8 @@ def test_decoding_an_answer_gives_back_parts_that_render_to_the_same_text(answer
     decoder = AnswerDecoder(tokenizer())
     pieces = [piece for i in ids for piece in decoder.push(i)] + decoder.flush()
     assert "".join(text for _, text in pieces) == "".join(part["text"] for part in answer)
-    assert spelled(render_conversation(tokenizer(), chat("Hi?", decoder.parts))[0][len(prompt):-1]) == spelled(ids)
+    again = render_conversation(tokenizer(), chat("Hi?", decoder.parts))[0]
+    assert spelled(again[len(prompt):-1]) == spelled(ids)
     assert visible_text(decoder.parts) == visible_text(answer) == "".join(t for k, t in pieces if k == "text")
     assert all(a["type"] != "text" or b["type"] != "text" for a, b in zip(decoder.parts, decoder.parts[1:]))
 
@@ -124,19 +133,54 @@ def single_byte(byte: int) -> int:
     return next(i for i in range(tokenizer().vocab_size) if tokenizer().decode_bytes([i]) == bytes([byte]))
 
 
-@pytest.mark.parametrize("messages, says", [
-    ([], "at least one"),
-    ([{"role": "assistant", "content": "Hi"}], "message 0 is from 'assistant'"),
-    ([{"role": "user", "content": "Hi"}, {"role": "user", "content": "Hi"}], "message 1 is from 'user'"),
-    ([{"role": "user", "content": "Hi"}, {"role": "system", "content": "Hi"}], "message 1 is from 'system'"),
-    ([{"role": "user", "content": None}], "string or a list"),
-    ([{"role": "user", "content": [{"type": "image", "text": ""}]}], "a part must be"),
-    ([{"role": "user", "content": TOOL}], "can not call the tool"),
+HI, YO = {"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Yo"}
+SYSTEM = {"role": "system", "content": "Be brief."}
+
+
+@pytest.mark.parametrize("conversation, says", [
+    (None, "an object with a list"), ([HI], "an object with a list"),
+    ({"messages": "Hi"}, "an object with a list"),
+    ({"messages": []}, "at least one"),
+    ({"messages": ["Hi"]}, "message 1 must be an object"),
+    ({"messages": [YO]}, "message 1 is from 'assistant', must be from 'system' or 'user'"),
+    ({"messages": [HI, HI]}, "message 2 is from 'user', must be from 'assistant'"),
+    ({"messages": [SYSTEM, HI, YO, YO]}, "message 4 is from 'assistant', must be from 'user'"),
+    ({"messages": [HI, SYSTEM]}, "message 2 is from 'system'"),
+    ({"messages": [SYSTEM, SYSTEM]}, "message 2 is from 'system', must be from 'user'"),
+    ({"messages": [{"role": ["user"], "content": "Hi"}]}, r"message 1 is from \['user'\]"),
+    ({"messages": [{"content": "Hi"}]}, "message 1 is from None"),
+    ({"messages": [{"role": "user"}]}, 'message 1: "content" must be a string or a list'),
+    ({"messages": [HI, {"role": "assistant", "content": 3}]}, 'message 2: "content" must be a string'),
+    ({"messages": [{"role": "user", "content": [{"type": "image", "text": ""}]}]}, "message 1: a part must"),
+    ({"messages": [{"role": "user", "content": TOOL}]}, "message 1 is from 'user', who cannot call the tool"),
+    ({"messages": [{"role": "system", "content": TOOL}, HI]}, "message 1 is from 'system', who cannot call"),
 ])
-def test_what_is_no_conversation_is_refused_with_a_reason(messages, says):
+def test_what_is_no_conversation_is_refused_with_a_reason_wherever_it_comes_in(conversation, says):
+    with pytest.raises(ValueError, match=says):
+        check_conversation(conversation)
     for render in (render_conversation, render_prompt):
         with pytest.raises(ValueError, match=says):
-            render(tokenizer(), {"messages": messages})
+            render(tokenizer(), conversation)
+
+
+@pytest.mark.parametrize("messages, to_learn, to_answer", [
+    ([HI], "the last one, is from 'user'", None), ([SYSTEM], "the last one, is from 'system'", None),
+    ([SYSTEM, HI, YO], None, "from 'assistant' already"), ([HI, YO, HI], "message 3, the last one", None),
+    ([HI, {"role": "assistant", "content": ""}], "says nothing", "already"),
+    ([HI, {"role": "assistant", "content": " \n"}], "says nothing", "already"),
+    ([HI, {"role": "assistant", "content": []}], "says nothing", "already"),
+    ([HI, {"role": "assistant", "content": TOOL[2:3]}], "says nothing", "already"),     # what a tool says
+    ([HI, {"role": "assistant", "content": TOOL[1:2]}], None, "already"),
+    ([HI, YO, HI, {"role": "assistant", "content": ""}], None, "already"),
+])
+def test_what_is_learned_ends_in_an_answer_and_what_is_answered_does_not(messages, to_learn, to_answer):
+    check_conversation({"messages": messages}, answered=None)
+    for answered, says in ((True, to_learn), (False, to_answer)):
+        if says is None:
+            check_conversation({"messages": messages}, answered=answered)
+        else:
+            with pytest.raises(ValueError, match=says):
+                check_conversation({"messages": messages}, answered=answered)
 
 
 def test_a_string_is_one_part_of_text():

@@ -102,10 +102,16 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(engine):
 
 
 def test_a_base_model_continues_the_text(engine, monkeypatch, capsys):
-    monkeypatch.setattr(chat_cli, "load_model", lambda *c: (engine.model, TOKENIZER, META | {"stage": "base"}))
+    meta = META | {"stage": "base"}
+    monkeypatch.setattr(chat_cli, "load_model", lambda *choice: (engine.model, TOKENIZER, meta))
     engine.model.chats = False
     seen, submit = [], Engine.submit
-    monkeypatch.setattr(Engine, "submit", lambda self, ids, params: seen.append(ids) or submit(self, ids, params))
+
+    def spy(self, ids, params):
+        seen.append(ids)
+        return submit(self, ids, params)
+
+    monkeypatch.setattr(Engine, "submit", spy)
     chat_cli.main(arguments("-p", "Once upon", "-i", "base"))
     assert seen == [[TOKENIZER.bos] + TOKENIZER.encode("Once upon")]
 

@@ -21,7 +21,8 @@ from scripts import chat_web
 
 TOKENIZER = Tokenizer.train(["abc"], 265)
 START, END = TOKENIZER.special("<|assistant_start|>"), TOKENIZER.special("<|assistant_end|>")
-CALL, CALLED, OUT = (TOKENIZER.special(f"<|{name}|>") for name in ("python_start", "python_end", "output_end"))
+CALL, CALLED = TOKENIZER.special("<|python_start|>"), TOKENIZER.special("<|python_end|>")
+OUT = TOKENIZER.special("<|output_end|>")
 CONTEXT = 200
 
 
@@ -33,7 +34,7 @@ def chain(*tokens: int) -> dict[int, int]:
     return dict(zip(tokens, tokens[1:]))
 
 
-TOOL = chain(START, one("o"), one("k"), CALL, one("6"), one("*"), one("7"), CALLED) | chain(OUT, one("!"), END)
+TOOL = chain(START, *map(one, "ok"), CALL, *map(one, "6*7"), CALLED) | chain(OUT, one("!"), END)
 ENDLESS = chain(START, one("a"), one("b"), one("a"))
 SAID = {"messages": [{"role": "user", "content": "Hi"}], "temperature": 0}
 
@@ -42,7 +43,8 @@ class Bigram(GPT):
     """Which token follows which is given. `gate`, if set, lets so many steps pass."""
 
     def __init__(self, following: dict[int, int]):
-        super().__init__(Shape(n_layer=1, n_head=1, n_kv_head=1, n_embd=8, sequence_len=CONTEXT, vocab_size=265))
+        shape = Shape(n_layer=1, n_head=1, n_kv_head=1, n_embd=8, sequence_len=CONTEXT, vocab_size=265)
+        super().__init__(shape)
         self.init_weights().eval()
         self.following, self.gate, self.steps, self.rows = following, None, 0, 0
         self.broken = False
@@ -133,7 +135,8 @@ def test_a_streamed_answer_adds_up_to_the_whole_one(client):
 
 
 def test_a_stored_answer_can_be_sent_back_in_parts(client):
-    messages = SAID["messages"] + [{"role": "assistant", "content": PARTS}, {"role": "user", "content": "And?"}]
+    answer, question = {"role": "assistant", "content": PARTS}, {"role": "user", "content": "And?"}
+    messages = [*SAID["messages"], answer, question]
     as_parts = ask(client, messages=messages).json()["usage"]["prompt_tokens"]
     messages[1]["content"] = "ok!"
     assert as_parts == ask(client, messages=messages).json()["usage"]["prompt_tokens"] + len("6*7" + "42") + 4
@@ -141,7 +144,8 @@ def test_a_stored_answer_can_be_sent_back_in_parts(client):
 
 def test_settings_reach_the_model(client):
     short = ask(client, max_tokens=1).json()
-    assert short["choices"][0]["finish_reason"] == "length" and short["choices"][0]["message"]["content"] == "o"
+    choice = short["choices"][0]
+    assert choice["finish_reason"] == "length" and choice["message"]["content"] == "o"
     extreme = {"top_k": 2**70, "top_p": 1e-300, "temperature": 100, "seed": -2**80, "max_tokens": 2**70}
     assert ask(client, **extreme).status_code == 200
     assert ask(client, **extreme | {"top_k": None, "top_p": None}).status_code == 200
@@ -151,11 +155,12 @@ def test_settings_reach_the_model(client):
 
 @pytest.mark.parametrize("fields, says", [
     ({"messages": []}, "at least one"), ({"messages": "Hi"}, "messages"),
-    ({"messages": [{"role": "user"}]}, "content"),
-    ({"messages": [{"role": "tool", "content": ""}]}, "role"), ({"messages": SAID["messages"] * 2}, "take turns"),
-    ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, "from the assistant already"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "a part must be"),
-    ({"messages": [{"role": "user", "content": PARTS}]}, "can not call the tool"),
+    ({"messages": [{"role": "user"}]}, "messages.0.content"),
+    ({"messages": [{"role": "tool", "content": ""}]}, "role"),
+    ({"messages": SAID["messages"] * 2}, "take turns"),
+    ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, "from 'assistant' already"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, "a part must"),
+    ({"messages": [{"role": "user", "content": PARTS}]}, "cannot call the tool"),
     ({"temperature": -1}, "temperature is -1"), ({"temperature": "hot"}, "temperature"),
     ({"top_p": 2}, "top_p is 2"),
     ({"max_tokens": -5}, "max_tokens is -5"), ({"top_k": 0}, "top_k is 0"), ({"n": 2}, "n:"),
@@ -188,7 +193,8 @@ def test_user_text_with_marker_names_stays_text(client):
 def test_a_prompt_longer_than_the_context_is_cut_and_answered(client):
     long = [{"role": ("user", "assistant")[i % 2], "content": "x" * 40} for i in range(11)]
     reply = ask(client, messages=long, max_tokens=20).json()
-    assert reply["choices"][0]["message"]["content"] == "ok!" and reply["usage"]["prompt_tokens"] <= CONTEXT - 19
+    assert reply["choices"][0]["message"]["content"] == "ok!"
+    assert reply["usage"]["prompt_tokens"] <= CONTEXT - 19
     huge = ask(client, messages=[{"role": "user", "content": "y" * 100_000}]).json()
     assert huge["usage"]["prompt_tokens"] == CONTEXT // 2 + 1
 
@@ -272,7 +278,8 @@ def test_a_step_that_fails_loses_its_answers_but_not_the_server(capsys):
     with serving(model) as client:
         model.broken = True
         assert ask(client).status_code == 500
-        assert events(ask(client, stream=True).text)[-1]["error"]["message"] == "the model failed on this request"
+        error = events(ask(client, stream=True).text)[-1]["error"]
+        assert error["message"] == "the model failed on this request"
         model.broken = False
         assert ask(client).json()["choices"][0]["message"]["content"] == "ok!" and settled(client)
     assert "Hi" not in "".join(capsys.readouterr())     # nothing of a chat is printed
@@ -293,7 +300,10 @@ def test_the_server_is_local_by_default_and_a_taken_port_is_one_clear_line(capsy
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as stop:
         args.port = taken.getsockname()[1]
         chat_web.main(args)
-    assert stop.value.code == 2 and "can not listen on 127.0.0.1" in capsys.readouterr().err
+    assert stop.value.code == 2 and "cannot listen on 127.0.0.1" in capsys.readouterr().err
+
+
+ALT, CTRL, SHIFT = 1, 2, 8                              # as the protocol counts them
 
 
 class Browser:
@@ -303,8 +313,8 @@ class Browser:
         reads, self.commands = os.pipe()
         self.replies, writes = os.pipe()
         self.process = subprocess.Popen(
-            ["bash", "-c", f'exec chromium "$@" 3<&{reads} 4>&{writes}', "chromium", "--headless", "--no-sandbox",
-             "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"],
+            ["bash", "-c", f'exec chromium "$@" 3<&{reads} 4>&{writes}', "chromium", "--headless",
+             "--no-sandbox", "--disable-gpu", "--remote-debugging-pipe", f"--user-data-dir={profile}"],
             pass_fds=(reads, writes), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
         os.close(reads), os.close(writes)
         self.buffer, self.count, self.session, self.errors = b"", 0, {}, []
@@ -340,11 +350,21 @@ class Browser:
         self.run("new Promise(done => {"
                  f"const look = () => ({condition}) ? done() : requestAnimationFrame(look); look() }})")
 
-    def type(self, text: str, key: str = "Enter") -> None:
-        self.run("document.getElementById('input').focus()")
+    def open(self, client: httpx.Client) -> None:
+        self.call("Page.navigate", url=str(client.base_url))
+        self.until("document.getElementById('model')?.textContent === 'tiny'")
+
+    def type(self, text: str) -> None:
+        """Text into the question, then Enter."""
+        self.run("document.querySelector('textarea').focus()")
         self.call("Input.insertText", text=text)
+        self.enter()
+
+    def enter(self, modifiers: int = 0) -> None:
+        """The key alone, or with modifiers."""
         for kind in ("keyDown", "keyUp"):
-            self.call("Input.dispatchKeyEvent", type=kind, key=key, code=key, windowsVirtualKeyCode=13, text="\r")
+            self.call("Input.dispatchKeyEvent", type=kind, key="Enter", code="Enter", text="\r",
+                      windowsVirtualKeyCode=13, modifiers=modifiers)
 
 
 @pytest.fixture()
@@ -365,28 +385,83 @@ def test_the_page_streams_stops_remembers_and_shows_text_as_text(browser):
     model = Bigram(ENDLESS)
     model.gate = threading.Semaphore(3)
     with serving(model) as client:
-        browser.call("Page.navigate", url=str(client.base_url))
-        browser.until("document.getElementById('model')?.textContent === 'tiny'")
+        browser.open(client)
         browser.type("<img src=x onerror=boom()>")
         browser.until("document.querySelector('.assistant')?.textContent.trim() === 'aba'")
         assert browser.run("document.querySelector('.user').textContent") == "<img src=x onerror=boom()>"
         assert browser.run("document.querySelectorAll('img').length") == 0
-        assert browser.run("document.getElementById('send').getAttribute('aria-label')") == "Stop"
-        browser.run("document.getElementById('send').click()")
+        browser.run("document.querySelector('[aria-label=Stop]:not([hidden])').click()")
         browser.until("document.querySelector('.note')?.textContent === 'Stopped.'")
         settled(client)
         model.following = TOOL
         model.gate.release(1000)
         browser.type("again")
         browser.until("document.querySelector('details.tool') && !live")
-        shown = "[...document.querySelectorAll('.assistant')].at(-1).querySelectorAll('p, summary, .note')"
-        assert browser.run(f"[...{shown}].map(node => node.textContent)") == ["ok", "Calculator: 6*7 = 42", "!"]
+        shown = ("[...[...document.querySelectorAll('.assistant')].at(-1)"
+                 ".querySelectorAll('p, summary, .note')].map(node => node.textContent)")
+        assert browser.run(shown) == ["ok", "Calculator: 6*7 = 42", "!"]
         browser.call("Page.reload")
         browser.until("document.querySelector('#chats .open')")
         browser.run("document.querySelector('#chats .open').click()")
-        assert browser.run(f"[...{shown}].map(node => node.textContent)") == ["ok", "Calculator: 6*7 = 42", "!"]
+        assert browser.run(shown) == ["ok", "Calculator: 6*7 = 42", "!"]
         model.broken = True
         browser.type("a third")
         browser.until("document.querySelector('.note.error')")
         note = browser.run("document.querySelector('.note.error').textContent")
         assert note == "No answer: the model failed on this request"
+
+
+WITHOUT_FIELD_SIZING = """textarea { field-sizing: fixed !important }
+    .question::after { content: attr(data-copy) " " !important }"""
+
+
+@pytest.mark.parametrize("style", ["", WITHOUT_FIELD_SIZING], ids=["as it is", "without field-sizing"])
+def test_the_question_grows_with_its_lines_up_to_seven_and_shrinks_again(browser, style):
+    """In a browser without field-sizing the unseen copy gives the height."""
+    height = "document.querySelector('textarea').getBoundingClientRect().height"
+    with serving(Bigram(TOOL)) as client:
+        browser.open(client)
+        browser.run(f"document.head.append(make('style', '', {json.dumps(style)}))")
+        one, heights = browser.run(height), []
+        browser.run("document.querySelector('textarea').focus()")
+        for _ in range(9):
+            browser.call("Input.insertText", text="a line")
+            heights.append(browser.run(height))
+            browser.enter(SHIFT)
+        line = heights[1] - one
+        assert line > 10 and heights == pytest.approx([one + min(i, 6) * line for i in range(9)], abs=1)
+        wide = "document.querySelector('form').getBoundingClientRect().width > innerWidth"
+        browser.run("ask.reset(), drawButtons()")
+        browser.call("Input.insertText", text="x" * 500)
+        assert browser.run(height) > one and not browser.run(wide)
+        browser.enter()
+        browser.until("!live")
+        assert browser.run(height) == one
+
+
+def test_enter_alone_sends_and_what_is_typed_during_an_answer_waits(browser):
+    model = Bigram(TOOL)
+    model.gate = threading.Semaphore(0)
+    typed = "document.querySelector('textarea').value"
+    with serving(model) as client:
+        browser.open(client)
+        browser.run("document.querySelector('textarea').focus()")
+        browser.enter()
+        browser.call("Input.insertText", text=" \n ")
+        browser.enter()
+        assert browser.run("document.querySelectorAll('.user').length") == 0     # nothing to send
+        browser.run("ask.reset(), drawButtons()")
+        browser.call("Input.insertText", text="one")
+        for modifiers in (ALT, CTRL, SHIFT):
+            browser.enter(modifiers)
+        assert browser.run("live") is None and browser.run(typed).startswith("one")
+        browser.enter()
+        assert browser.run("live !== null") and browser.run(typed) == ""
+        browser.type("two")
+        assert browser.run(typed) == "two" and browser.run("document.querySelectorAll('.user').length") == 1
+        model.gate.release(1000)
+        browser.until("!live")
+        browser.run("document.getElementById('send').click()")
+        browser.until("!live")
+        said = browser.run("[...document.querySelectorAll('.user')].map(node => node.textContent)")
+        assert said == ["one", "two"]

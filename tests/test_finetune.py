@@ -1,17 +1,23 @@
-"""From a base checkpoint through mid and sft to an evaluation and a report, at toy size, as the scripts are called."""
+"""From a base checkpoint through mid and sft to an evaluation and a report, at toy size, by the scripts."""
 
 import json
 import os
+import shutil
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 import torch
 
-from nanochat import checkpoint, finetune, report
+import tasks
+from nanochat import checkpoint, report
 from nanochat.common import RunLog
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
-from tasks import customjson
+from tasks.common import Task
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture
@@ -20,9 +26,9 @@ def base(tmp_path, words):
     text = tmp_path / "text.txt"
     text.write_text("\n\n".join(words(300)))
     Tokenizer([bytes([i]) for i in range(256)]).save()
-    call(base_train, "--depth=2", "--head-dim=16", "--aspect-ratio=16", "--max-seq-len=192", "--device-batch-size=2",
-         "--total-batch-size=384", "--num-iterations=2", "--eval-every=-1", "--sample-every=-1", f"--data={text}",
-         "--model-tag=toy", "--lr-scale=20")
+    call(base_train, "--depth=2", "--head-dim=16", "--aspect-ratio=16", "--max-seq-len=192",
+         "--device-batch-size=2", "--total-batch-size=384", "--num-iterations=2", "--eval-every=-1",
+         "--sample-every=-1", f"--data={text}", "--model-tag=toy", "--lr-scale=20")
     return checkpoint.find("base")
 
 
@@ -30,8 +36,16 @@ def call(script, *flags: str) -> None:
     script.main(script.parser().parse_args(list(flags)))
 
 
-def records(name: str) -> list[dict]:
-    return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / "toy" / f"{name}.jsonl").read()
+def records(name: str, tag: str = "toy") -> list[dict]:
+    return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / tag / f"{name}.jsonl").read()
+
+
+def logged(name: str, tag: str, key: str) -> list:
+    return [record[key] for record in records(name, tag) if key in record]
+
+
+def say(answer: str) -> dict:
+    return {"messages": [{"role": "user", "content": "And you?"}, {"role": "assistant", "content": answer}]}
 
 
 def train(script, *flags):
@@ -43,13 +57,17 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     train(chat_sft)
     call(chat_eval, "--max-questions=6", "--max-tokens=8")
     call(base_eval, "--eval-tokens=2000")
-    tasks = {record["task"]: record for record in records("eval") if "task" in record}
-    assert set(tasks) == {"almanac-facts", "almanac-choice", "almanac-arithmetic", "almanac-letters"}
-    assert all(0 <= record["accuracy"] <= 1 and record["questions"] == 6 for record in tasks.values())
+    judged = {record["task"]: record for record in records("eval") if "task" in record}
+    assert set(judged) == {"almanac-facts", "almanac-choice", "almanac-arithmetic", "almanac-letters"}
+    assert all(0 <= record["accuracy"] <= 1 and record["questions"] == 6 for record in judged.values())
+    of = {(record["stage"], record["model_stage"], record["step"]) for record in judged.values()}
+    assert of == {("eval", "sft", 3)}
     splits = {record["split"]: record["bpb"] for record in records("base_eval") if "split" in record}
     assert set(splits) == {"train", "val"} and all(0 < bpb < 9 for bpb in splits.values())
     text = report.make_report("toy")
     assert all(name in text for name in ("base", "mid", "sft", "almanac-letters", "peak GiB"))
+    header = next(line for line in text.splitlines() if line.startswith("| task"))
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["task", "sft", "guessing"]
 
 
 def test_finetuning_trains_only_on_what_the_assistant_says(base, monkeypatch):
@@ -82,13 +100,86 @@ def test_a_resumed_stage_is_the_uninterrupted_one(base):
     assert [record["loss"] for record in records("mid") if "loss" in record][-2:] == whole[1:]
 
 
+def test_two_ranks_finetune_like_one_and_only_two_can_resume_that(base, capsys):
+    flags = ["--num-iterations=3", "--num-conversations=100", "--total-batch-size=768", "--eval-every=3",
+             "--save-every=2", "--dtype=float32", "--device=cpu"]
+    manifest = json.loads((base / "manifest.json").read_text())         # else one rank would go on with it
+    del manifest["files"]["optimizer_0.pt"]
+    (base / "manifest.json").write_text(json.dumps(manifest))
+    (base / "optimizer_0.pt").unlink()
+    call(mid_train, *flags, "--out-tag=one")
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    subprocess.run([*torchrun, "scripts.mid_train", "--", *flags, "--out-tag=two"], cwd=ROOT, check=True,
+                   env={**os.environ, "OMP_NUM_THREADS": "1"})
+    for key in ("loss", "val_bpb"):
+        one, two = (logged("mid", tag, key) for tag in ("one", "two"))
+        assert one and one == pytest.approx(two, rel=1e-3)
+    shutil.rmtree(checkpoint.find("mid", "two", step=3))
+    with pytest.raises(SystemExit) as stop:
+        call(mid_train, *flags, "--out-tag=two", "--resume")
+    assert stop.value.code == 2 and "no whole optimizer state for 1 ranks" in capsys.readouterr().err
+
+
 def test_a_stage_of_a_retrained_base_model_starts_over(base, capsys):
     train(mid_train)
-    path = checkpoint.find("mid")
-    assert finetune.find_resume(type("S", (), {"name": "mid", "tag": "toy"}), base) == path
+    train(mid_train, "--resume")
+    assert "already complete: nothing to do" in capsys.readouterr().out
     manifest = json.loads((base / "manifest.json").read_text())
     (base / "manifest.json").write_text(json.dumps({**manifest, "created": manifest["created"] + 1}))
-    assert finetune.find_resume(type("S", (), {"name": "mid", "tag": "toy"}), base) is None
+    train(mid_train, "--resume")
+    assert "nothing to do" not in capsys.readouterr().out
+    assert [record["step"] for record in records("mid") if "loss" in record] == [1, 2, 3, 1, 2, 3]
+
+
+CHANGES = ["--num-conversations=201", "--seed=43", "--mixture=other", "--repeat=2", "own file"]
+
+
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_stage_is_not_resumed_on_other_conversations(base, tmp_path, change, monkeypatch, capsys):
+    monkeypatch.setitem(tasks.MIXTURES, "other", {"almanac": 10, "greetings": 20})
+    greetings = Task("greetings", lambda split, most, seed: [say("Hi")] * most)
+    monkeypatch.setitem(tasks.REGISTRY, "greetings", greetings)
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps(say("I am Ada.")) + "\n")
+    flags = [f"--conversations={own}", "--save-every=1"]
+    train(mid_train, *flags)
+    if change == "own file":
+        own.write_text(json.dumps(say("I am Bob.")) + "\n")
+    else:
+        flags.append(change)
+    with pytest.raises(SystemExit) as stop:
+        train(mid_train, "--resume", *flags)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and error.startswith("error: ") and error.count("\n") == 2
+    assert "of own.jsonl-" in error and "without --resume" in error
+
+
+def test_a_model_goes_on_under_its_own_name_or_another(base, capsys):
+    train(mid_train, "--model-tag=toy", "--out-tag=other", "--step=2")
+    assert checkpoint.checkpoints("mid", "toy") == [] and len(checkpoint.checkpoints("mid", "other")) == 1
+    assert checkpoint.read_state(checkpoint.find("mid"))["tag"] == "other"
+    train(chat_sft)
+    assert len(checkpoint.checkpoints("sft", "other")) == 1
+    train(chat_sft, "--stage=base", "--model-tag=toy")
+    assert len(checkpoint.checkpoints("sft", "toy")) == 1
+    call(chat_eval, "--tasks=almanac-choice", "--max-questions=2", "--model-tag=other")
+    assert [record["model_stage"] for record in records("eval", "other") if "task" in record] == ["sft"]
+
+
+def test_dtype_and_text_of_the_base_model_are_handed_on(base, capsys):
+    trained = checkpoint.read_state(base)
+    dtype, other = sorted(("float32", "bfloat16"), key=lambda name: name != trained["dtype"])
+    train(mid_train)
+    assert checkpoint.read_state(checkpoint.find("mid"))["dtype"] == dtype
+    train(mid_train, f"--dtype={other}", "--out-tag=toy2")
+    train(chat_sft, "--model-tag=toy2")
+    saved = checkpoint.read_state(checkpoint.find("sft"))
+    assert saved["dtype"] == other and saved["text"] == trained["text"]
+    with pytest.raises(SystemExit) as stop:
+        train(chat_sft, "--model-tag=toy2", "--resume", f"--dtype={dtype}")
+    assert stop.value.code == 2 and f"was trained in {other}" in capsys.readouterr().err
+    call(base_eval, "--stage=sft", "--eval-tokens=500")
+    assert logged("base_eval", "toy2", "split") == ["train", "val"]
 
 
 def test_results_of_the_same_checkpoint_are_kept(base, capsys):
@@ -97,32 +188,41 @@ def test_results_of_the_same_checkpoint_are_kept(base, capsys):
         call(chat_eval, "--tasks=almanac-choice", "--max-questions=4", "--resume")
     assert len([record for record in records("eval") if "task" in record]) == 1
     assert "already" in capsys.readouterr().out
+    call(chat_eval, "--tasks=almanac-choice", "--max-questions=5", "--resume")
+    train(mid_train)
+    call(chat_eval, "--tasks=almanac-choice", "--max-questions=4", "--resume")
+    assert [record["questions"] for record in records("eval") if "task" in record] == [4, 5, 4]
 
 
 def test_own_conversations_are_trained_on(base, tmp_path):
     own = tmp_path / "own.jsonl"
-    own.write_text(json.dumps({"messages": [{"role": "user", "content": "Who are you?"},
-                                            {"role": "assistant", "content": "I am Ada."}]}) + "\n")
-    train(chat_sft, "--source=base", f"--conversations={own}", "--repeat=5")
-    assert next(record for record in records("sft") if record.get("event") == "begin")["conversations"] == 205
+    own.write_text(json.dumps(say("I am Ada.")) + "\n")
+    train(chat_sft, "--stage=base", f"--conversations={own}", "--repeat=5")
+    train(chat_sft, "--stage=base", f"--conversations={own}", "--repeat=9", "--num-conversations=0")
+    begins = [record for record in records("sft") if record.get("event") == "begin"]
+    assert [begin["conversations"] for begin in begins] == [205, 9]
+    assert "5 of own.jsonl-" in begins[0]["data"] and "almanac" not in begins[1]["data"]
 
 
-@pytest.mark.parametrize("line, complaint", [
-    ("{", "line 2"), ("[]", "messages"), ('{"messages": []}', "messages"),
-    ('{"messages": [{"role": "user", "content": "a"}]}', "take turns"),
-    ('{"messages": [{"role": "bot", "content": "a"}]}', "role"),
-    ('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": 3}]}', "content")])
-def test_a_line_that_is_no_conversation_is_named(tmp_path, line, complaint, capsys):
-    path = tmp_path / "own.jsonl"
-    path.write_text('{"messages": [{"role": "user", "content": "a"}, {"role": "assistant", "content": "b"}]}\n' + line)
-    with pytest.raises(SystemExit) as stop:
-        customjson.load(path)
-    error = capsys.readouterr().err
-    assert stop.value.code == 2 and "line 2" in error and complaint in error
+@pytest.mark.parametrize("flags, says", [
+    (["--mixture=nonsense"], "--mixture takes: almanac-mid, almanac-sft"),
+    (["--num-conversations=0"], "nothing to learn from"),
+    (["--conversations=/nowhere/own.jsonl"], "is not a file"), (["--repeat=0"], "--repeat is 0")])
+def test_nothing_to_learn_from_is_said_before_anything_is_loaded(base, flags, says, tmp_path, capsys):
+    own = tmp_path / "own.jsonl"
+    own.write_text(json.dumps(say("I am Ada.")))
+    if "--repeat=0" in flags:
+        flags = [*flags, f"--conversations={own}"]
+    for script in (mid_train, chat_sft):
+        with pytest.raises(SystemExit) as stop:
+            call(script, *(["--stage=base"] if script is chat_sft else []), *flags)
+        assert stop.value.code == 2 and says in capsys.readouterr().err
+    assert records("mid") == records("sft") == []
 
 
-@pytest.mark.parametrize("script, flags", [(mid_train, []), (chat_sft, []), (chat_eval, []), (base_eval, []),
-                                           (chat_eval, ["--tasks=nonsense"]), (chat_eval, ["--max-questions=0"])])
+@pytest.mark.parametrize("script, flags", [
+    (mid_train, []), (chat_sft, []), (chat_eval, []), (base_eval, []), (chat_eval, ["--tasks=nonsense"]),
+    (chat_eval, ["--tasks=almanac"]), (chat_eval, ["--max-questions=0"])])
 def test_a_step_without_anything_to_work_on_exits_with_code_2(script, flags, capsys):
     with pytest.raises(SystemExit) as stop:
         call(script, *flags)

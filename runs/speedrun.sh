@@ -19,8 +19,8 @@ launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --num-shar
   --save-every=1000 --run="$RUN"
 launch scripts.base_eval --model-tag="d$DEPTH"
 # a conversation has ~50 tokens: 10 steps x 1M tokens see 200,000 of them once
-launch scripts.mid_train --resume --source-tag="d$DEPTH" --num-conversations=200000 --num-iterations=10 --run="$RUN"
-launch scripts.chat_sft --resume --source-tag="d$DEPTH" --num-conversations=60000 --num-iterations=3 --run="$RUN"
+launch scripts.mid_train --resume --model-tag="d$DEPTH" --num-conversations=200000 --num-iterations=10 --run="$RUN"
+launch scripts.chat_sft --resume --model-tag="d$DEPTH" --num-conversations=60000 --num-iterations=3 --run="$RUN"
 python -m scripts.chat_eval --model-tag="d$DEPTH" -i sft
 python -m nanochat.report --model-tag="d$DEPTH"
 echo "talk to it: source .venv/bin/activate; python -m scripts.chat_web --model-tag=d$DEPTH"

@@ -90,10 +90,10 @@ def test_every_epoch_reads_every_document_once(tokenizer, tmp_path, monkeypatch)
 
     monkeypatch.setattr(Packer, "add", record)
     with PretrainLoader(tokenizer, make_shards(tmp_path, documents, row_group=20), 1, T, slots=3) as loader:
-        while loader.epoch < 5:
+        while any(stream["position"]["epoch"] < 5 for stream in loader.state()["streams"].values()):
             next(loader)
     assert set(added) == set(documents)
-    assert min(added.values()) >= 4
+    assert min(added.values()) >= 5
     assert max(added.values()) - min(added.values()) <= 2           # one slot is a bit ahead of another
 
 

@@ -24,7 +24,7 @@ def blank_model(tokenizer) -> GPT:
 
 def test_bits_per_byte_of_a_uniform_model_is_log2_vocab_per_token(tokenizer):
     """
-    A blank model spends log2(V) bits on every token; specials and ignored targets count neither bits nor bytes.
+    A blank model spends log2(V) bits on every token; specials and ignored targets add neither bits nor bytes.
     """
     model = blank_model(tokenizer)
     with torch.no_grad():

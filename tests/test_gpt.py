@@ -52,7 +52,7 @@ def naive_logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
         q, k, v = ((u @ attention[name].T).view(T, -1, D) for name in ("q", "k", "v"))
         q = torch.stack([torch.stack([turn(q[t, h], t) for h in range(q.size(1))]) for t in range(T)])
         k = torch.stack([torch.stack([turn(k[t, h], t) for h in range(k.size(1))]) for t in range(T)])
-        if shape.key_offset:                                          # frequencies D/4 .. D/2 look one token back
+        if shape.key_offset:                            # frequencies D/4 .. D/2 look one token back
             slow = [j + half for j in range(D // 4, D // 2) for half in (0, D // 2)]
             k[1:, :, slow], k[0, :, slow] = k[:-1, :, slow].clone(), 0
         if i % 2 == (L - 1) % 2:

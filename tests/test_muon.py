@@ -10,7 +10,7 @@ import torch.distributed as dist
 from nanochat import muon
 from nanochat.dist import World
 from nanochat.gpt import GPT
-from nanochat.muon import ADAM, POLAR_EXPRESS, AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
+from nanochat.muon import AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
 from nanochat.scaling import LearningRates, derive, make_shape
 
 
@@ -54,7 +54,7 @@ def naive_muon(p, grad, buffer, second, lr, momentum, decay):
     norm = x.norm()
     x = torch.stack([row * (norm / math.sqrt(m)) / max(row.norm(), 1e-6) for row in x])
     x = x / (1.01 * x.norm() + 1e-6)
-    for a, b, c in POLAR_EXPRESS:
+    for a, b, c in muon.POLAR_EXPRESS:
         gram = x @ x.T
         x = a * x + b * gram @ x + c * gram @ gram @ x
     x = x * math.sqrt(min(m, n)) / x.norm()
@@ -84,7 +84,7 @@ def test_the_optimizer_updates_every_parameter_with_the_settings_of_its_role():
     model = GPT(make_shape(4, 100, head_dim=8, aspect_ratio=4)).init_weights()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     roles = model.param_roles()
-    assert set(roles) == {*ADAM, "matrix"}
+    assert set(roles) == {*muon.ADAM, "matrix"}
     optimizer = MuonAdamW(roles, LearningRates(), weight_decay=0.1)
     for p in model.parameters():
         p.grad = torch.ones_like(p) * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).abs()
@@ -170,7 +170,7 @@ def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state
     assert rows == [model.shape.padded_vocab // 2] * 3
 
 
-# The recipe's table as it is written down: role -> (rate, beta1, beta2, weight decay). Rates are not scaled yet.
+# The recipe's table, before any scaling: role -> (rate, beta1, beta2, weight decay).
 TABLE = {
     "unembedding": (.008, .8, .96, .01),
     "embedding": (.3, .8, .995, .001),

@@ -1,4 +1,4 @@
-"""The extension against trainers and splitters that are slow and plainly right; its errors, threads and memory."""
+"""The extension against a trainer and a splitter that are slow and plainly right; errors, threads, memory."""
 
 import subprocess
 import sys
@@ -7,12 +7,14 @@ from collections import Counter
 
 import pytest
 import regex
-import rustbpe
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-# Characters that all sides class alike: none that this Python's Unicode leaves unassigned, as the regex package
-# and Rust may know newer ones, and not the four controls that only the regex package takes for white space.
+import rustbpe
+
+# Characters that all sides class alike: none that this Python's Unicode leaves unassigned, as the regex
+# package and Rust may know newer ones, and not the four controls that are white space to the regex package
+# alone.
 KNOWN = st.characters(exclude_categories=["Cs", "Cn"], exclude_characters="\x1c\x1d\x1e\x1f")
 corpora = st.lists(st.text(alphabet="abcé '1\n", max_size=60), max_size=12)
 

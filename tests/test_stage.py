@@ -30,9 +30,10 @@ def test_what_is_logged_is_what_is_read(base_dir, capsys):
         stage.log(step=1, val_bpb=0.9312)
     records = RunLog(base_dir / "models" / "a" / "base.jsonl").read()
     assert [record.get("event") for record in records] == ["begin", None, "end"]
-    assert records[0]["plan"] == {"depth": 2} and records[0]["argv"] and records[0]["torch"] == torch.__version__
-    assert records[1]["stage"] == "base" and records[1]["step"] == 1 and records[1]["val_bpb"] == 0.9312
-    assert records[2]["peak_memory"] > 2 ** 20 and "val_bpb 0.9312" in capsys.readouterr().out
+    begin, step, end = records
+    assert begin["plan"] == {"depth": 2} and begin["argv"] and begin["torch"] == torch.__version__
+    assert step["stage"] == "base" and step["step"] == 1 and step["val_bpb"] == 0.9312
+    assert end["peak_memory"] > 2 ** 20 and "val_bpb 0.9312" in capsys.readouterr().out
 
 
 def test_a_line_cut_off_by_a_crash_is_skipped(tmp_path):

@@ -12,8 +12,8 @@ from hypothesis import strategies as st
 from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, StreamDecoder, Tokenizer
 from scripts import tok_eval, tok_train
 
-ENGLISH, OTHER = "The quick brown fox isn't quick enough: 1,234 times!\n", "naïve café, 日本語 日本, 🙂🙂 <|bos|>\n"
-TEXTS = [ENGLISH] * 3 + [OTHER] * 3
+TEXTS = 3 * ["The quick brown fox isn't quick enough: 1,234 times!\n"]
+TEXTS += 3 * ["naïve café, 日本語 日本, 🙂🙂 <|bos|>\n"]
 TOKENIZER = Tokenizer.train(TEXTS, 400)
 
 pieces = st.sampled_from([*SPECIAL_TOKENS, "<|", "bos", "|>", " ", "a", "é"])

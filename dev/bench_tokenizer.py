@@ -22,7 +22,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))   # not installed, and not run as a module
+sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
 
 from nanochat.common import new_parser
 

@@ -17,7 +17,7 @@ import sys
 import time
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))   # not installed, and not run as a module
+sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
 
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 

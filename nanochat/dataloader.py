@@ -226,7 +226,8 @@ class PretrainLoader(_Loader):
         if count < slots:
             die(f"{count} documents in {len(paths)} files of text: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        read_group = lru_cache(maxsize=8)(read_row_group)           # a rank's slots are near each other
+        # Cached, as this rank's slots need the same groups at about the same time.
+        read_group = lru_cache(maxsize=8)(read_row_group)
 
         def make_stream(slot: int, state: dict | None) -> _Stream:
             return _DocumentStream(tokenizer, groups, read_group, seq_len + 1, slot, slots, state)

@@ -1,13 +1,14 @@
 """
-How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line a case.
+How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line per case.
 
     uv venv /tmp/other && uv pip install -p /tmp/other/bin/python rustbpe==0.1.0 tokenizers pyarrow
     python dev/bench_tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
 The other rustbpe has the name of ours, so it lives in another interpreter. Every case is a process of its
-own, and the contenders take turns within a round, so that a slow moment of the machine hits all. Two ways of
-timing: list: the texts are Python strings in a list before the clock starts; it measures training alone
-(MB/s). stream: the texts come from parquet, a row group at a time; it measures memory (peak RSS of the whole
-process). Tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
+own, and the contenders take turns within a round, so that a slow moment of the machine hits all of them.
+
+Two modes: `list` has the texts as Python strings in a list before the clock starts, to measure training alone
+(MB/s); `stream` reads them from parquet, one row group at a time, to measure memory (peak RSS of the whole
+process). The tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
 """
 
 import argparse
@@ -21,6 +22,10 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
+sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
+
+from nanochat.common import new_parser
+
 VOCAB_SIZE = 32768
 PATTERN = (
     r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
@@ -30,11 +35,11 @@ PATTERN = (
 
 def documents(folder: Path, limit: float) -> Iterator[str]:
     """Texts of the training shards until `limit` bytes are reached."""
-    import pyarrow.parquet as pq
+    import pyarrow.parquet as parquet
 
     size = 0
     for path in sorted(folder.glob("train_*.parquet")):
-        file = pq.ParquetFile(path)
+        file = parquet.ParquetFile(path)
         for group in range(file.num_row_groups):
             for text in file.read_row_group(group, columns=["text"]).column(0).to_pylist():
                 yield text
@@ -95,8 +100,10 @@ def run_case(args: argparse.Namespace) -> None:
 
 
 def spawn(args: argparse.Namespace, case: str, mode: str, megabytes: float) -> dict:
+    """Run one case in a process of its own; print its JSON line and return it."""
     python = sys.executable if case == "ours" else args.baseline_python
-    command = [python, __file__, "--data", args.data, "--case", case, "--mode", mode, "--megabytes", megabytes]
+    command = [python, __file__, "--data", args.data]
+    command += ["--case", case, "--mode", mode, "--megabytes", megabytes]
     done = subprocess.run([str(part) for part in command], check=True, stdout=subprocess.PIPE, text=True)
     print(done.stdout, end="", flush=True)
     return json.loads(done.stdout)
@@ -113,24 +120,30 @@ def main(args: argparse.Namespace) -> None:
                 for case in cases:
                     results[case].append(spawn(args, case, mode, megabytes))
             ours = results.pop("ours")
-            for case, runs in results.items():
-                seconds = [statistics.median(run["seconds"] for run in side) for side in (runs, ours)]
-                peaks = [statistics.median(run["peak_rss_mb"] for run in side) for side in (runs, ours)]
+            for case, theirs in results.items():
                 print(json.dumps({
                     "against": case, "mode": mode, "mb": ours[0]["mb"], "rounds": args.rounds,
-                    "times_faster": round(seconds[0] / seconds[1], 2), "rss_ratio": round(peaks[1] / peaks[0], 3),
-                    "same_tokens": len({run["tokens"] for run in runs + ours}) == 1,
+                    "times_faster": round(median(theirs, "seconds") / median(ours, "seconds"), 2),
+                    "rss_ratio": round(median(ours, "peak_rss_mb") / median(theirs, "peak_rss_mb"), 3),
+                    "same_tokens": len({run["tokens"] for run in theirs + ours}) == 1,
                 }), flush=True)
 
 
+def median(runs: list[dict], key: str) -> float:
+    return statistics.median(run[key] for run in runs)
+
+
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--data", type=Path, required=True, help="folder of train_*.parquet with a text column")
+    parser = new_parser(__doc__)
+    parser.add_argument("--data", type=Path, required=True,
+                        help="folder of train_*.parquet with a text column")
     parser.add_argument("--baseline-python", type=Path, help="interpreter that has the other trainers")
     parser.add_argument("--contenders", nargs="*", choices=list(CONTENDERS)[1:], default=["rustbpe-0.1.0"])
-    parser.add_argument("--megabytes-list", nargs="*", type=float, default=[100, 1e6], help="sizes; more is all")
+    parser.add_argument("--megabytes-list", nargs="*", type=float, default=[100, 1e6],
+                        help="MB of text to train on; all of it where there is less")
     parser.add_argument("--rounds", type=int, default=3)
-    parser.add_argument("--case", choices=CONTENDERS, help=argparse.SUPPRESS)       # these three: run_case alone
+    # These three are what `spawn` passes on to `run_case`.
+    parser.add_argument("--case", choices=CONTENDERS, help=argparse.SUPPRESS)
     parser.add_argument("--mode", choices=("list", "stream"), default="list", help=argparse.SUPPRESS)
     parser.add_argument("--megabytes", type=float, default=100, help=argparse.SUPPRESS)
     return parser

@@ -1,9 +1,10 @@
 """
-How fast a training step is: one JSON line a case, medians over the steps after the warm-up, optimizer
-included.
+How fast a training step is, optimizer included: one JSON line per case, medians over the steps after the
+warm-up.
 
-    python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and at the reference's settings
-    python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 --vocab-size 32768 --head-dim 128 --steps 50   # GPU
+    python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and variants
+    python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 \\
+        --vocab-size 32768 --head-dim 128 --steps 50    # GPU: one case
 Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before.
 """
 
@@ -16,8 +17,11 @@ import sys
 import time
 from pathlib import Path
 
-ROOT = Path(__file__).parent.parent
-CASES = [                                               # (name, flags), where no flags are given
+sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
+
+from nanochat.common import compute_dtype, keep_freed_memory, new_parser
+
+CASES = [                                               # (name, flags): what is run when no flags are given
     ("runcpu", []),
     ("runcpu, freed memory goes back", ["--no-keep-memory"]),
     ("runcpu, bfloat16", ["--dtype=bfloat16"]),
@@ -27,7 +31,7 @@ CASES = [                                               # (name, flags), where n
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     parser.add_argument("--case", help="measure in this process, under this name")
     parser.add_argument("--depth", type=int, default=4)
     parser.add_argument("--head-dim", type=int, default=64)
@@ -35,7 +39,7 @@ def parser() -> argparse.ArgumentParser:
     parser.add_argument("--sequence-len", type=int, default=256)
     parser.add_argument("--vocab-size", type=int, default=3072)
     parser.add_argument("--window-pattern", default="L")
-    parser.add_argument("--dtype", default="auto")
+    parser.add_argument("--dtype", help="float32 or bfloat16; by default the faster one here")
     parser.add_argument("--compile", action="store_true")
     parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
     parser.add_argument("--warmup", type=int, default=3)
@@ -44,24 +48,27 @@ def parser() -> argparse.ArgumentParser:
 
 
 def measure(args: argparse.Namespace) -> dict:
-    from nanochat.common import compute_dtype, keep_freed_memory
+    import torch
+
     from nanochat.dist import find_device
     from nanochat.gpt import GPT
     from nanochat.hardware import peaks
     from nanochat.muon import MuonAdamW
     from nanochat.scaling import derive
-    import torch
+
     if args.keep_memory:
         keep_freed_memory()
     device = find_device()
     dtype = compute_dtype(device, args.dtype)
     plan = derive(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
-                  window_pattern=args.window_pattern, batch_tokens=args.rows * args.sequence_len, num_iterations=100)
+                  window_pattern=args.window_pattern, batch_tokens=args.rows * args.sequence_len,
+                  num_iterations=100)
     model = GPT(plan.shape, dtype).init_weights().to(device)
     optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay)
     call = torch.compile(model, dynamic=False) if args.compile else model
     idx = torch.randint(0, args.vocab_size, (2, args.rows, args.sequence_len), device=device)
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    on_gpu = device.type == "cuda"
+    sync = torch.cuda.synchronize if on_gpu else lambda: None
     times, optimizer_times = [], []
     for _ in range(args.warmup + args.steps):
         start = time.perf_counter()
@@ -74,20 +81,25 @@ def measure(args: argparse.Namespace) -> dict:
         times.append(time.perf_counter() - start)
         optimizer_times.append(time.perf_counter() - middle)
     median = statistics.median(times[args.warmup:])
-    name = torch.cuda.get_device_name() if device.type == "cuda" else "cpu"
-    flops, peak = plan.shape.flops_per_token() * plan.batch_tokens / median, peaks(name)
-    memory = torch.cuda.max_memory_allocated() if device.type == "cuda" else resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    return {"case": args.case, "device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
-            "tokens_per_second": round(plan.batch_tokens / median), "step_ms": round(1e3 * median, 1),
-            "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
-            "first_step_s": round(times[0], 1), "gflops": round(flops / 1e9), "mfu": round(flops / peak[0], 4) if peak else None,
-            "peak_gib": round(memory / 2 ** 30, 2)}
+    flops = plan.shape.flops_per_token() * plan.batch_tokens / median                   # per second
+    if on_gpu:
+        name, memory = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    else:
+        name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    peak = peaks(name)
+    return {
+        "case": args.case, "device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
+        "tokens_per_second": round(plan.batch_tokens / median), "step_ms": round(1e3 * median, 1),
+        "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
+        "first_step_s": round(times[0], 1),
+        "gflops": round(flops / 1e9), "mfu": round(flops / peak[0], 4) if peak else None,
+        "peak_gib": round(memory / 2 ** 30, 2),
+    }
 
 
 def main(args: argparse.Namespace) -> None:
     if args.case or len(sys.argv) > 1:
         args.case = args.case or f"depth {args.depth}"
-        sys.path.insert(0, str(ROOT))
         print(json.dumps(measure(args)), flush=True)
         return
     for name, flags in CASES:

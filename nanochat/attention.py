@@ -20,7 +20,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
     """
     T = q.size(1)
     grouped = q.size(2) != k.size(2)
-    q, k, v = (x.transpose(1, 2) for x in (q, k, v))                  # (B, T, H, D) -> (B, H, T, D)
+    q, k, v = (x.transpose(1, 2) for x in (q, k, v))    # (B, T, H or K, D) -> (B, H or K, T, D)
     if window >= T - 1:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     else:
@@ -29,10 +29,11 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
         for start in range(0, T, block):
             stop, first = min(T, start + block), max(0, start - window)
             mask = _band(range(start, stop), range(first, stop), window, q)
-            blocks.append(F.scaled_dot_product_attention(
-                q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop], attn_mask=mask, enable_gqa=grouped))
+            queries, keys, values = q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop]
+            blocks.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask,
+                                                         enable_gqa=grouped))
         y = torch.cat(blocks, dim=2)
-    return y.transpose(1, 2)
+    return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
 
 
 def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
@@ -40,8 +41,9 @@ def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch
     Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it, else
     -inf.
     """
-    distance = torch.arange(queries.start, queries.stop, device=like.device)[:, None] \
-        - torch.arange(keys.start, keys.stop, device=like.device)
+    query_positions = torch.arange(queries.start, queries.stop, device=like.device)
+    key_positions = torch.arange(keys.start, keys.stop, device=like.device)
+    distance = query_positions[:, None] - key_positions
     outside = (distance < 0) | (distance > window)
     return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(outside, float("-inf"))
 
@@ -51,13 +53,15 @@ def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch
     Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True where a
     key is seen -> (B, T, H, D).
     """
-    y = F.scaled_dot_product_attention(q.transpose(1, 2), k, v, attn_mask=mask, enable_gqa=q.size(2) != k.size(1))
-    return y.transpose(1, 2)
+    grouped = q.size(2) != k.size(1)
+    q = q.transpose(1, 2)                               # (B, T, H, D) -> (B, H, T, D)
+    y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
+    return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
 
 
 def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
     """
-    Which of the first `span` cached keys each new token at `positions` (B, T) sees -> bool (B, 1, T, span).
+    Which of the first `span` cached keys each new token sees. positions (B, T) -> bool (B, 1, T, span).
     """
     distance = positions[:, None, :, None] - torch.arange(span, device=positions.device)
     return (distance >= 0) & (distance <= window)

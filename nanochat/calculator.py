@@ -12,9 +12,9 @@ import math
 import operator
 import re
 
-MAX_LENGTH = 256                                        # characters; bounds the nesting and thus the recursion too
+MAX_LENGTH = 256                                        # characters; bounds the nesting, thus the recursion
 MAX_BITS = 256                                          # of any integer on the way: 77 digits
-INVALID = "invalid expression"                          # shown to the model, in training too, for no value
+INVALID = "invalid expression"                          # what the model reads where there is no value
 
 _STRING = r"\"[^\"\\]*\"|'[^'\\]*'"                     # no escapes: nothing to decode, no parser warnings
 _CODE = re.compile(rf"(?:{_STRING}|\.count\(|[0-9eE.,_+\-*/%() ])+")
@@ -47,16 +47,17 @@ def _without_commas(match: re.Match) -> str:
 
 
 def _value(node: ast.expr) -> int | float:
+    """Value of a parsed expression. ValueError or ArithmeticError where it has none within the bounds."""
     match node:
         case ast.Constant(value=int() | float() as value):
             return _bounded(value)
         case ast.UnaryOp(op=op, operand=operand) if type(op) in _UNARY:
             return _UNARY[type(op)](_value(operand))
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
-            a, b = _value(left), _value(right)
-            if isinstance(op, ast.Pow) and isinstance(a, int) and isinstance(b, int):
-                _check(a.bit_length() * b <= MAX_BITS)  # before the power is computed, not after
-            return _bounded(_BINARY[type(op)](a, b))
+            first, second = _value(left), _value(right)
+            if isinstance(op, ast.Pow) and isinstance(first, int) and isinstance(second, int):
+                _check(first.bit_length() * second <= MAX_BITS)     # before the power is computed, not after
+            return _bounded(_BINARY[type(op)](first, second))
         case ast.Call(func=ast.Attribute(value=ast.Constant(value=str() as text), attr="count"),
                       args=[ast.Constant(value=str() as part)], keywords=[]):
             return text.count(part)
@@ -65,7 +66,10 @@ def _value(node: ast.expr) -> int | float:
 
 def _bounded(value: int | float | complex) -> int | float:
     _check(isinstance(value, (int, float)))             # (-1) ** 0.5 is complex
-    _check(value.bit_length() <= MAX_BITS if isinstance(value, int) else math.isfinite(value))
+    if isinstance(value, int):
+        _check(value.bit_length() <= MAX_BITS)
+    else:
+        _check(math.isfinite(value))
     return value
 
 

@@ -1,15 +1,16 @@
 """
-Batches: pretraining rows, chat rows, validation rows. Training batches are made ahead of the device by one
-thread.
+Batches: pretraining rows, chat rows, validation rows. A background thread makes training batches before the
+device asks for them.
 
 What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
 (gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and
 rank r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation
-sees, no document is in two slots of an epoch, and a rank tokenizes only what it trains on. Used by scripts
-and evals.
+sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on. Used by
+base_train, base_eval and finetune.py.
 """
 
-# B rows, T context; a packed row has T + 1 tokens: inputs are all but its last, targets all but its first
+# B rows, T context, W ranks
+# A packed row has T + 1 tokens: inputs are all but its last, targets all but its first.
 
 import base64
 import queue
@@ -30,9 +31,11 @@ from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts
 from nanochat.packing import Packer
 
-BUFFER = 128            # documents to pack from: keeps 97% of web text at T = 2048; 1,024 keep 98%, long ones wait
+# Documents to pack from. Of the tokens of web text 96.3% are kept at T = 2,048, and 95.1% at T = 512. With
+# 1,024 documents it would be 97.5% at T = 2,048, but long documents would wait longer.
+BUFFER = 128
 CHUNK = 128             # documents tokenized at once
-AHEAD = 4               # batches made before they are asked for
+BATCHES_AHEAD = 4       # made before they are asked for
 
 
 class _Stream:
@@ -41,7 +44,7 @@ class _Stream:
     stands; the position moves before a document is handed out, so position and packer together are the whole
     state.
     """
-    crop: bool          # fill rows by cropping, or leave a gap
+    crop: bool          # fill rows by cropping a document; else leave room for padding
     position: dict      # replaced, never modified, so that a snapshot may keep it
 
     def __init__(self, row_len: int, start: dict, state: dict | None):
@@ -60,7 +63,10 @@ class _Stream:
         return made
 
     def snapshot(self) -> tuple[dict, list[np.ndarray]]:
-        """Taken after every batch, so cheap; `_pack` makes it JSON when someone asks for the state."""
+        """
+        Position and buffered documents. Taken after every batch, so no token is copied; `_pack` makes JSON of
+        it when someone asks for the state.
+        """
         return self.position, self.packer.documents()
 
 
@@ -77,15 +83,17 @@ class _DocumentStream(_Stream):
         super().__init__(row_len, {"epoch": 0, "group": 0, "document": 0}, state)
 
     def read(self) -> Iterator[np.ndarray]:
-        epoch, group, document = (self.position[key] for key in ("epoch", "group", "document"))
+        """(n,) arrays of <|bos|> and a document's ids; empty documents are left out."""
+        epoch, first_group, document = (self.position[key] for key in ("epoch", "group", "document"))
         starts = np.cumsum([0] + [count for _, _, count in self.groups]).tolist()
         found = True                                    # what came before a restored position is not known
         while True:
             order = list(range(len(self.groups)))
             random.Random(epoch).shuffle(order)
-            for group in range(group, len(order)):
+            for group in range(first_group, len(order)):
                 path, index, count = self.groups[order[group]]
-                first = (self.slot - starts[order[group]] - epoch) % self.slots     # other documents every epoch
+                # Shifted by one document per epoch, so that a slot gets other documents every time.
+                first = (self.slot - starts[order[group]] - epoch) % self.slots
                 mine = [self.read_group(path, index)[i] for i in range(first, count, self.slots)]
                 for chunk in _chunks(mine[document:], CHUNK):
                     for ids in self.tokenizer.encode_batch(chunk):
@@ -97,18 +105,15 @@ class _DocumentStream(_Stream):
                 document = 0
             if not found:
                 die(f"all documents of stream {self.slot} of {self.slots} are empty")
-            epoch, group, found = epoch + 1, 0, False
-
-    def epochs(self) -> float:
-        return self.position["epoch"] + self.position["group"] / len(self.groups)
+            epoch, first_group, found = epoch + 1, 0, False
 
 
 class _ConversationStream(_Stream):
     """Conversations slot, slot + slots, ... of a sequence, in an order drawn anew every epoch."""
     crop = False
 
-    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int, row_len: int, slot: int, slots: int,
-                 state: dict | None):
+    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int, row_len: int, slot: int,
+                 slots: int, state: dict | None):
         self.tokenizer, self.conversations, self.seed = tokenizer, conversations, seed
         self.slot, self.slots = slot, slots
         super().__init__(row_len, {"epoch": 0, "conversation": 0}, state)
@@ -116,39 +121,36 @@ class _ConversationStream(_Stream):
     def read(self) -> Iterator[np.ndarray]:
         """(n, 2) arrays of ids and mask; a conversation without a target within the context is left out."""
         epoch, done = self.position["epoch"], self.position["conversation"]
-        found = True
+        found = True                                    # what came before a restored position is not known
         while True:
             order = list(range(len(self.conversations)))
             random.Random(f"{self.seed} {epoch}").shuffle(order)
             for i in order[self.slot + done * self.slots :: self.slots]:
                 done += 1
                 self.position = {"epoch": epoch, "conversation": done}
+                conversation = self.conversations[i]
                 try:
-                    ids, mask = render_conversation(self.tokenizer, self.conversations[i], self.packer.row_len)
+                    ids, mask = render_conversation(self.tokenizer, conversation, self.packer.row_len)
                 except ValueError as error:
                     die(f"conversation {i} of {len(order)}: {error}")
                 if any(mask[1:]):
                     found = True
                     yield np.array([ids, mask], dtype=np.int32).T
             if not found:
-                die(f"none of the {len(self.conversations[self.slot :: self.slots])} conversations of stream "
-                    f"{self.slot} has a word of the assistant within {self.packer.row_len} tokens",
-                    hint="a longer --max-seq-len")
+                count = len(order[self.slot :: self.slots])
+                die(f"none of the {count} conversations of stream {self.slot} has a word of the assistant "
+                    f"within {self.packer.row_len} tokens", hint="a longer --max-seq-len")
             epoch, done, found = epoch + 1, 0, False
-
-    def epochs(self) -> float:
-        return self.position["epoch"] + self.position["conversation"] * self.slots / len(self.conversations)
 
 
 class _Loader:
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`. `epoch` is how often this rank has been through the data: for display only, ranks
-    differ. Errors of the background thread are raised by `next`.
+    use it in a `with`. Errors of the background thread are raised by `next`.
     """
 
-    def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int, rank: int,
-                 world_size: int, device: str | torch.device, state: dict | None):
+    def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int,
+                 rank: int, world_size: int, device: str | torch.device, state: dict | None):
         slots, self.identity = identity["slots"], identity
         assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
         for key, value in identity.items() if state else ():
@@ -163,11 +165,10 @@ class _Loader:
         streams = [(slot, make_stream(slot, saved.get(str(slot)))) for slot in mine]
         self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
         self.snapshots = {slot: stream.snapshot() for slot, stream in streams}
-        self.epoch = streams[self.turn][1].epochs()
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.batches: queue.Queue = queue.Queue(AHEAD)
+        self.batches: queue.Queue = queue.Queue(BATCHES_AHEAD)
         stop = threading.Event()
         thread = threading.Thread(target=_produce, daemon=True, args=(
             self.batches, stop, streams, self.turn, identity["rows"], pad, self.device))
@@ -183,7 +184,7 @@ class _Loader:
         if isinstance(batch, BaseException):
             self.close()
             raise batch
-        slot, self.snapshots[slot], self.epoch, *tensors = batch
+        slot, self.snapshots[slot], *tensors = batch
         self.turn = (self.turn + 1) % len(self.snapshots)
         # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each
         # until an event behind its copy has passed, so they are the double buffers.
@@ -212,9 +213,9 @@ class _Loader:
 
 class PretrainLoader(_Loader):
     """
-    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files with
-    `text`. slots: micro-batches of an optimizer step over all ranks (default: one a rank); state: of an
-    earlier loader. Exits with code 2 where there are fewer documents than slots.
+    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from the `text` column of
+    parquet files. slots: micro-batches of an optimizer step over all ranks (default: one per rank); state:
+    that of an earlier loader. Exits with code 2 where there are fewer documents than slots.
     """
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
@@ -223,9 +224,10 @@ class PretrainLoader(_Loader):
         groups, slots = row_groups(paths), slots or world_size
         count = sum(documents for _, _, documents in groups)
         if count < slots:
-            die(f"{count} documents in {len(paths)} training files: fewer than {slots} micro-batches of a step",
+            die(f"{count} documents in {len(paths)} files of text: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        read_group = lru_cache(maxsize=8)(read_row_group)           # this rank's slots read about the same place
+        # Cached, as this rank's slots need the same groups at about the same time.
+        read_group = lru_cache(maxsize=8)(read_row_group)
 
         def make_stream(slot: int, state: dict | None) -> _Stream:
             return _DocumentStream(tokenizer, groups, read_group, seq_len + 1, slot, slots, state)
@@ -243,11 +245,11 @@ class ChatLoader(_Loader):
     """
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
-                 world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu", seed: int = 0,
-                 state: dict | None = None):
+                 world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
+                 seed: int = 0, state: dict | None = None):
         count, slots = len(conversations), slots or world_size
         if count < slots:
-            die(f"{count} conversations: fewer than the {slots} micro-batches of a step",
+            die(f"{count} conversations: fewer than the {slots} micro-batches per step",
                 hint="more conversations, or a smaller --total-batch-size")
 
         def make_stream(slot: int, state: dict | None) -> _Stream:
@@ -266,9 +268,11 @@ def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_t
     Rows are padded, not cropped: every token counts exactly once. Which rows there are, in which order,
     depends on files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows
     r, r + W, ... Batches are filled up with empty rows: their shape and number are the same on every rank.
-    Keep them in a list to evaluate more than once: they cost 12 bytes a token, tokenizing costs seconds.
+    Keep them in a list to evaluate more than once: that takes 12 bytes per token, tokenizing again takes
+    seconds.
     """
-    documents = (np.array([tokenizer.bos, *ids], dtype=np.int32) for chunk in _chunks(texts(paths), CHUNK)
+    documents = (np.array([tokenizer.bos, *ids], dtype=np.int32)
+                 for chunk in _chunks(texts(paths), CHUNK)
                  for ids in tokenizer.encode_batch(chunk) if ids)
     packer = Packer(seq_len + 1)
 
@@ -296,7 +300,8 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 
 def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
     """
-    Buffer documents until there is a choice and enough for a row, or no more come. False: nothing is left.
+    Buffer documents until there are BUFFER of them and two rows' tokens, or no more come. False when the
+    buffer stays empty.
     """
     while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
         document = next(documents, None)
@@ -317,8 +322,8 @@ def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarra
     return inputs, targets
 
 
-def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int, rows: int,
-             pad: int, device: torch.device) -> None:
+def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int,
+             rows: int, pad: int, device: torch.device) -> None:
     """
     Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected.
     """
@@ -327,12 +332,13 @@ def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[in
             torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank
         while not stop.is_set():
             slot, stream = streams[turn]
-            tensors = [torch.from_numpy(a) for a in _to_batch(stream.rows(rows), stream.packer.row_len - 1, pad)]
+            arrays = _to_batch(stream.rows(rows), stream.packer.row_len - 1, pad)
+            tensors = [torch.from_numpy(array) for array in arrays]
             if device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            batches.put((slot, stream.snapshot(), stream.epochs(), *tensors))
+            batches.put((slot, stream.snapshot(), *tensors))
             turn = (turn + 1) % len(streams)
-    except BaseException as error:                      # die() here is a SystemExit, and must end the main thread
+    except BaseException as error:                      # SystemExit too: die() here must end the main thread
         batches.put(error)
 
 
@@ -346,7 +352,7 @@ def _shut_down(batches: queue.Queue, stop: threading.Event, thread: threading.Th
 
 
 def _pack(documents: list[np.ndarray]) -> dict:
-    """Token arrays -> JSON, about two bytes a token."""
+    """Token arrays -> JSON, about two bytes per token."""
     width = documents[0].ndim if documents else 1       # (n,) or (n, 2)
     data = b"".join(np.ascontiguousarray(document).tobytes() for document in documents)
     return {"lengths": [len(document) for document in documents], "width": width,

@@ -16,6 +16,7 @@ from nanochat.common import die
 
 @dataclass(frozen=True)
 class World:
+    """Where this process stands among the ranks of a run, and their collectives; World() is a run of one."""
     rank: int = 0
     size: int = 1
     device: torch.device = torch.device("cpu")
@@ -35,7 +36,8 @@ class World:
         if self.size == 1:
             return value
         box = [value]
-        dist.broadcast_object_list(box, src=0, device=self.device if self.device.type == "cuda" else None)
+        gpu = self.device if self.device.type == "cuda" else None
+        dist.broadcast_object_list(box, src=0, device=gpu)
         return box[0]
 
     def gather_objects(self, value: Any) -> list[Any]:
@@ -52,7 +54,7 @@ class World:
 
 
 def find_device(name: str | None = None) -> torch.device:
-    """The device called `name`, or the best one here. Dies if it is not there."""
+    """The device called `name`, or the best one here. Exits with code 2 if it is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if not name:
         name = next(kind for kind, there in available.items() if there)
@@ -70,8 +72,10 @@ def open_world(device: str | None = None) -> World:
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", found.index or 0)))
         torch.cuda.set_device(found)
     if "RANK" in os.environ and not dist.is_initialized():
-        dist.init_process_group("nccl" if found.type == "cuda" else "gloo",
-                                device_id=found if found.type == "cuda" else None)
+        if found.type == "cuda":
+            dist.init_process_group("nccl", device_id=found)
+        else:
+            dist.init_process_group("gloo")
     return World(rank, size, found)
 
 

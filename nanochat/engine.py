@@ -4,8 +4,8 @@ batch.
 
 step() is the only loop body: it makes one token for every running request and lets waiting ones join.
 generate() (many prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server
-calls it from its own thread. A finished request leaves at once, and the batch shrinks with it: nobody pays
-for an idle row.
+calls it from its own thread. A finished request leaves at once, and the batch shrinks with it, so that no
+time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
 the answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training
@@ -29,10 +29,11 @@ from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 # B running requests, V vocab, n rows that are sampled alike
 
-PREFILL_TOKENS = 16384                                  # in one forward pass: bounds the memory of its activations
-COLDEST = 1e-4                                          # temperatures below are greedy: logits / T would overflow
+PREFILL_TOKENS = 16384                                  # per forward pass: bounds its memory
+COLDEST = 1e-4                                          # lower temperatures are greedy: logits would overflow
 STOPS = ("<|assistant_end|>", "<|bos|>")
-NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>", "<|output_end|>")
+NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>",
+                 "<|output_start|>", "<|output_end|>")
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -45,8 +46,8 @@ class SamplingParams:
     """How to draw tokens. ValueError where a value is out of its range."""
     temperature: float = 1.0                            # 0 = always the likeliest token
     top_k: int | None = None                            # only among the k likeliest
-    top_p: float | None = None                          # only among the likeliest, to this probability
-    max_tokens: int | None = None                       # with forced tool output; None = context
+    top_p: float | None = None                          # only among the likeliest that sum to this
+    max_tokens: int | None = None                       # tool output included; None = up to the context's end
     seed: int | None = None                             # None = different every time
 
     def __post_init__(self):
@@ -64,10 +65,10 @@ class SamplingParams:
 @dataclass
 class Completion:
     """
-    One answer: ids as sampled (True) or forced (False), the stop token included; text and parts without it.
+    One answer. `ids` and `sampled` include the stop token, `parts` and `text` do not.
     """
     ids: list[int]
-    sampled: list[bool]
+    sampled: list[bool]                                 # of each id: drawn by us, not forced as tool output
     parts: list[dict]                                   # to be stored as the message's content, see chat.py
     finish_reason: str                                  # "stop", "length" or "cancelled"
     prompt_tokens: int
@@ -79,18 +80,18 @@ class Completion:
 
 @dataclass(eq=False)
 class Request:
-    """A prompt on its way to an answer. `take()` drains what is new to show; `done` turns True once."""
+    """A prompt on its way to an answer. `take()` gives out what is new to show; `done` turns True once."""
     prompt: list[int]
     params: SamplingParams
     random: random.Random
-    limit: int                                          # tokens that it may have at most
+    limit: int                                          # tokens that the answer may have at most
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
     finish_reason: str | None = None
     pieces: list[tuple[str, str]] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)   # tool output that still has to be fed
-    expression: list[int] | None = None                 # ids of the tool call being written
+    expression: list[int] | None = None                 # ids of the tool call that is being written
 
     @property
     def done(self) -> bool:
@@ -122,14 +123,14 @@ class Engine:
         self._running: list[Request] = []               # in the order of the cache's rows
         self._cache: KVCache | None = None
         self._draws: list[_Draw] = []
-        self._stale = False                             # _draws and _banned are of another set of rows
+        self._stale = False                             # whether _draws and _banned must be made anew
         special = tokenizer.special
         self._stops = {special(name) for name in STOPS}
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._special_ids = torch.tensor([special(name) for name in SPECIAL_TOKENS], device=self._device)
         bans = [[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
-                for marker in ("<|python_end|>", "<|python_start|>")]                  # outside, inside calls
-        self._bans = torch.tensor(bans, device=self._device)
+                for marker in ("<|python_end|>", "<|python_start|>")]
+        self._bans = torch.tensor(bans, device=self._device)        # (2, specials): outside, in a tool call
 
     @property
     def busy(self) -> bool:
@@ -143,16 +144,19 @@ class Engine:
         room = min(params.max_tokens or self.context, self.context // 2)
         return render_prompt(self.tokenizer, conversation, self.context - room + 1)
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(), sample: int = 0) -> Request:
+    def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(),
+               sample: int = 0) -> Request:
         """
         Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers several
         answers to one prompt and seed. ValueError when the prompt is empty or longer than the context.
         """
-        _require(1 <= len(prompt) <= self.context, "prompt length", len(prompt), f"1 to {self.context} tokens")
+        length = len(prompt)
+        _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")
-        limit = self.context - len(prompt) + 1          # the last token is drawn from a full context and never fed
-        request = Request(list(prompt), params, entropy, min(limit, params.max_tokens or limit),
-                          AnswerDecoder(self.tokenizer))
+        limit = self.context - length + 1               # a full context still yields one token
+        if params.max_tokens:
+            limit = min(limit, params.max_tokens)
+        request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer))
         self._waiting.append(request)
         return request
 
@@ -178,7 +182,8 @@ class Engine:
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
         seen: Counter = Counter()
         requests: dict[int, Request] = {}
-        for i in sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), *prompts[i])):   # alike side by side
+        by_prompt = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), *prompts[i]))
+        for i in by_prompt:                             # equal ones side by side, to be prefilled together
             key = tuple(prompts[i])
             requests[i] = self.submit(key, each[i], sample=seen[key])
             seen[key] += 1
@@ -204,19 +209,23 @@ class Engine:
         if not self._running:
             return
         tokens = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
-        for row in reversed(range(len(tokens))):        # backwards: a gap is filled by a row already done
+        for row in reversed(range(len(tokens))):        # backwards: a gap is filled by a row already accepted
             self._accept(self._running[row], tokens[row])
             if self._running[row].done:
                 self._leave(row)
 
     def _join(self, free: int) -> list[Tensor]:
-        """Prefill waiting requests: equal lengths together, equal prompts once. -> logits (1, V) of each."""
+        """
+        Prefill up to `free` waiting requests: equal lengths together, equal prompts once. -> logits (1, V) of
+        each.
+        """
         joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
         if joining and self._cache is None:
             self._cache = self._new_cache(self.max_batch, self.context)
         by_length: dict[int, dict[tuple[int, ...], list[Request]]] = {}
         for request in joining:
-            by_length.setdefault(len(request.prompt), {}).setdefault(tuple(request.prompt), []).append(request)
+            by_prompt = by_length.setdefault(len(request.prompt), {})
+            by_prompt.setdefault(tuple(request.prompt), []).append(request)
         logits = []
         for length, by_prompt in by_length.items():
             prompts, rows = list(by_prompt), max(1, PREFILL_TOKENS // length)
@@ -242,16 +251,21 @@ class Engine:
         tokens = logits.argmax(-1)
         for draw in self._draws:
             tokens[draw.rows] = draw(logits)
-        return [r.forced[0] if r.forced else token for r, token in zip(self._running, tokens.tolist())]
+        return [request.forced[0] if request.forced else token
+                for request, token in zip(self._running, tokens.tolist(), strict=True)]
 
     def _regroup(self) -> None:
         """
-        Which rows are drawn how, gathered once for as long as nobody joins, leaves or enters a tool call.
+        Gather how each row is drawn: valid until a request joins, leaves, or begins or ends a tool call.
         """
-        drawn = [(row, r) for row, r in enumerate(self._running) if r.params.temperature >= COLDEST]
-        groups = [[(row, r) for row, r in drawn if r.params.narrow == narrow] for narrow in (True, False)]
-        self._draws = [_Draw(group, self.tokenizer.vocab_size, self._device) for group in groups if group]
-        self._banned = self._bans[[int(r.expression is not None) for r in self._running]]     # (B, specials)
+        groups: dict[bool, list[tuple[int, Request]]] = {True: [], False: []}
+        for row, request in enumerate(self._running):
+            if request.params.temperature >= COLDEST:
+                groups[request.params.narrow].append((row, request))
+        vocab_size = self.tokenizer.vocab_size
+        self._draws = [_Draw(group, vocab_size, self._device) for group in groups.values() if group]
+        in_call = [int(request.expression is not None) for request in self._running]
+        self._banned = self._bans[in_call]              # (B, specials)
         self._stale = False
 
     def _accept(self, request: Request, token: int) -> None:
@@ -290,37 +304,41 @@ class Engine:
 
 class _Draw:
     """
-    Rows that are sampled alike: with top_k or top_p (ranked first), or all without (in vocabulary order).
+    Rows that are sampled alike: all with top_k or top_p, whose candidates are ranked first, or all without.
     """
 
     def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
-        params = [request.params for _, request in members]
+        settings = [request.params for _, request in members]
+        temperatures = [params.temperature for params in settings]
         self.requests = [request for _, request in members]
-        self.rows = torch.tensor([row for row, _ in members], device=device)                  # (n,)
-        self.temperature = torch.tensor([[p.temperature] for p in params], device=device)     # (n, 1)
-        self.narrow = params[0].narrow
+        self.rows = torch.tensor([row for row, _ in members], device=device)                # (n,)
+        self.temperature = torch.tensor(temperatures, device=device)[:, None]               # (n, 1)
+        self.narrow = settings[0].narrow
         if self.narrow:
-            widths = [min(p.top_k or vocab_size, vocab_size) for p in params]
+            widths = [min(params.top_k or vocab_size, vocab_size) for params in settings]
+            masses = [params.top_p or 1.0 for params in settings]
             self.widest = max(widths)
-            self.top_k = torch.tensor(widths, device=device)[:, None]                         # (n, 1)
-            self.top_p = torch.tensor([[p.top_p or 1.0] for p in params], device=device)      # (n, 1)
+            self.top_k = torch.tensor(widths, device=device)[:, None]                       # (n, 1)
+            self.top_p = torch.tensor(masses, device=device)[:, None]                       # (n, 1)
 
     def __call__(self, logits: Tensor) -> Tensor:
-        """logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number a row."""
-        scaled = logits[self.rows] / self.temperature
+        """
+        logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number per row.
+        """
+        scaled = logits[self.rows] / self.temperature                       # (n, V)
         if self.narrow:
-            scaled, ids = scaled.topk(self.widest)
+            scaled, ids = scaled.topk(self.widest)                          # (n, widest)
             rank = torch.arange(self.widest, device=scaled.device)
             scaled = scaled.masked_fill(rank >= self.top_k, -math.inf)
         probs = scaled.softmax(-1)
         if self.narrow:
             kept = probs.cumsum(-1) - probs < self.top_p                    # the one that crosses top_p stays
-            kept[:, 0] = True                                               # where top_p is 0 in fp32
+            kept[:, 0] = True                                               # a tiny top_p may be 0 in fp32
             probs = probs * kept
         cdf = probs.cumsum(-1)
-        # with 24 random bits the product stays below the total in fp32, so that no token of probability 0 is
-        # hit
-        uniform = [0.0 if r.forced else r.random.getrandbits(24) / (1 << 24) for r in self.requests]
+        # With 24 random bits the product stays below the total in fp32: no token of probability 0 is hit.
+        uniform = [0.0 if request.forced else request.random.getrandbits(24) / (1 << 24)
+                   for request in self.requests]
         point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]
         choice = torch.searchsorted(cdf, point, right=True)                 # (n, 1)
         return (ids.gather(-1, choice) if self.narrow else choice).squeeze(-1)

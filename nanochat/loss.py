@@ -9,7 +9,7 @@ the backward pass only scales what the forward pass left. Used by gpt.py only.
 import torch
 import torch.nn.functional as F
 
-# N tokens, C width, V padded vocabulary
+# N tokens, n tokens of a chunk, C width, V padded vocabulary; x states, z logits before the softcap
 
 IGNORE = -1                     # targets that do not count
 CHUNK_TOKENS = 8192             # on an accelerator: large enough for full-speed matmuls
@@ -23,20 +23,25 @@ def capped_logits(x: torch.Tensor, weight: torch.Tensor, vocab_size: int, softca
 
 
 def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:
+    """Slices of x (N, C) whose logits are small enough to be made at once."""
     size = CHUNK_TOKENS if x.is_cuda else max(64, CHUNK_ELEMENTS // weight.size(0))
     return [slice(start, min(start + size, x.size(0))) for start in range(0, x.size(0), size)]
 
 
 def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                  softcap: float) -> torch.Tensor:
-    """Nats a token, without gradient. x (N, C), weight (V, C), targets (N,) -> (N,) fp32, 0 where ignored."""
-    losses = [F.cross_entropy(capped_logits(x[s], weight, vocab_size, softcap), targets[s].long(),
-                              ignore_index=IGNORE, reduction="none") for s in _chunks(x, weight)]
-    return torch.cat(losses) if losses else x.new_zeros(0, dtype=torch.float32)
+    """
+    Nats per token, without gradient. x (N, C), weight (V, C), targets (N,) -> (N,) fp32, 0 where ignored.
+    """
+    losses = [x.new_zeros(0, dtype=torch.float32)]                    # for N = 0
+    for chunk in _chunks(x, weight):
+        logits = capped_logits(x[chunk], weight, vocab_size, softcap)
+        losses.append(F.cross_entropy(logits, targets[chunk].long(), ignore_index=IGNORE, reduction="none"))
+    return torch.cat(losses)
 
 
 class _SummedLoss(torch.autograd.Function):
-    """sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
+    """Sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
 
     @staticmethod
     def forward(ctx, x, weight, targets, vocab_size, softcap):
@@ -44,15 +49,15 @@ class _SummedLoss(torch.autograd.Function):
         total = torch.zeros((), dtype=torch.float32, device=x.device)
         dx = torch.empty_like(x)
         dweight = torch.zeros_like(weight, dtype=torch.float32)
-        for s in _chunks(x, weight):
-            loss, dz = _loss_and_gradient(F.linear(x[s], head), targets[s], vocab_size, softcap)
+        for chunk in _chunks(x, weight):
+            loss, dz = _loss_and_gradient(F.linear(x[chunk], head), targets[chunk], vocab_size, softcap)
             total += loss
             dz = dz.to(x.dtype)
-            torch.mm(dz, head, out=dx[s])
+            torch.mm(dz, head, out=dx[chunk])
             if x.dtype == torch.float32:
-                dweight.addmm_(dz.t(), x[s])
+                dweight.addmm_(dz.t(), x[chunk])
             else:
-                dweight += dz.t() @ x[s]
+                dweight += dz.t() @ x[chunk]
         ctx.save_for_backward(dx, dweight)
         ctx.weight_dtype = weight.dtype
         return total
@@ -66,7 +71,7 @@ class _SummedLoss(torch.autograd.Function):
 def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                        softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed nats of a chunk and d(sum)/dz. z (n, V) before the cap; padding columns get no probability."""
-    tanh = torch.tanh_(z.float().div_(softcap))                       # (n, V); z / softcap is not needed again
+    tanh = torch.tanh_(z.float().div_(softcap))                       # (n, V), in the memory of z / softcap
     capped = tanh * softcap
     capped[:, vocab_size:] = float("-inf")
     counted = targets != IGNORE
@@ -75,7 +80,8 @@ def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
     loss = ((normaliser - capped.gather(1, index)).squeeze(1) * counted).sum()
     p = torch.exp_(capped.sub_(normaliser))                           # softmax, in place of the logits
     p.scatter_add_(1, index, torch.full_like(normaliser, -1.0))       # p - onehot
-    slope = torch.addcmul(torch.ones((), device=z.device), tanh, tanh, value=-1.0)   # d capped / dz = 1 - tanh²
+    one = torch.ones((), device=z.device)
+    slope = torch.addcmul(one, tanh, tanh, value=-1.0)                # d capped / dz = 1 - tanh²
     return loss, p.mul_(slope).mul_(counted.unsqueeze(1))
 
 

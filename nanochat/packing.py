@@ -2,9 +2,9 @@
 Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows out, no clock, no randomness.
 
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
-answer is never cut in half). Every row starts with the oldest buffered document, so nothing waits for more
-rows than there are documents in the buffer, and a document longer than a row is cut into row-sized pieces on
-arrival instead of being cropped or starved. Used by dataloader.py only.
+answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more
+rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces on
+arrival: as a whole it would fit nowhere. Used by dataloader.py only.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -20,7 +20,7 @@ class Packer:
     `Packer(row_len, packer.documents())` goes on exactly where `packer` stands.
 
     A document is an array whose first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>.
-    A placement costs a binary search in the sorted lengths.
+    Each document that is placed costs a binary search in the sorted lengths.
     """
 
     def __init__(self, row_len: int, documents: Iterable[np.ndarray] = ()):
@@ -28,7 +28,7 @@ class Packer:
         self.row_len = row_len
         self.tokens = 0                                 # buffered now, the <|bos|> of each piece included
         self._documents: OrderedDict[int, np.ndarray] = OrderedDict()       # serial -> document, oldest first
-        self._by_length: list[tuple[int, int]] = []     # sorted (length, -serial): oldest last of equals
+        self._by_length: list[tuple[int, int]] = []     # sorted (length, -serial): the oldest of equals last
         self._serial = 0
         for document in documents:
             self.add(document)

@@ -13,8 +13,9 @@ from nanochat.common import die
 from nanochat.schedule import Schedule
 
 REFERENCE_DEPTH = 12            # where the hyperparameters were tuned
-REFERENCE_BATCH = 2 ** 19       # tokens a step there
-VOCAB_MULTIPLE = 64             # tables are padded to this many rows, so that they divide over ranks and tensor cores
+REFERENCE_BATCH = 2 ** 19       # tokens per step there
+DEFAULT_RATIO = 12.0            # training tokens per scaling parameter
+VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide over ranks and tensor cores
 
 
 @dataclass(frozen=True)
@@ -95,11 +96,12 @@ class Shape:
 
     def flops_per_token(self) -> int:
         """
-        Forward and backward FLOPs of one token: 6 a linear weight, 12 * width a key that attention sees.
+        Forward and backward FLOPs of one token: 6 per linear weight, 12 * width per key that attention sees.
         """
         params = self.params()
         linear = params["matrices"] + params["gates"] + params["unembedding"] + self.smear_channels
-        return 6 * linear + sum(12 * self.n_embd * min(window, self.sequence_len) for window in self.windows)
+        keys = sum(min(window, self.sequence_len) for window in self.windows)
+        return 6 * linear + 12 * self.n_embd * keys
 
 
 @dataclass(frozen=True)
@@ -108,7 +110,6 @@ class Plan:
 
     depth: int
     shape: Shape
-    ratio: float                # tokens a scaling parameter that the hyperparameters are made for
     batch_tokens: int
     num_iterations: int
     rates: LearningRates        # peak learning rates of this run, all scaling applied
@@ -127,59 +128,72 @@ class Plan:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""
         shape, params = self.shape, self.shape.params()
         return {
-            "depth": self.depth, **asdict(shape), "head_dim": shape.head_dim, "windows": list(shape.windows),
-            **{f"params_{role}": count for role, count in params.items()}, "params_total": sum(params.values()),
-            "scaling_params": shape.scaling_params(), "flops_per_token": shape.flops_per_token(),
+            "depth": self.depth, **asdict(shape),
+            "head_dim": shape.head_dim, "windows": list(shape.windows),
+            **{f"params_{role}": count for role, count in params.items()},
+            "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
+            "flops_per_token": shape.flops_per_token(),
             "batch_tokens": self.batch_tokens, "num_iterations": self.num_iterations,
             "total_tokens": self.total_tokens, "total_flops": self.total_flops,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
-            **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()}, "weight_decay": self.weight_decay,
+            **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
+            "weight_decay": self.weight_decay,
         }
 
 
-def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128, sequence_len: int = 2048,
-               window_pattern: str = "SSSL", n_kv_head: int | None = None, key_offset: bool = False) -> Shape:
-    """Width is `aspect_ratio` a layer, rounded up to whole heads. Dies on numbers that make no model."""
-    for name, value, least in (("--depth", depth, 1), ("--aspect-ratio", aspect_ratio, 1), ("--head-dim", head_dim, 2),
-                               ("--max-seq-len", sequence_len, 2), ("vocabulary", vocab_size, 2)):
+def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128,
+               sequence_len: int = 2048, window_pattern: str = "SSSL", n_kv_head: int | None = None,
+               key_offset: bool = False) -> Shape:
+    """
+    The architecture of a depth: `aspect_ratio` channels per layer, rounded up to whole heads. Exits with code
+    2 on numbers that make no model.
+    """
+    limits = (("--depth", depth, 1), ("--aspect-ratio", aspect_ratio, 1), ("--head-dim", head_dim, 2),
+              ("--max-seq-len", sequence_len, 2), ("vocabulary", vocab_size, 2))
+    for name, value, least in limits:
         if value < least:
             die(f"{name} is {value}, must be at least {least}")
-    if head_dim % 4:
-        die(f"--head-dim is {head_dim}, must be a multiple of 4: rotary embeddings turn pairs, offset keys half of them",
+    if head_dim % 4:                                    # rotary embeddings turn pairs; key_offset splits them
+        die(f"--head-dim is {head_dim}, must be a multiple of 4",
             hint=f"--head-dim={4 * math.ceil(head_dim / 4)}")
     if not window_pattern or set(window_pattern) - set("SL"):
-        die(f"--window-pattern is {window_pattern!r}, may only hold S (quarter context) and L (all)", hint="SSSL")
+        die(f"--window-pattern is {window_pattern!r}, may only hold S (quarter context) and L (all)",
+            hint="--window-pattern=SSSL")
     n_head = max(1, math.ceil(depth * aspect_ratio / head_dim))
     n_kv_head = n_kv_head or n_head
     if n_head % n_kv_head:
-        die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly", hint=f"--n-kv-head={n_head} divides it")
-    return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern, key_offset)
+        die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly",
+            hint=f"--n-kv-head={n_head} divides them")
+    n_embd = n_head * head_dim
+    return Shape(depth, n_head, n_kv_head, n_embd, sequence_len, vocab_size, window_pattern, key_offset)
 
 
-def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, num_iterations: int | None = None,
-           target_flops: float | None = None, batch_tokens: int | None = None, rates: LearningRates = LearningRates(),
-           lr_scale: float = 1.0, weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65,
-           final_lr: float = 0.05, **shape_options) -> Plan:
+def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
+           num_iterations: int | None = None, target_flops: float | None = None,
+           batch_tokens: int | None = None, rates: LearningRates = LearningRates(), lr_scale: float = 1.0,
+           weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65, final_lr: float = 0.05,
+           **shape_options) -> Plan:
     """
     The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else
-    `ratio` tokens a scaling parameter. `lr_scale` multiplies the rates of matrices and tables.
+    `ratio` tokens per scaling parameter. `lr_scale` multiplies the rates of matrices and tables.
     `shape_options` are those of make_shape.
 
-    Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); embeddings also
-    ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of e-foldings over a run constant.
+    Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); those of the
+    embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of
+    e-foldings over a run constant.
     """
-    ratio = ratio or 12.0
     shape = make_shape(depth, vocab_size, **shape_options)
     reference = make_shape(REFERENCE_DEPTH, vocab_size)
-    horizon = ratio * shape.scaling_params()
+    horizon = (ratio or DEFAULT_RATIO) * shape.scaling_params()       # tokens
     relative = shape.scaling_params() / reference.scaling_params()
     if not batch_tokens:
         batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * relative ** 0.383))
-    if not num_iterations:
-        tokens = target_flops / shape.flops_per_token() if target_flops else horizon
-        num_iterations = max(1, round(tokens / batch_tokens) if target_flops else int(tokens // batch_tokens))
+    if not num_iterations and target_flops:
+        num_iterations = max(1, round(target_flops / shape.flops_per_token() / batch_tokens))
+    elif not num_iterations:
+        num_iterations = max(1, int(horizon // batch_tokens))
     batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
-    width_scale = (shape.n_embd / 768) ** -0.5
+    width_scale = (shape.n_embd / reference.n_embd) ** -0.5
     scaled = LearningRates(
         unembedding=rates.unembedding * lr_scale * batch_scale * width_scale,
         embedding=rates.embedding * lr_scale * batch_scale * width_scale,
@@ -190,4 +204,5 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None, n
         smear=rates.smear,
     )
     schedule = Schedule(num_iterations, warmup, warmdown, final_lr)
-    return Plan(depth, shape, ratio, batch_tokens, num_iterations, scaled, weight_decay * batch_scale / relative, schedule)
+    decay = weight_decay * batch_scale / relative
+    return Plan(depth, shape, batch_tokens, num_iterations, scaled, decay, schedule)

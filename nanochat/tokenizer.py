@@ -16,7 +16,7 @@ import tiktoken
 
 from nanochat.common import atomic_write, base_dir, die, sha256
 
-SPECIAL_TOKENS = (                                      # their ids are the last of the vocabulary, in this order
+SPECIAL_TOKENS = (                                      # the last ids of the vocabulary, in this order
     "<|bos|>",
     "<|user_start|>",
     "<|user_end|>",
@@ -58,16 +58,16 @@ class Tokenizer:
     ) -> "Tokenizer":
         """
         vocab_size includes the 256 bytes and the specials; a small corpus may yield fewer tokens.
-        progress(phase, done, total): "count" in bytes read, of an unknown total (0), then "merge" in merges.
-        Raises ValueError if vocab_size leaves no room, TypeError for an item that is no str.
+        progress(phase, done, total): first "count" in bytes read, with total 0 as it is unknown, then "merge"
+        in merges. ValueError if vocab_size leaves no room, TypeError for an item that is no str.
         """
         import rustbpe
 
         smallest = 256 + len(SPECIAL_TOKENS)
         if vocab_size < smallest:
-            raise ValueError(f"vocab_size is {vocab_size}, but 256 bytes and the specials alone make {smallest}")
-        ranks = rustbpe.train(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN, progress=progress)
-        return cls(ranks)
+            raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {smallest}")
+        ordinary = vocab_size - len(SPECIAL_TOKENS)
+        return cls(rustbpe.train(texts, ordinary, pattern=SPLIT_PATTERN, progress=progress))
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "Tokenizer":
@@ -126,7 +126,7 @@ class Tokenizer:
         return [len(token) for token in self._ranks] + [0] * len(SPECIAL_TOKENS)
 
     def _ranks_text(self) -> str:
-        """One line a token, as tiktoken stores them: base64 and rank."""
+        """One line per token, as tiktoken stores them: base64 and rank."""
         return "".join(f"{base64.b64encode(token).decode()} {id}\n" for id, token in enumerate(self._ranks))
 
 

@@ -9,17 +9,21 @@ compute for the same text, and more text in a context. Their vocabularies are la
 import argparse
 import threading
 import time
+from collections.abc import Callable
 
 import tiktoken
 
-from nanochat.common import RunLog, base_dir
+from nanochat.common import RunLog, base_dir, new_parser
 from nanochat.tokenizer import Tokenizer
 
 SAMPLES = {
     "prose": """\
-The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. He didn't mind
-the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over the harbour since the
-last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, and nobody ever asked him why.
+The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. \
+He didn't mind
+the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over \
+the harbour since the
+last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, \
+and nobody ever asked him why.
 In the winter of 1987 a letter arrived, addressed in a hand that he hadn't seen for thirty years.""",
     "code": """\
 def shortest_path(graph: dict[str, list[tuple[str, float]]], start: str, goal: str) -> float:
@@ -43,8 +47,10 @@ Straßenbahnhaltestelle ist nur wenige Schritte entfernt, doch niemand scheint e
     "russian": """\
 Рано утром мы вышли из дома и пошли к реке. Над водой ещё стоял туман, и было так тихо, что слышно было, как
 рыба плещется у берега. Никто не говорил ни слова.""",
-    "chinese": "清晨的市场里已经有很多人。卖菜的老人把新鲜的蔬菜摆得整整齐齐,孩子们在旁边追逐玩耍,空气里飘着豆浆的香味。",
-    "korean": "아침 일찍 일어나 창문을 열면 시원한 바람이 들어옵니다. 우리는 따뜻한 차를 마시며 오늘 할 일을 이야기했습니다.",
+    "chinese": "清晨的市场里已经有很多人。卖菜的老人把新鲜的蔬菜摆得整整齐齐,"
+               "孩子们在旁边追逐玩耍,空气里飘着豆浆的香味。",
+    "korean": "아침 일찍 일어나 창문을 열면 시원한 바람이 들어옵니다. "
+              "우리는 따뜻한 차를 마시며 오늘 할 일을 이야기했습니다.",
     "arabic": "في الصباح الباكر خرجنا إلى السوق القديم، وكانت الشوارع هادئة ورائحة الخبز الطازج تملأ المكان.",
     "hindi": "सुबह की ठंडी हवा में बच्चे मैदान की ओर दौड़ रहे थे, और दूर मंदिर की घंटियाँ सुनाई दे रही थीं।",
     "emoji": "Happy birthday!! 🎉🎂🥳 See you at 8 👋🏽 — don't be late 😅 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ❤️‍🔥 ¯\\_(ツ)_/¯",
@@ -53,18 +59,18 @@ OTHERS = {"gpt2": "gpt2", "gpt4": "cl100k_base"}
 PATIENCE = 60                                           # seconds to wait for a download
 
 
-def bytes_per_token(encode, text: str) -> float:
+def bytes_per_token(encode: Callable[[str], list[int]], text: str) -> float:
     return len(text.encode()) / len(encode(text))
 
 
 def fetch(name: str) -> tiktoken.Encoding | None:
-    """A tokenizer of tiktoken's, None if it cannot be had. In a thread, as a download may hang."""
+    """A tokenizer of tiktoken's, None if it cannot be had. Fetched in a thread, as a download may hang."""
     found = []
 
     def get():
         try:
             found.append(tiktoken.get_encoding(name))
-        except Exception:                               # of any of the layers below: no network is no error here
+        except Exception:                               # whatever it is: no network is no error here
             pass
 
     thread = threading.Thread(target=get, daemon=True)
@@ -84,13 +90,13 @@ def encode_speed(tokenizer: Tokenizer) -> float:
 
 
 def parser() -> argparse.ArgumentParser:
-    return argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    return new_parser(__doc__)
 
 
 def main(args: argparse.Namespace) -> None:
     tokenizer = Tokenizer.load()
     for kind, text in SAMPLES.items():
-        assert tokenizer.decode(tokenizer.encode(text)) == text, f"{kind} is not the same after a round trip"
+        assert tokenizer.decode(tokenizer.encode(text)) == text, f"{kind} changed by a round trip"
     rows = {"ours": (tokenizer.vocab_size, tokenizer.encode)}
     for label, name in OTHERS.items():
         encoding = fetch(name)
@@ -109,7 +115,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{kind:<16}" + "".join(f"{results[label][kind]:>9.2f}" for label in rows))
     speed = encode_speed(tokenizer)
     log.write(stage="tok_eval", tokenizer="ours", hash=tokenizer.hash, encode_mb_per_second=round(speed, 1))
-    print(f"encodes {speed:.1f} MB/s a thread")
+    print(f"encodes {speed:.1f} MB/s per thread")
 
 
 if __name__ == "__main__":

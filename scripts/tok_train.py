@@ -13,11 +13,11 @@ import time
 from collections.abc import Iterable, Iterator
 
 from nanochat import dataset
-from nanochat.common import RunLog, base_dir, die
+from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
-SAMPLES = (                                             # what must survive, beside the first documents
+SAMPLES = (                                             # round trips that are tried, beside documents
     "Don't stop: it's 1,234.5 km — “naïve café”, Ünïcödé.\r\n\r\n\t  indented   \n",
     "def f(x):\n    return x**2 if x else None  # ok\n",
     "日本語のテキスト, русский текст, نص عربي, हिन्दी, 👩‍👩‍👧‍👦 🇩🇪 🙂",
@@ -28,7 +28,8 @@ SAMPLES = (                                             # what must survive, bes
 
 class Excerpt:
     """
-    The first `doc_cap` characters of every text, `max_chars` together. Keeps count, and the first few texts.
+    The first `doc_cap` characters of every text, at most `max_chars` in all. It counts what it has given out
+    and keeps the first few texts.
     """
 
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
@@ -49,7 +50,10 @@ class Excerpt:
 
 
 class Progress:
-    """One line on a terminal, rewritten a few times a second; silent elsewhere. Remembers the bytes read."""
+    """
+    One line on a terminal, rewritten a few times per second; silent elsewhere. Remembers how many bytes were
+    read, and when.
+    """
 
     def __init__(self):
         self.bytes = 0
@@ -62,16 +66,21 @@ class Progress:
         if sys.stderr.isatty() and now - self._shown > 0.2:
             self._shown = now
             seconds = now - self._start
-            state = f"{done / 1e6:,.0f} MB read" if phase == "count" else f"{done:,} of {total:,} merges"
+            if phase == "count":
+                state = f"{done / 1e6:,.0f} MB read"
+            else:
+                state = f"{done:,} of {total:,} merges"
             print(f"\rtokenizer: {state}, {seconds:.1f} s ", end="", file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = new_parser(__doc__)
     dataset.add_arguments(parser)
-    parser.add_argument("--vocab-size", type=int, default=32768, help=f"with the {SMALLEST} bytes and specials")
+    parser.add_argument("--vocab-size", type=int, default=32768,
+                        help=f"number of tokens, the {SMALLEST} bytes and specials included")
     parser.add_argument("--max-chars", type=int, default=2_000_000_000, help="characters to read, at most")
-    parser.add_argument("--doc-cap", type=int, default=10_000, help="characters to read of a document, at most")
+    parser.add_argument("--doc-cap", type=int, default=10_000,
+                        help="characters to read per document, at most")
     return parser
 
 
@@ -85,7 +94,8 @@ def main(args: argparse.Namespace) -> None:
     data = dataset.prepare(**dataset.choose(args))
 
     start = time.perf_counter()
-    excerpt, progress = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap), Progress()
+    excerpt = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap)
+    progress = Progress()
     tokenizer = Tokenizer.train(excerpt, args.vocab_size, progress)
     seconds = time.perf_counter() - start
     if sys.stderr.isatty():
@@ -94,20 +104,24 @@ def main(args: argparse.Namespace) -> None:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
 
     for sample in (*SAMPLES, *excerpt.samples):
-        assert tokenizer.decode(tokenizer.encode(sample)) == sample, f"changed by a round trip: {sample[:80]!r}"
+        again = tokenizer.decode(tokenizer.encode(sample))
+        assert again == sample, f"changed by a round trip: {sample[:80]!r}"
     tokenizer.save()
     megabytes = progress.bytes / 1e6
     print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
           f"{excerpt.documents:,} documents of {data.name}")
-    print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {base_dir() / 'tokenizer'}")
+    folder = base_dir() / "tokenizer"
+    print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
 
     lengths = [length for length in tokenizer.token_bytes() if length]
-    RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").write(
-        stage="tok_train", data=data.name, documents=excerpt.documents, chars=excerpt.chars, bytes=progress.bytes,
-        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash, seconds=round(seconds, 3),
-        count_seconds=round(progress.counted - start, 3), mb_per_second=round(megabytes / seconds, 1),
+    RunLog(folder / "tok_train.jsonl").write(
+        stage="tok_train", data=data.name,
+        documents=excerpt.documents, chars=excerpt.chars, bytes=progress.bytes,
+        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
+        seconds=round(seconds, 3), count_seconds=round(progress.counted - start, 3),
+        mb_per_second=round(megabytes / seconds, 1),
         mean_token_bytes=round(sum(lengths) / len(lengths), 3), max_token_bytes=max(lengths),
     )
 

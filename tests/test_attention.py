@@ -17,7 +17,8 @@ def naive(q, k, v, window):
     return torch.einsum("bhts,bshd->bthd", scores.softmax(-1), v)
 
 
-@pytest.mark.parametrize("T, window", [(1, 128), (64, 0), (130, 1), (200, 64), (200, 65), (300, 128), (129, 128), (128, 999)])
+@pytest.mark.parametrize("T, window", [(1, 128), (64, 0), (130, 1), (200, 64), (200, 65),
+                                       (300, 128), (129, 128), (128, 999)])
 @pytest.mark.parametrize("heads, kv_heads", [(2, 2), (4, 2)])
 def test_attention_and_its_gradients_match_an_explicit_mask(T, window, heads, kv_heads):
     generator = torch.Generator().manual_seed(T)
@@ -26,16 +27,22 @@ def test_attention_and_its_gradients_match_an_explicit_mask(T, window, heads, kv
     weights = torch.randn(2, T, heads, 8, generator=generator)
     ours, theirs = attend(q, k, v, window), naive(q, k, v, window)
     torch.testing.assert_close(ours, theirs, atol=1e-5, rtol=1e-4)
-    for a, b in zip(torch.autograd.grad((ours * weights).sum(), (q, k, v)),
-                    torch.autograd.grad((theirs * weights).sum(), (q, k, v))):
-        torch.testing.assert_close(a, b, atol=1e-5, rtol=1e-4)
+    found = torch.autograd.grad((ours * weights).sum(), (q, k, v))
+    expected = torch.autograd.grad((theirs * weights).sum(), (q, k, v))
+    for gradient, wanted in zip(found, expected):
+        torch.testing.assert_close(gradient, wanted, atol=1e-5, rtol=1e-4)
 
 
 def test_windowed_attention_makes_no_quadratic_mask(monkeypatch):
     """No mask that a windowed layer builds is larger than a block of queries times the keys it sees."""
     import nanochat.attention as attention
     sizes, build = [], attention._band
-    monkeypatch.setattr(attention, "_band", lambda *a: sizes.append((len(a[0]), len(a[1]))) or build(*a))
+
+    def record(queries, keys, *rest):
+        sizes.append((len(queries), len(keys)))
+        return build(queries, keys, *rest)
+
+    monkeypatch.setattr(attention, "_band", record)
     x = torch.randn(1, 1024, 1, 8)
     attend(x, x, x, 64)
     assert len(sizes) == 16 and max(queries * keys for queries, keys in sizes) <= 64 * 128

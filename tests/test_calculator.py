@@ -1,3 +1,5 @@
+"""The calculator against Python's own arithmetic, and that nothing but bounded arithmetic gets through."""
+
 import ast
 import warnings
 from fractions import Fraction
@@ -10,10 +12,10 @@ from nanochat.calculator import evaluate
 
 
 @pytest.mark.parametrize("expression, answer", [
-    ("2+3*4", "14"), ("(2+3)*4", "20"), ("10/2", "5"), ("1/3", "0.333333"), ("0.1+0.2", "0.3"), ("7//2", "3"),
-    ("7%4", "3"), ("2**10", "1024"), ("2**-1", "0.5"), ("-3--3", "0"), ("+5", "5"), ("-0.0", "0"), ("1e3", "1000"),
-    ("1,000", "1000"), ("1,234,567+1", "1234568"), ("12.50*4", "50"), ("1234567/2", "617283.5"), (" 3 + 4 ", "7"),
-    ("0.00001/2", "5e-06"), ("2**100", str(2**100)),
+    ("2+3*4", "14"), ("(2+3)*4", "20"), ("10/2", "5"), ("1/3", "0.333333"), ("0.1+0.2", "0.3"),
+    ("7//2", "3"), ("7%4", "3"), ("2**10", "1024"), ("2**-1", "0.5"), ("-3--3", "0"), ("+5", "5"),
+    ("-0.0", "0"), ("1e3", "1000"), ("1,000", "1000"), ("1,234,567+1", "1234568"), ("12.50*4", "50"),
+    ("1234567/2", "617283.5"), (" 3 + 4 ", "7"), ("0.00001/2", "5e-06"), ("2**100", str(2**100)),
 ])
 def test_arithmetic_comes_out_as_the_training_data_writes_it(expression, answer):
     assert evaluate(expression) == answer
@@ -22,8 +24,7 @@ def test_arithmetic_comes_out_as_the_training_data_writes_it(expression, answer)
 @pytest.mark.parametrize("expression, answer", [
     ('"a,b,c".count(",")', "2"), ('"filename".count("e")', "2"), ("'strawberry'.count('r')", "3"),
     ('"1,000".count(",")', "1"), ('"it\'s".count("s")', "1"), ('"aa".count("a") + 1,000', "1002"),
-    ('"".count("x")', "0"),
-    ('"naïve".count("ï")', "1"), ('"import os".count("o")', "2"),
+    ('"".count("x")', "0"), ('"naïve".count("ï")', "1"), ('"import os".count("o")', "2"),
 ])
 def test_letters_are_counted_in_the_text_as_written(expression, answer):
     assert evaluate(expression) == answer
@@ -31,12 +32,10 @@ def test_letters_are_counted_in_the_text_as_written(expression, answer):
 
 @pytest.mark.parametrize("expression", [
     "", " ", "1/0", "0**-1", "1,00", "1,2", "0.1,000", "(1", "1+", "abc", "__import__('os')", "1 if 1 else 2",
-    "True", "1j",
-    "(-1)**0.5", "9**9**9", "2**100000", "1e308*10", "10**400", "'a'*9", "'a'+'b'", "'a'", "'a'.count(1)",
-    "'a'.upper()",
-    "'a'.count('a', 0)", "'a'.count", "[1]", "1<2", "f'{1}'", "'\\x41'.count('A')", "1\n+1", "1" * 300,
-    "(" * 120 + "1",
-    "-" * 257 + "1", "\0", "٣+١", "x:=1", "lambda: 1", "5()", "2e", "1_",
+    "True", "1j", "(-1)**0.5", "9**9**9", "2**100000", "1e308*10", "10**400", "'a'*9", "'a'+'b'", "'a'",
+    "'a'.count(1)", "'a'.upper()", "'a'.count('a', 0)", "'a'.count", "'\\x41'.count('A')", "[1]", "1<2",
+    "f'{1}'", "1\n+1", "1" * 300, "(" * 120 + "1", "-" * 257 + "1", "\0", "٣+١", "x:=1", "lambda: 1", "5()",
+    "2e", "1_",
 ])
 def test_what_is_no_bounded_expression_is_invalid(expression):
     assert evaluate(expression) is None
@@ -48,19 +47,20 @@ def test_deep_nesting_and_long_chains_come_back_at_once():
     assert evaluate("+".join(["1"] * 128)) == "128"
 
 
-numbers = st.integers(0, 10**6) | st.fractions(0, 100, max_denominator=100).map(lambda f: round(float(f), 2))
+cents = st.fractions(0, 100, max_denominator=100).map(lambda fraction: round(float(fraction), 2))
+numbers = st.integers(0, 10**6) | cents
 
 
 @given(st.lists(numbers, min_size=1, max_size=6), st.lists(st.sampled_from("+-*"), min_size=5, max_size=5))
 def test_results_agree_with_exact_fractions(values, operators):
     expression = str(values[0]) + "".join(f" {op} {value}" for op, value in zip(operators, values[1:]))
-    exact = eval(expression.replace(" ", ""), {}, {}) if all(isinstance(v, int) for v in values) else None
     result = evaluate(expression)
-    if exact is not None:
-        assert result == str(exact)
+    if all(isinstance(value, int) for value in values):
+        assert result == str(eval(expression))
     else:
-        code = "".join(f"Fraction('{t}')" if t not in "+-*" else t for t in expression.split())
-        assert abs(Fraction(result) - eval(code)) <= abs(eval(code)) * Fraction(1, 10**5) + Fraction(1, 10**6)
+        parts = [part if part in "+-*" else f"Fraction('{part}')" for part in expression.split()]
+        exact = eval("".join(parts))
+        assert abs(Fraction(result) - exact) <= abs(exact) * Fraction(1, 10**5) + Fraction(1, 10**6)
 
 
 @given(st.text(max_size=60) | st.text(alphabet="0123456789eE.,_+-*/%()'\" coun\\", max_size=60))

@@ -1,3 +1,5 @@
+"""The engine against uncached forward passes, textbook sampling and the rendering of training data."""
+
 import functools
 import math
 from collections import Counter
@@ -53,7 +55,7 @@ def model(script: dict[int, int] | None = None, heads: int = 2) -> Steered:
     net = Steered(shape)
     generator = torch.Generator().manual_seed(7)
     with torch.no_grad():
-        for parameter in net.parameters():              # the real initialisation is the identity: nothing to see
+        for parameter in net.parameters():              # as initialised, every block is the identity
             parameter.normal_(0, 0.4, generator=generator)
     net.script = script or {}
     return net.eval()
@@ -61,8 +63,9 @@ def model(script: dict[int, int] | None = None, heads: int = 2) -> Steered:
 
 def spell(start: int, *pieces: str) -> dict[int, int]:
     """A script that writes the pieces (texts or names of specials) from position `start` on."""
-    ids = [i for piece in pieces for i in ([tokenizer().special(piece)] if piece in SPECIAL_TOKENS
-                                           else tokenizer().encode(piece))]
+    ids = []
+    for piece in pieces:
+        ids += [tokenizer().special(piece)] if piece in SPECIAL_TOKENS else tokenizer().encode(piece)
     return dict(enumerate(ids, start))
 
 
@@ -85,17 +88,19 @@ TOOL_SCRIPT = ("a", "<|python_start|>", "3*4", "<|python_end|>")
 
 
 def test_every_token_is_the_likeliest_by_an_uncached_forward_pass():
+    start, end = tokenizer().special("<|python_start|>"), tokenizer().special("<|python_end|>")
     net = model(spell(20, *TOOL_SCRIPT) | spell(60, "<|python_start|>", "1/0", "<|python_end|>"))
-    prompts = [prompt("x" * n) for n in (0, 3, 3, 12, 18, 100, 140)] + [prompt(t) for t in ("hello", "abc", "xyz")]
-    for completion, ids in zip(Engine(net, tokenizer(), max_batch=4).generate(prompts, GREEDY), prompts):
+    prompts = [prompt("x" * n) for n in (0, 3, 3, 12, 18, 100, 140)]
+    prompts += [prompt(text) for text in ("hello", "abc", "xyz")]
+    completions = Engine(net, tokenizer(), max_batch=4).generate(prompts, GREEDY)
+    for completion, ids in zip(completions, prompts):
         logits = net.uncached((ids + completion.ids)[:CONTEXT])
         in_tool = False
         for i, (token, sampled) in enumerate(zip(completion.ids, completion.sampled)):
             if sampled:
                 assert token == int(legal(logits[len(ids) + i - 1], in_tool).argmax())
-                in_tool = token == tokenizer().special("<|python_start|>") or (
-                    in_tool and token != tokenizer().special("<|python_end|>"))
-    assert any(not all(completion.sampled) for completion in Engine(net, tokenizer()).generate(prompts, GREEDY))
+                in_tool = token == start or (in_tool and token != end)
+    assert any(not all(completion.sampled) for completion in completions)
 
 
 @pytest.mark.parametrize("expression, output", [
@@ -113,57 +118,65 @@ def test_a_tool_call_is_answered_in_the_format_of_the_training_data(expression, 
     expected, mask = render_conversation(tokenizer(), conversation)
     assert completion.parts == answer and completion.text == "So: yes" and completion.finish_reason == "stop"
     assert ids + completion.ids == expected
-    assert completion.sampled == [bool(m) for m in mask[len(ids):]]
-    conversation["messages"][1]["content"] = completion.parts                # the next turn shows the same tokens
+    assert completion.sampled == [bool(trained) for trained in mask[len(ids):]]
+    conversation["messages"][1]["content"] = completion.parts           # the next turn shows the same tokens
     following = {"messages": conversation["messages"] + [{"role": "user", "content": "And?"}]}
     assert render_prompt(tokenizer(), following)[:len(expected)] == expected
 
 
 def test_a_seeded_answer_does_not_depend_on_its_neighbours():
     net, texts = model(spell(30, *TOOL_SCRIPT)), ["", "a", "bb", "cc", "longer than the others"]
-    settings = [SamplingParams(0.9, top_k=20, seed=1, max_tokens=50), SamplingParams(1.2, seed=2, max_tokens=30),
-                GREEDY, SamplingParams(1.0, top_p=0.8, seed=3, max_tokens=60),
+    settings = [SamplingParams(0.9, top_k=20, seed=1, max_tokens=50),
+                SamplingParams(1.2, seed=2, max_tokens=30),
+                GREEDY,
+                SamplingParams(1.0, top_p=0.8, seed=3, max_tokens=60),
                 SamplingParams(1.1, top_k=9, top_p=0.9, seed=4)]
-    alone = [Engine(net, tokenizer()).generate([prompt(t)], p)[0] for t, p in zip(texts, settings)]
-    together = Engine(net, tokenizer()).generate([prompt(t) for t in texts], settings)
-    assert [c.ids for c in together] == [c.ids for c in alone]
+    alone = [Engine(net, tokenizer()).generate([prompt(text)], params)[0].ids
+             for text, params in zip(texts, settings)]
+    together = Engine(net, tokenizer()).generate([prompt(text) for text in texts], settings)
+    assert [completion.ids for completion in together] == alone
     engine, requests = Engine(net, tokenizer(), max_batch=3), []
-    for delay, (text, params) in enumerate(zip(texts, settings)):            # joining while others are under way
+    for delay, (text, params) in enumerate(zip(texts, settings)):       # joining while others are under way
         requests.append(engine.submit(prompt(text), params))
         requests.append(engine.submit(prompt("cancelled")))
         for _ in range(delay * 5):
             engine.step()
         engine.cancel(requests[-1])
     run(engine)
-    assert [r.completion().ids for r in requests[::2]] == [c.ids for c in alone]
+    assert [request.completion().ids for request in requests[::2]] == alone
 
 
 def test_equal_prompts_are_answered_independently_with_and_without_a_seed():
     engine = Engine(model(), tokenizer(), max_batch=16)
     for seed in (None, 5):
         answers = engine.generate([prompt("same")] * 12, SamplingParams(1.0, max_tokens=12, seed=seed))
-        assert len({tuple(a.ids) for a in answers}) == 12 and len({a.ids[0] for a in answers}) > 1
+        ids = [answer.ids for answer in answers]
+        assert len(set(map(tuple, ids))) == 12 and len({first for first, *_ in ids}) > 1
     again = engine.generate([prompt("same")] * 12, SamplingParams(1.0, max_tokens=12, seed=5))
-    assert [a.ids for a in again] == [a.ids for a in answers]
-    fresh = [engine.generate([prompt("same")], SamplingParams(1.0, max_tokens=12))[0].ids for _ in range(2)]
-    assert fresh[0] != fresh[1]
+    assert [answer.ids for answer in again] == ids
+    one, two = (engine.generate([prompt("same")], SamplingParams(1.0, max_tokens=12))[0] for _ in range(2))
+    assert one.ids != two.ids
 
 
 def test_the_sign_of_a_seed_matters():
     engine = Engine(model(), tokenizer())
-    a, b = (engine.generate([prompt("x")], SamplingParams(seed=s, max_tokens=12))[0].ids for s in (1, -1))
-    assert a != b
+    one, minus_one = (engine.generate([prompt("x")], SamplingParams(seed=seed, max_tokens=12))[0]
+                      for seed in (1, -1))
+    assert one.ids != minus_one.ids
 
 
-def likely(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: float | None) -> dict[int, float]:
+def likely(logits: torch.Tensor, temperature: float, top_k: int | None,
+           top_p: float | None) -> dict[int, float]:
     """Textbook probabilities, one token at a time."""
-    weights = sorted(((math.exp(z / temperature), i) for i, z in enumerate(logits.tolist())), reverse=True)[:top_k]
-    total, kept, so_far = sum(w for w, _ in weights), [], 0.0
-    for weight, i in weights:
+    weights = [math.exp(logit / temperature) for logit in logits.tolist()]
+    ranked = sorted(range(len(weights)), key=lambda i: (weights[i], i), reverse=True)[:top_k]
+    total, kept, so_far = sum(weights[i] for i in ranked), [], 0.0
+    for i in ranked:
         if top_p is None or so_far < top_p:
-            kept.append((weight, i))
-        so_far += weight / total
-    return {i: w / sum(w for w, _ in kept) for w, i in kept}
+            kept.append(i)
+        so_far += weights[i] / total
+    total = sum(weights[i] for i in kept)
+    return {i: weights[i] / total for i in kept}
 
 
 @pytest.mark.parametrize("temperature, top_k, top_p", [
@@ -172,7 +185,8 @@ def likely(logits: torch.Tensor, temperature: float, top_k: int | None, top_p: f
 def test_tokens_are_drawn_with_the_textbook_probabilities(temperature, top_k, top_p):
     net, n = model(), 3000
     params = SamplingParams(temperature, top_k, top_p, max_tokens=1, seed=11)
-    first = Counter(c.ids[0] for c in Engine(net, tokenizer(), max_batch=n).generate([prompt("go")] * n, params))
+    completions = Engine(net, tokenizer(), max_batch=n).generate([prompt("go")] * n, params)
+    first = Counter(completion.ids[0] for completion in completions)
     expected = likely(legal(net.uncached(prompt("go"))[-1], False), temperature, top_k, top_p)
     assert set(first) <= set(expected)
     for token, p in expected.items():
@@ -207,13 +221,14 @@ def test_streamed_pieces_add_up_to_the_decoded_answer():
         done = request.completion()
         assert done.ids == engine.generate([prompt("abc")], request.params)[0].ids
         for kind in ("text", "python", "python_output"):
-            decoded = "".join(p["text"] for p in done.parts if p["type"] == kind)
-            assert "".join(t for k, t in pieces if k == kind) == decoded
+            decoded = "".join(part["text"] for part in done.parts if part["type"] == kind)
+            assert "".join(text for piece_kind, text in pieces if piece_kind == kind) == decoded
         body = done.ids[:-1] if done.finish_reason == "stop" else done.ids
         everything = "".join(text for _, text in pieces)
         assert everything.startswith("Né€2**532")
         plain = tokenizer().decode([i for i in body if tokenizer().token_bytes()[i]])
-        assert everything.replace("\ufffd", "") == plain.replace("\ufffd", "")   # markers may part a character
+        # A marker may stand inside a character, which then shows as U+FFFD in one of the two alone.
+        assert everything.replace("\ufffd", "") == plain.replace("\ufffd", "")
 
 
 def test_markers_that_make_no_sense_are_never_sampled():
@@ -222,21 +237,24 @@ def test_markers_that_make_no_sense_are_never_sampled():
     specials = {tokenizer().special(name): name for name in SPECIAL_TOKENS}
     for answer in answers:
         in_tool = False
-        for name in (specials[i] for i, s in zip(answer.ids, answer.sampled) if s and i in specials):
+        drawn = [token for token, sampled in zip(answer.ids, answer.sampled) if sampled]
+        for name in (specials[token] for token in drawn if token in specials):
             assert name not in NEVER_SAMPLED and name != ("<|python_start|>" if in_tool else "<|python_end|>")
             in_tool = name == "<|python_start|>"
 
 
 def test_finished_rows_cost_nothing_and_equal_prompts_are_read_once():
     net = model()
-    answers = Engine(net, tokenizer()).generate([prompt("abc")] * 3 + [prompt("defg")] * 2,
-                                                [SamplingParams(seed=1, max_tokens=m) for m in (2, 40, 9, 1, 25)])
+    prompts = [prompt("abc")] * 3 + [prompt("defg")] * 2
+    settings = [SamplingParams(seed=1, max_tokens=most) for most in (2, 40, 9, 1, 25)]
+    answers = Engine(net, tokenizer()).generate(prompts, settings)
     assert net.fed == 4 + 5 + sum(len(answer.ids) - 1 for answer in answers)
 
 
 def test_leaving_a_stream_frees_its_slot():
     engine = Engine(model(), tokenizer(), max_batch=1)
-    request, waiting = engine.submit(prompt("a"), SamplingParams(seed=3)), engine.submit(prompt("b"), GREEDY)
+    request = engine.submit(prompt("a"), SamplingParams(seed=3))
+    waiting = engine.submit(prompt("b"), GREEDY)
     stream = engine.stream(request)
     next(stream)
     stream.close()

@@ -18,11 +18,14 @@ def tokenizer():
 
 
 def blank_model(tokenizer) -> GPT:
-    return GPT(make_shape(2, tokenizer.vocab_size, head_dim=8, aspect_ratio=4, sequence_len=128)).init_weights()
+    shape = make_shape(2, tokenizer.vocab_size, head_dim=8, aspect_ratio=4, sequence_len=128)
+    return GPT(shape).init_weights()
 
 
 def test_bits_per_byte_of_a_uniform_model_is_log2_vocab_per_token(tokenizer):
-    """A blank model spends log2(V) bits on every token; specials and ignored targets count neither bits nor bytes."""
+    """
+    A blank model spends log2(V) bits on every token; specials and ignored targets add neither bits nor bytes.
+    """
     model = blank_model(tokenizer)
     with torch.no_grad():
         model.unembedding.zero_()
@@ -56,9 +59,15 @@ def test_a_model_without_numbers_is_an_error_not_an_answer(tokenizer):
 
 def test_replies_reach_the_judge_beside_their_own_question(tokenizer):
     engine = Engine(blank_model(tokenizer), tokenizer, max_batch=4)
-    questions = [{"conversation": {"messages": [{"role": "user", "content": "x" * i}]}, "i": i} for i in range(9)]
+    questions = [{"conversation": {"messages": [{"role": "user", "content": "x" * i}]}, "number": i}
+                 for i in range(9)]
     seen = []
-    verdicts, replies = reply_verdicts(engine, questions, lambda q, reply: seen.append((q["i"], reply)) or q["i"] % 2 == 0, 5)
+
+    def is_even(question: dict, reply: str) -> bool:
+        seen.append((question["number"], reply))
+        return question["number"] % 2 == 0
+
+    verdicts, replies = reply_verdicts(engine, questions, is_even, max_tokens=5)
     assert verdicts == [i % 2 == 0 for i in range(9)] and seen == list(enumerate(replies))
 
 

@@ -1,4 +1,4 @@
-"""The model against an independent, naive one written from the formulas; its cache against its own full pass."""
+"""The model against a naive one, written from the formulas alone; its cache against its own full pass."""
 
 import math
 
@@ -20,7 +20,8 @@ def random_model(depth=4, vocab=97, seed=1, **options) -> GPT:
     generator = torch.Generator().manual_seed(seed)
     with torch.no_grad():
         for p in model.parameters():
-            p.add_(0.3 * (p.std() if p.numel() > 1 else p.abs()).clamp(min=0.05) * torch.randn(p.shape, generator=generator))
+            size = p.std() if p.numel() > 1 else p.abs()
+            p.add_(0.3 * size.clamp(min=0.05) * torch.randn(p.shape, generator=generator))
     return model
 
 
@@ -44,20 +45,22 @@ def naive_logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
         return norm(out) * 1.2
 
     for i in range(L):
-        block = lambda name, i=i: w[f"blocks.{i}.{'mlp' if name in ('up', 'down') else 'attention'}.{name}.weight"]
+        attention = {name: w[f"blocks.{i}.attention.{name}.weight"] for name in ("q", "k", "v", "o")}
+        up, down = w[f"blocks.{i}.mlp.up.weight"], w[f"blocks.{i}.mlp.down.weight"]
         x = w["residual"][i] * x + w["input"][i] * x0
         u = norm(x)
-        q, k, v = ((u @ block(name).T).view(T, -1, D) for name in "qkv")
+        q, k, v = ((u @ attention[name].T).view(T, -1, D) for name in ("q", "k", "v"))
         q = torch.stack([torch.stack([turn(q[t, h], t) for h in range(q.size(1))]) for t in range(T)])
         k = torch.stack([torch.stack([turn(k[t, h], t) for h in range(k.size(1))]) for t in range(T)])
-        if shape.key_offset:                                          # frequencies D/4 .. D/2 look one token back
+        if shape.key_offset:                            # frequencies D/4 .. D/2 look one token back
             slow = [j + half for j in range(D // 4, D // 2) for half in (0, D // 2)]
             k[1:, :, slow], k[0, :, slow] = k[:-1, :, slow].clone(), 0
         if i % 2 == (L - 1) % 2:
-            gate = 3 * torch.sigmoid(u[:, :shape.gate_channels] @ block("gate").T)
+            gate = 3 * torch.sigmoid(u[:, :shape.gate_channels] @ w[f"blocks.{i}.attention.gate.weight"].T)
             table = shape.value_layers.index(i)
             width = v.size(1) * D
-            v = v + gate[..., None] * w["value_embedding"][idx, table * width:(table + 1) * width].view_as(v)
+            values = w["value_embedding"][idx, table * width:(table + 1) * width].view_as(v)
+            v = v + gate[..., None] * values
         y = torch.zeros(T, H, D, dtype=torch.float64)
         for h in range(H):
             kv = h // (H // k.size(1))
@@ -65,18 +68,19 @@ def naive_logits(model: GPT, idx: torch.Tensor) -> torch.Tensor:
                 first = max(0, t - shape.windows[i])
                 p = torch.softmax(k[first:t + 1, kv] @ q[t, h] / math.sqrt(D), 0)
                 y[t, h] = p @ v[first:t + 1, kv]
-        x = x + y.reshape(T, -1) @ block("o").T
-        x = x + torch.relu(norm(x) @ block("up").T).square() @ block("down").T
+        x = x + y.reshape(T, -1) @ attention["o"].T
+        x = x + torch.relu(norm(x) @ up.T).square() @ down.T
         if i == L // 2:
             middle = x.clone()
     z = norm(x - w["backout"] * middle) @ w["unembedding"].T
     return (15 * torch.tanh(z / 15))[:, :shape.vocab_size]
 
 
-@pytest.mark.parametrize("options", [{}, {"depth": 3}, {"n_kv_head": 1}, {"window_pattern": "L"}, {"key_offset": True}])
+@pytest.mark.parametrize("options", [{}, {"depth": 3}, {"n_kv_head": 1}, {"window_pattern": "L"},
+                                     {"key_offset": True}])
 def test_forward_matches_a_naive_model(options):
     model = random_model(**options)
-    idx = torch.randint(0, 97, (140,), generator=torch.Generator().manual_seed(3))      # longer than a window of 128
+    idx = torch.randint(0, 97, (140,), generator=torch.Generator().manual_seed(3))      # a window has 128
     torch.testing.assert_close(model(idx[None])[0].double(), naive_logits(model, idx), atol=2e-4, rtol=1e-3)
 
 
@@ -108,7 +112,8 @@ def test_a_batch_without_targets_has_no_loss_and_no_nan():
     model = random_model()
     loss = model(torch.zeros(1, 8, dtype=torch.int32), torch.full((1, 8), -1))
     loss.backward()
-    assert loss.item() == 0 and all(torch.isfinite(p.grad).all() for p in model.parameters() if p.grad is not None)
+    gradients = [p.grad for p in model.parameters() if p.grad is not None]
+    assert loss.item() == 0 and all(torch.isfinite(gradient).all() for gradient in gradients)
 
 
 def test_initialisation_touches_every_weight_and_starts_at_the_uniform_distribution():
@@ -120,13 +125,14 @@ def test_initialisation_touches_every_weight_and_starts_at_the_uniform_distribut
     assert all(torch.isfinite(p).all() for p in model.parameters())
     idx = torch.randint(0, 1000, (2, 64))
     assert model(idx, idx).item() == pytest.approx(math.log(1000), abs=0.01)
-    assert all((block.attention.o.weight == 0).all() and (block.mlp.down.weight == 0).all() for block in model.blocks)
+    last_matrices = [w for block in model.blocks for w in (block.attention.o.weight, block.mlp.down.weight)]
+    assert not any(w.any() for w in last_matrices)      # every block starts as the identity
 
 
 def test_a_seed_is_a_model():
-    a, b, c = (GPT(make_shape(2, 100)).init_weights(seed) for seed in (7, 7, 8))
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
-    assert not torch.equal(a.embedding, c.embedding)
+    one, same, other = (GPT(make_shape(2, 100)).init_weights(seed) for seed in (7, 7, 8))
+    assert all(map(torch.equal, one.parameters(), same.parameters()))
+    assert not torch.equal(one.embedding, other.embedding)
 
 
 def test_tables_live_in_the_compute_dtype_and_matrices_in_fp32():

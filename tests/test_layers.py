@@ -1,4 +1,4 @@
-"""The rules of the repository that a machine can check: layers, imports without side effects, no cross-imports."""
+"""The repository's rules that a machine can check: layers, imports without side effects, no cross-imports."""
 
 import ast
 import subprocess
@@ -52,7 +52,8 @@ def test_scripts_never_import_each_other(path):
     assert not any(name.split(".")[0] == "scripts" for name in imports(path, top_level=False))
 
 
-@pytest.mark.parametrize("path", [*sources("nanochat"), *sources("tasks"), *sources("scripts")], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", [*sources("nanochat"), *sources("tasks"), *sources("scripts")],
+                         ids=lambda path: path.stem)
 def test_optional_packages_are_imported_where_they_are_used(path):
     allowed = {"fastapi", "uvicorn"} if path.stem == "chat_web" else set()
     assert not {name.split(".")[0] for name in imports(path, top_level=True)} & set(HEAVY) - allowed
@@ -60,12 +61,14 @@ def test_optional_packages_are_imported_where_they_are_used(path):
 
 def test_training_runs_without_the_optional_packages():
     """The training scripts import where wandb, datasets, rustbpe, fastapi and the like are not installed."""
-    block = f"import sys; [sys.modules.__setitem__(name, None) for name in {HEAVY!r}]; "
-    code = block + "import scripts.base_train, scripts.mid_train, scripts.chat_sft, scripts.chat_eval, scripts.chat_cli"
+    code = f"import sys; [sys.modules.__setitem__(name, None) for name in {HEAVY!r}]; "
+    code += "import scripts.base_train, scripts.mid_train, scripts.chat_sft; "
+    code += "import scripts.chat_eval, scripts.chat_cli"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
 
 
 def test_inference_never_loads_the_optimizer_and_imports_write_nothing(base_dir):
-    code = "import sys, nanochat.engine, nanochat.checkpoint, scripts.chat_cli; assert 'nanochat.muon' not in sys.modules"
+    code = "import sys, nanochat.engine, nanochat.checkpoint, scripts.chat_cli; "
+    code += "assert 'nanochat.muon' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], cwd=ROOT, check=True)
     assert not base_dir.exists()

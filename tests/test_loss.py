@@ -19,20 +19,31 @@ def test_chunked_loss_and_gradients_match_whole_logits(tokens, vocab, padded, mo
     logits = 5.0 * torch.tanh((x @ weight.T)[:, :vocab] / 5.0)
     expected = F.cross_entropy(logits, targets, ignore_index=-1, reduction="sum")
     torch.testing.assert_close(total, expected, atol=1e-4, rtol=1e-5)
-    for ours, theirs in zip(torch.autograd.grad(total * 0.5, (x, weight)), torch.autograd.grad(expected * 0.5, (x, weight))):
+    gradients = torch.autograd.grad(total * 0.5, (x, weight))
+    wanted = torch.autograd.grad(expected * 0.5, (x, weight))
+    for ours, theirs in zip(gradients, wanted):
         torch.testing.assert_close(ours, theirs, atol=1e-4, rtol=1e-4)
     each = loss.token_losses(x.detach(), weight.detach(), targets, vocab, 5.0)
-    torch.testing.assert_close(each, F.cross_entropy(logits, targets, ignore_index=-1, reduction="none"), atol=1e-5, rtol=1e-4)
+    expected = F.cross_entropy(logits, targets, ignore_index=-1, reduction="none")
+    torch.testing.assert_close(each, expected, atol=1e-5, rtol=1e-4)
 
 
 def test_whole_logits_never_exist(monkeypatch):
     """The largest tensor that training saves or makes has a chunk's rows, not all tokens'."""
     monkeypatch.setattr(loss, "CHUNK_ELEMENTS", 64 * 1024)
-    seen, original = [], loss._loss_and_gradient
-    monkeypatch.setattr(loss, "_loss_and_gradient", lambda z, *rest: seen.append(z.shape[0]) or original(z, *rest))
+    seen, saved, original = [], [], loss._loss_and_gradient
+
+    def record_rows(z, *rest):
+        seen.append(z.shape[0])
+        return original(z, *rest)
+
+    def record_size(tensor):
+        saved.append(tensor.numel())
+        return tensor
+
+    monkeypatch.setattr(loss, "_loss_and_gradient", record_rows)
     x, weight = torch.randn(1000, 8, requires_grad=True), torch.randn(1024, 8, requires_grad=True)
-    saved = []
-    with torch.autograd.graph.saved_tensors_hooks(lambda t: saved.append(t.numel()) or t, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(record_size, lambda tensor: tensor):
         loss.summed_loss(x, weight, torch.zeros(1000, dtype=torch.long), 1024, 15.0).backward()
     assert sum(seen) == 1000 and max(seen) == 64 and max(saved) == weight.numel()
 

@@ -10,7 +10,7 @@ import torch.distributed as dist
 from nanochat import muon
 from nanochat.dist import World
 from nanochat.gpt import GPT
-from nanochat.muon import ADAM, POLAR_EXPRESS, AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
+from nanochat.muon import AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
 from nanochat.scaling import LearningRates, derive, make_shape
 
 
@@ -42,8 +42,8 @@ def test_orthogonalised_singular_values_are_near_one(m, n):
     u, s, vh = torch.linalg.svd(orthogonalise(x), full_matrices=False)
     assert s.min() > 0.6 and s.max() < 1.3
     exact = torch.linalg.svd(x, full_matrices=False)
-    cosine = torch.nn.functional.cosine_similarity(orthogonalise(x).flatten(1), (exact.U @ exact.Vh).flatten(1))
-    assert cosine.min() > 0.97
+    polar = (exact.U @ exact.Vh).flatten(1)
+    assert torch.nn.functional.cosine_similarity(orthogonalise(x).flatten(1), polar).min() > 0.97
 
 
 def naive_muon(p, grad, buffer, second, lr, momentum, decay):
@@ -54,7 +54,7 @@ def naive_muon(p, grad, buffer, second, lr, momentum, decay):
     norm = x.norm()
     x = torch.stack([row * (norm / math.sqrt(m)) / max(row.norm(), 1e-6) for row in x])
     x = x / (1.01 * x.norm() + 1e-6)
-    for a, b, c in POLAR_EXPRESS:
+    for a, b, c in muon.POLAR_EXPRESS:
         gram = x @ x.T
         x = a * x + b * gram @ x + c * gram @ gram @ x
     x = x * math.sqrt(min(m, n)) / x.norm()
@@ -74,7 +74,8 @@ def test_muon_matches_a_naive_one(m, n):
     state = {}
     for _ in range(5):
         grad = torch.randn(2, m, n, generator=generator)
-        reference = [naive_muon(w, g.double(), b, s, 0.1, 0.9, 0.5) for (w, b, s), g in zip(reference, grad)]
+        reference = [naive_muon(w, gradient.double(), buffer, second, 0.1, 0.9, 0.5)
+                     for (w, buffer, second), gradient in zip(reference, grad)]
         muon_update(p, grad, state, 0.1, 0.9, 0.5)
     torch.testing.assert_close(p.double(), torch.stack([w for w, _, _ in reference]), atol=1e-4, rtol=1e-3)
 
@@ -83,15 +84,16 @@ def test_the_optimizer_updates_every_parameter_with_the_settings_of_its_role():
     model = GPT(make_shape(4, 100, head_dim=8, aspect_ratio=4)).init_weights()
     before = {name: p.detach().clone() for name, p in model.named_parameters()}
     roles = model.param_roles()
-    assert set(roles) == {*ADAM, "matrix"}
+    assert set(roles) == {*muon.ADAM, "matrix"}
     optimizer = MuonAdamW(roles, LearningRates(), weight_decay=0.1)
     for p in model.parameters():
         p.grad = torch.ones_like(p) * torch.randn(p.shape, generator=torch.Generator().manual_seed(0)).abs()
     optimizer.step()
     for name, p in model.named_parameters():
         assert not torch.equal(p, before[name]), name
-    # Adam's first step is the learning rate in every entry, whatever the gradient's size
-    assert (before["embedding"] * (1 - 0.3 * 0.001) - model.embedding).abs().median().item() == pytest.approx(0.3, rel=1e-3)
+    # Adam's first step is the learning rate in every entry, whatever the gradient's size.
+    decayed = before["embedding"] * (1 - 0.3 * 0.001)
+    assert (decayed - model.embedding).abs().median().item() == pytest.approx(0.3, rel=1e-3)
 
 
 def test_a_learning_rate_of_zero_changes_nothing():
@@ -101,28 +103,27 @@ def test_a_learning_rate_of_zero_changes_nothing():
     for p in model.parameters():
         p.grad = torch.randn_like(p)
     optimizer.step(lr=0.0)
-    assert all(torch.equal(p, q) for p, q in zip(model.parameters(), before))
+    assert all(map(torch.equal, model.parameters(), before))
 
 
 def test_saved_state_continues_exactly():
     shape = make_shape(2, 100, head_dim=8, aspect_ratio=4)
-    grads = lambda model, seed: [torch.randn(p.shape, generator=torch.Generator().manual_seed(seed)) for p in model.parameters()]
-    a = GPT(shape).init_weights()
-    one = MuonAdamW(a.param_roles(), LearningRates(), 0.1)
+    model = GPT(shape).init_weights()
+    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1)
 
-    def step(model, optimizer, seed):
-        for p, g in zip(model.parameters(), grads(model, seed)):
-            p.grad = g
+    def take_step(model, optimizer, number):
+        for p, gradient in zip(model.parameters(), gradients(model, number, rank=0)):
+            p.grad = gradient
         optimizer.step(0.5, 0.9, 1.0)
 
-    step(a, one, 1)
-    b = GPT(shape)
-    b.load_state_dict(a.state_dict())
-    two = MuonAdamW(b.param_roles(), LearningRates(), 0.1)
-    two.load_state_dict(one.state_dict())
-    step(a, one, 2)
-    step(b, two, 2)
-    assert all(torch.equal(p, q) for p, q in zip(a.parameters(), b.parameters()))
+    take_step(model, optimizer, 1)
+    restored = GPT(shape)
+    restored.load_state_dict(model.state_dict())
+    restored_optimizer = MuonAdamW(restored.param_roles(), LearningRates(), 0.1)
+    restored_optimizer.load_state_dict(optimizer.state_dict())
+    take_step(model, optimizer, 2)
+    take_step(restored, restored_optimizer, 2)
+    assert all(map(torch.equal, model.parameters(), restored.parameters()))
 
 
 def gradients(model: GPT, step: int, rank: int) -> list[torch.Tensor]:
@@ -144,8 +145,9 @@ def rank_of_two(rank: int, port: int, path: str) -> None:
         for p, grad in zip(model.parameters(), gradients(model, step, rank)):
             p.grad = grad
         optimizer.step(0.1, 0.9, 1.0)
-    torch.save((model.state_dict(), [s["m"].shape[0] for s in optimizer.adam_state if "m" in s and s["m"].ndim == 2]),
-               f"{path}/{rank}.pt")
+    moments = [state["m"] for state in optimizer.adam_state if "m" in state]
+    rows = [moment.shape[0] for moment in moments if moment.ndim == 2]
+    torch.save((model.state_dict(), rows), f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
@@ -159,8 +161,8 @@ def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state
     model = sharded_model()
     optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1)
     for step in range(3):
-        for p, a, b in zip(model.parameters(), gradients(model, step, 0), gradients(model, step, 1)):
-            p.grad = a + b
+        for p, first, second in zip(model.parameters(), gradients(model, step, 0), gradients(model, step, 1)):
+            p.grad = first + second
         optimizer.step(0.1, 0.9, 1.0)
     for name, p in model.state_dict().items():
         torch.testing.assert_close(one[name], two[name], atol=0, rtol=0, msg=name)
@@ -168,10 +170,14 @@ def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state
     assert rows == [model.shape.padded_vocab // 2] * 3
 
 
-# The table of the recipe, as it is written down: role -> (rate, beta1, beta2, weight decay); scaled rates below.
+# The recipe's table, before any scaling: role -> (rate, beta1, beta2, weight decay).
 TABLE = {
-    "unembedding": (.008, .8, .96, .01), "embedding": (.3, .8, .995, .001), "value_embedding": (.15, .8, .995, .01),
-    "residual": (.005, .8, .95, .05), "input": (.5, .96, .95, 0), "smear": (.2, .8, .95, 0),
+    "unembedding": (.008, .8, .96, .01),
+    "embedding": (.3, .8, .995, .001),
+    "value_embedding": (.15, .8, .995, .01),
+    "residual": (.005, .8, .95, .05),
+    "input": (.5, .96, .95, 0),
+    "smear": (.2, .8, .95, 0),
 }
 
 
@@ -195,7 +201,7 @@ def naive_schedule(t, steps):
 
 @pytest.mark.parametrize("steps", [3, 60, 300, 2520])
 def test_optimizer_steps_match_plain_formulas_in_fp64(steps):
-    """Every role with its own rate, betas and decay, on the recipe's schedule: first, middle and last steps of a run."""
+    """Every role with its own rate, betas and decay, at the first, middle and last step of the schedule."""
     plan = derive(2, 100, head_dim=8, aspect_ratio=4, num_iterations=steps)
     batch, width = (plan.batch_tokens / 2 ** 19) ** .5, (plan.shape.n_embd / 768) ** -.5
     model = GPT(plan.shape, torch.float64).init_weights().double()
@@ -208,13 +214,18 @@ def test_optimizer_steps_match_plain_formulas_in_fp64(steps):
             p.grad = torch.randn(p.shape, generator=torch.Generator().manual_seed(99 * t + seed)).double()
             role = role_of(name)
             if role == "matrix":
-                p.grad[0] *= 1e-9                                     # a row that is nearly zero, as at initialisation
-                muon = .02 * batch * lr, momentum, plan.weight_decay * decay
-                expected[name], *memory[name] = naive_muon(expected[name], p.grad, *memory[name], *muon)
+                p.grad[0] *= 1e-9                       # a row that is nearly zero, as at initialisation
+                settings = .02 * batch * lr, momentum, plan.weight_decay * decay
+                naive = naive_muon
             else:
-                rate, *settings = TABLE[role]
-                rate *= lr * (1 if role == "smear" else batch) * (width if "embedding" in role else 1)
-                expected[name], *memory[name] = naive_adam(expected[name], p.grad, *memory[name], count, rate, *settings)
+                rate, *betas_and_decay = TABLE[role]
+                if role != "smear":
+                    rate *= batch
+                if "embedding" in role:
+                    rate *= width
+                settings = count, rate * lr, *betas_and_decay
+                naive = naive_adam
+            expected[name], *memory[name] = naive(expected[name], p.grad, *memory[name], *settings)
         optimizer.step(plan.schedule.lr(t), plan.schedule.momentum(t), plan.schedule.weight_decay(t))
         for name, p in model.named_parameters():
             torch.testing.assert_close(p.data, expected[name], atol=1e-12, rtol=1e-10, msg=name)

@@ -12,7 +12,8 @@ BOS = 0
 def make_documents(lengths: list[int]) -> list[np.ndarray]:
     """<|bos|>, then tokens that name their document and position: every token of all documents is unique."""
     ends = np.cumsum(lengths).tolist()
-    return [np.array([BOS, *range(end - length + 1, end)], dtype=np.int32) for length, end in zip(lengths, ends)]
+    return [np.array([BOS, *range(end - length + 1, end)], dtype=np.int32)
+            for length, end in zip(lengths, ends)]
 
 
 def pack_all(documents: list[np.ndarray], row_len: int, crop: bool) -> list[np.ndarray]:
@@ -103,7 +104,7 @@ def test_no_document_waits_for_more_rows_than_there_are_documents_before_it():
     documents = make_documents([20] + [3] * 50)         # only a row's start has room for the first one
     packer = Packer(20, documents[1:31])
     packer.add(documents[0])
-    for row_number in range(31):
+    for _ in range(31):
         for document in documents[31:]:
             packer.add(document)
         if documents[0][1] in packer.take(crop=True):

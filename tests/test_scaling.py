@@ -48,8 +48,8 @@ def test_batch_follows_the_power_law(depth, log2_batch):
 
 def test_weight_decay_is_that_of_depth_12_there_and_falls_with_the_horizon():
     assert derive(12).weight_decay == pytest.approx(0.28)
-    assert derive(24).weight_decay == pytest.approx(0.28 * math.sqrt(2) * derive(12).shape.scaling_params()
-                                                    / derive(24).shape.scaling_params())
+    shorter = derive(12).shape.scaling_params() / derive(24).shape.scaling_params()
+    assert derive(24).weight_decay == pytest.approx(0.28 * math.sqrt(2) * shorter)
 
 
 @pytest.mark.parametrize("depth", DEPTHS)
@@ -73,8 +73,9 @@ def test_counted_parameters_are_those_of_the_model(depth, options):
 
 def test_horizon_flags_override_in_order():
     assert derive(4, num_iterations=7, target_flops=1e18, ratio=3).num_iterations == 7
-    flops = derive(4, target_flops=1e15)
-    assert abs(flops.total_flops - 1e15) <= flops.batch_tokens * flops.shape.flops_per_token() / 2     # nearest
+    plan = derive(4, target_flops=1e15)
+    flops_per_step = plan.batch_tokens * plan.shape.flops_per_token()
+    assert abs(plan.total_flops - 1e15) <= flops_per_step / 2         # the nearest number of steps
     assert derive(4, ratio=24).num_iterations == pytest.approx(2 * derive(4, ratio=12).num_iterations, abs=1)
 
 

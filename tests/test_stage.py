@@ -4,6 +4,7 @@ import argparse
 import ast
 import builtins
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -29,9 +30,10 @@ def test_what_is_logged_is_what_is_read(base_dir, capsys):
         stage.log(step=1, val_bpb=0.9312)
     records = RunLog(base_dir / "models" / "a" / "base.jsonl").read()
     assert [record.get("event") for record in records] == ["begin", None, "end"]
-    assert records[0]["plan"] == {"depth": 2} and records[0]["argv"] and records[0]["torch"] == torch.__version__
-    assert records[1]["stage"] == "base" and records[1]["step"] == 1 and records[1]["val_bpb"] == 0.9312
-    assert records[2]["peak_memory"] > 2 ** 20 and "val_bpb 0.9312" in capsys.readouterr().out
+    begin, step, end = records
+    assert begin["plan"] == {"depth": 2} and begin["argv"] and begin["torch"] == torch.__version__
+    assert step["stage"] == "base" and step["step"] == 1 and step["val_bpb"] == 0.9312
+    assert end["peak_memory"] > 2 ** 20 and "val_bpb 0.9312" in capsys.readouterr().out
 
 
 def test_a_line_cut_off_by_a_crash_is_skipped(tmp_path):
@@ -59,10 +61,9 @@ def test_a_run_goes_on_without_wandb(monkeypatch, capsys):
 
 
 def test_signal_handlers_are_those_from_before_after_a_stage():
-    import signal
     before = signal.getsignal(signal.SIGINT)
     with open_stage("base", arguments(), "a") as stage:
-        assert signal.getsignal(signal.SIGINT) is before              # an evaluation is stopped by Ctrl-C as ever
+        assert signal.getsignal(signal.SIGINT) is before              # Ctrl-C stops an evaluation as ever
         stage.catch_signals()
         assert signal.getsignal(signal.SIGINT) is not before
     assert signal.getsignal(signal.SIGINT) is before
@@ -92,21 +93,30 @@ def test_a_dtype_that_is_none_is_refused_by_name(monkeypatch, capsys):
     assert stop.value.code == 2 and "NANOCHAT_DTYPE is 'half'" in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("given, spin", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"), ({"OMP_WAIT_POLICY": "active"}, "-")])
+@pytest.mark.parametrize("given, spin", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
+                                         ({"OMP_WAIT_POLICY": "active"}, "-")])
 def test_how_threads_wait_is_set_before_torch_loads_them_unless_the_user_has_said_so(given, spin):
     code = "import os, sys, nanochat; print(os.environ.get('GOMP_SPINCOUNT', '-'), 'torch' in sys.modules)"
-    environment = {key: value for key, value in os.environ.items() if key not in ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")}
-    out = subprocess.run([sys.executable, "-c", code], env=environment | given, capture_output=True, text=True, check=True)
-    assert out.stdout.split() == [spin, "False"]
+    ours = ("GOMP_SPINCOUNT", "OMP_WAIT_POLICY")
+    environment = {key: value for key, value in os.environ.items() if key not in ours} | given
+    printed = subprocess.check_output([sys.executable, "-c", code], env=environment, text=True)
+    assert printed.split() == [spin, "False"]
 
 
-@pytest.mark.parametrize("script", sorted(Path("scripts").glob("[!_]*.py")) + sorted(Path("dev").glob("*.py")), ids=str)
+ENTRY_POINTS = [*sorted(Path("scripts").glob("[!_]*.py")), *sorted(Path("dev").glob("*.py"))]
+
+
+@pytest.mark.parametrize("script", ENTRY_POINTS, ids=str)
 def test_every_entry_point_imports_nanochat_before_torch(script):
     """The first import of either, anywhere in the file: torch alone would load its threads too early."""
-    nodes = [node for node in ast.walk(ast.parse(script.read_text())) if isinstance(node, (ast.Import, ast.ImportFrom))]
-    names = [(node.lineno, name.split(".")[0]) for node in nodes
-             for name in ([node.module] if isinstance(node, ast.ImportFrom) else [alias.name for alias in node.names])]
-    order = [name for _, name in sorted(names) if name in ("torch", "nanochat")]
+    names = []
+    for node in ast.walk(ast.parse(script.read_text())):
+        if isinstance(node, ast.ImportFrom):
+            names.append((node.lineno, node.module))
+        elif isinstance(node, ast.Import):
+            names += [(node.lineno, alias.name) for alias in node.names]
+    packages = [name.split(".")[0] for _, name in sorted(names)]
+    order = [package for package in packages if package in ("torch", "nanochat")]
     assert not order or order[0] == "nanochat"
 
 

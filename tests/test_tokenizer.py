@@ -1,3 +1,5 @@
+"""The tokenizer keeps every text, knows its own files, and its scripts run offline."""
+
 import base64
 import json
 from pathlib import Path
@@ -10,7 +12,8 @@ from hypothesis import strategies as st
 from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, StreamDecoder, Tokenizer
 from scripts import tok_eval, tok_train
 
-TEXTS = ["The quick brown fox isn't quick enough: 1,234 times!\n"] * 3 + ["naïve café, 日本語 日本, 🙂🙂 <|bos|>\n"] * 3
+TEXTS = 3 * ["The quick brown fox isn't quick enough: 1,234 times!\n"]
+TEXTS += 3 * ["naïve café, 日本語 日本, 🙂🙂 <|bos|>\n"]
 TOKENIZER = Tokenizer.train(TEXTS, 400)
 
 pieces = st.sampled_from([*SPECIAL_TOKENS, "<|", "bos", "|>", " ", "a", "é"])
@@ -83,8 +86,8 @@ def test_another_text_or_size_is_another_hash():
 
 def swap_two_ranks(folder):
     lines = (folder / "ranks.tiktoken").read_text().splitlines()
-    a, b = lines[300].split(), lines[301].split()
-    lines[300:302] = [f"{b[0]} {a[1]}", f"{a[0]} {b[1]}"]
+    (token, rank), (next_token, next_rank) = lines[300].split(), lines[301].split()
+    lines[300:302] = [f"{next_token} {rank}", f"{token} {next_rank}"]
     (folder / "ranks.tiktoken").write_text("\n".join(lines) + "\n")
 
 
@@ -133,10 +136,10 @@ def read_log(path: Path) -> list[dict]:
 
 
 def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     def offline(name):
         raise ConnectionError("no network")
 
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
     monkeypatch.setattr(tiktoken, "get_encoding", offline)
     monkeypatch.setattr(tok_eval, "encode_speed", lambda tokenizer: 1.0)
     corpus = write_corpus(tmp_path, [f"{TEXTS[i % 6]} document {i}" for i in range(60)])
@@ -149,7 +152,8 @@ def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, ca
     assert trained["hash"] == tokenizer.hash and trained["documents"] < 60 and trained["mb_per_second"] > 0
     evaluated = read_log(tmp_path / "base/tokenizer/tok_eval.jsonl")
     text = tok_eval.SAMPLES["korean"]
-    assert evaluated[0]["bytes_per_token"]["korean"] == round(len(text.encode()) / len(tokenizer.encode(text)), 3)
+    ratio = len(text.encode()) / len(tokenizer.encode(text))
+    assert evaluated[0]["bytes_per_token"]["korean"] == round(ratio, 3)
 
 
 def test_tok_train_reads_no_more_than_it_is_told(tmp_path, monkeypatch):

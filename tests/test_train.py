@@ -1,4 +1,4 @@
-"""Training end to end at toy size: it learns, ranks and accumulation do not matter, stops and bad steps lose nothing."""
+"""Training end to end at toy size: it learns, however it is split over ranks and whatever interrupts it."""
 
 import math
 import os
@@ -45,8 +45,8 @@ def run(*flags: str) -> list[dict]:
     return log(args.model_tag)
 
 
-def log(tag: str) -> list[dict]:
-    return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / tag / "base.jsonl").read()
+def log(tag: str, stage: str = "base") -> list[dict]:
+    return RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / tag / f"{stage}.jsonl").read()
 
 
 def losses(records: list[dict]) -> list[float]:
@@ -58,9 +58,10 @@ def weights(tag: str) -> dict[str, torch.Tensor]:
 
 
 def test_training_learns_and_bits_per_byte_falls(corpus):
-    records = run(corpus, "--num-iterations=40", "--total-batch-size=256", "--eval-every=20", "--eval-tokens=2000",
-                  "--sample-every=40", "--model-tag=a")
-    assert losses(records)[0] == pytest.approx(math.log(265), rel=0.01) and losses(records)[-1] < 3.0
+    records = run(corpus, "--num-iterations=40", "--total-batch-size=256", "--eval-every=20",
+                  "--eval-tokens=2000", "--sample-every=40", "--model-tag=a")
+    first, *_, last = losses(records)
+    assert first == pytest.approx(math.log(265), rel=0.01) and last < 3.0
     bpb = [record["val_bpb"] for record in records if "val_bpb" in record]
     assert len(bpb) == 2 and bpb[1] < bpb[0] < 8
     assert records[0]["event"] == "begin" and records[0]["plan"]["depth"] == 2 and "samples" in str(records)
@@ -69,27 +70,29 @@ def test_training_learns_and_bits_per_byte_falls(corpus):
 def test_two_ranks_equal_one_rank_with_double_accumulation(corpus, base_dir):
     """torchrun under gloo, two ranks, against this process: the same losses, validation and weights."""
     flags = [corpus, "--num-iterations=6", "--total-batch-size=512", "--eval-every=6", "--eval-tokens=1000",
-             "--device=cpu", "--dtype=float32"]                       # in bfloat16 rounding would hide the rest
-    one = losses(run(*flags, "--model-tag=one"))
-    subprocess.run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m",
-                    "scripts.base_train", "--", *TINY, *flags, "--model-tag=two"],
+             "--device=cpu", "--dtype=float32"]         # bfloat16's rounding would hide other differences
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    expected = losses(run(*flags, "--model-tag=one"))
+    subprocess.run([*torchrun, "-m", "scripts.base_train", "--", *TINY, *flags, "--model-tag=two"],
                    cwd=ROOT, check=True, env={**os.environ, "OMP_NUM_THREADS": "1"})
-    assert losses(log("two")) == pytest.approx(one, rel=1e-4)
+    assert losses(log("two")) == pytest.approx(expected, rel=1e-4)
     bpb = [next(record["val_bpb"] for record in log(tag) if "val_bpb" in record) for tag in ("one", "two")]
     assert bpb[0] == pytest.approx(bpb[1], rel=1e-3)
-    # Muon gives every direction of a gradient the same size, rounding errors of near-empty ones too: compare the whole move
-    one, two = (torch.cat([w.flatten() for w in weights(tag).values()]) for tag in ("one", "two"))
+    # Muon gives every direction of a gradient the same size, mere rounding errors too. So single weights may
+    # differ, and how far all of them together have moved is compared.
     start = GPT(make_shape(2, 265, head_dim=16, aspect_ratio=16, sequence_len=32)).init_weights(42)
-    moved = one - torch.cat([w.flatten() for w in start.state_dict().values()])
-    assert (one - two).norm() < 0.02 * moved.norm()
+    before, one, two = (torch.cat([w.flatten() for w in state.values()])
+                        for state in (start.state_dict(), weights("one"), weights("two")))
+    assert (one - two).norm() < 0.02 * (one - before).norm()
     assert len(list(checkpoint.find("base", "two").glob("optimizer_*.pt"))) == 2
 
 
 def test_the_split_into_micro_batches_keeps_the_first_loss(corpus):
-    """The rows differ with the number of slots, the batch's size does not: the first loss is that of the blank model."""
-    a = losses(run(corpus, "--num-iterations=1", "--total-batch-size=512", "--model-tag=a"))
-    b = losses(run(corpus, "--num-iterations=1", "--total-batch-size=512", "--device-batch-size=8", "--model-tag=b"))
-    assert a == pytest.approx(b, rel=1e-3)
+    """Other rows, as there are fewer slots, but as many of them: the loss is that of the blank model."""
+    flags = [corpus, "--num-iterations=1", "--total-batch-size=512"]
+    more = losses(run(*flags, "--model-tag=a"))
+    fewer = losses(run(*flags, "--device-batch-size=8", "--model-tag=b"))
+    assert more == pytest.approx(fewer, rel=1e-3)
 
 
 def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(corpus):
@@ -100,18 +103,18 @@ def test_a_resumed_run_is_bit_for_bit_the_uninterrupted_one(corpus):
         for file in path.iterdir():
             file.rename(file.with_suffix(".gone"))
     assert losses(run(*flags, "--resume", "--model-tag=cut"))[-5:] == whole[-5:]
-    assert all(torch.equal(a, b) for a, b in zip(weights("whole").values(), weights("cut").values()))
+    assert all(map(torch.equal, weights("whole").values(), weights("cut").values()))
 
 
 def resume_on_another_machine(corpus, monkeypatch, *flags: str) -> list[dict]:
     """Two steps where a trial finds bfloat16 faster, then two more where it finds it slower."""
     monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 4.0)
-    run(corpus, "--num-iterations=4", "--total-batch-size=128", "--save-every=2", "--model-tag=a", "--device=cpu")
+    common_flags = [corpus, "--num-iterations=4", "--total-batch-size=128", "--model-tag=a", "--device=cpu"]
+    run(*common_flags, "--save-every=2")
     shutil.rmtree(checkpoint.newest("base", "a"))
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
-    return run(corpus, "--num-iterations=4", "--total-batch-size=128", "--resume", "--model-tag=a", "--device=cpu",
-               *flags)
+    return run(*common_flags, "--resume", *flags)
 
 
 def test_a_resumed_run_keeps_its_dtype_whatever_a_trial_finds_faster_now(corpus, monkeypatch):
@@ -134,18 +137,16 @@ def test_resuming_in_another_dtype_is_refused(corpus, monkeypatch, by_flag, caps
 
 
 def test_base_eval_reads_the_text_and_dtype_that_the_model_was_trained_with(corpus, monkeypatch):
-    """The default source was resolved here; another machine's default, or another folder to stand in, changes nothing."""
+    """What training chose is in the checkpoint; the defaults of the machine that evaluates do not count."""
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 4.0)
     monkeypatch.setattr(dataset, "default_source", lambda: "almanac")
-    args = base_train.parser().parse_args([*TINY, "--num-iterations=1", "--total-batch-size=128", "--model-tag=a",
-                                           "--almanac-mb=0.1", "--dtype=bfloat16", "--device=cpu"])
-    base_train.main(args)
+    run("--num-iterations=1", "--total-batch-size=128", "--model-tag=a", "--almanac-mb=0.1",
+        "--dtype=bfloat16", "--device=cpu")
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
     monkeypatch.setattr(dataset, "default_source", lambda: "climbmix")
     monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
     base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500", "--device=cpu"]))
-    begun = RunLog(Path(os.environ["NANOCHAT_BASE_DIR"]) / "models" / "a" / "base_eval.jsonl").read()[0]
-    trained = log("a")[0]
+    begun, trained = log("a", "base_eval")[0], log("a")[0]
     assert begun["dtype"] == "bfloat16" and begun["text"] == trained["text"]
     assert begun["text"] == {"source": "almanac", "path": None, "num_shards": 8, "almanac_mb": 0.1}
     assert begun["dataset"] == trained["dataset"] and begun["validation"] == trained["validation"]
@@ -187,37 +188,38 @@ def test_resuming_with_another_tokenizer_is_refused(corpus, capsys):
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_saves_and_leaves_cleanly(corpus, signum, base_dir):
-    process = subprocess.Popen([sys.executable, "-m", "scripts.base_train", *TINY, corpus, "--num-iterations=100000",
-                                "--total-batch-size=128", "--model-tag=s"], cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    command = [sys.executable, "-m", "scripts.base_train", *TINY, corpus, "--num-iterations=100000",
+               "--total-batch-size=128", "--model-tag=s"]
+    process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
     for line in process.stdout:
         if re.match(r"base +\d+/100000", line):
             process.send_signal(signum)
             break
     rest = process.stdout.read()
-    assert process.wait() == 128 + signum, rest                       # so that a script of several stages stops
-    saved = checkpoint.find("base", "s")
-    assert f"saved {saved}" in rest and checkpoint.read_state(saved)["step"] == [r for r in log("s") if "step" in r][-1]["step"]
+    assert process.wait() == 128 + signum, rest         # so that a script of several stages stops
+    saved, steps = checkpoint.find("base", "s"), [record["step"] for record in log("s") if "step" in record]
+    assert f"saved {saved}" in rest and checkpoint.read_state(saved)["step"] == steps[-1]
 
 
 def test_a_step_that_is_not_finite_leaves_the_weights_untouched(corpus, monkeypatch, capsys):
-    """The second step's loss is poisoned: the weights after it are those of one step, and the third goes on."""
-    seen, calls, forward = {}, [0], GPT.forward
+    """The second step's loss is poisoned: the third finds the weights that the second found, and goes on."""
+    seen, forward = [], GPT.forward
 
     def poisoned(self, idx, targets=None, reduction="mean"):
-        calls[0] += 1
-        seen[calls[0]] = self.embedding.detach().clone()
-        return forward(self, idx, targets, reduction) * (float("nan") if calls[0] == 2 else 1.0)
+        seen.append(self.embedding.detach().clone())
+        return forward(self, idx, targets, reduction) * (float("nan") if len(seen) == 2 else 1.0)
 
     monkeypatch.setattr(GPT, "forward", poisoned)
     run(corpus, "--num-iterations=4", "--total-batch-size=128", "--model-tag=nan")
-    assert torch.equal(seen[2], seen[3]) and not torch.equal(seen[3], seen[4])
+    _, second, third, fourth = seen
+    assert torch.equal(second, third) and not torch.equal(third, fourth)
     assert all(torch.isfinite(w).all() for w in weights("nan").values())
     assert "step 2: loss is nan; step skipped" in capsys.readouterr().out
 
 
 def test_a_diverged_run_stops(corpus, monkeypatch):
     forward = GPT.forward
-    monkeypatch.setattr(GPT, "forward", lambda self, *a, **k: forward(self, *a, **k) * float("nan"))
+    monkeypatch.setattr(GPT, "forward", lambda *args, **options: forward(*args, **options) * float("nan"))
     with pytest.raises(SystemExit) as stop:
         run(corpus, "--num-iterations=100", "--total-batch-size=128", "--model-tag=nan")
     assert stop.value.code == 2
@@ -225,9 +227,11 @@ def test_a_diverged_run_stops(corpus, monkeypatch):
 
 def test_steps_are_optimizer_steps_and_due_at_the_right_ones():
     steps = [Step(i, 10, 1.0) for i in range(1, 11)]
-    assert [s.step for s in steps if s.due(4)] == [4, 8, 10] and not any(s.due(0) or s.due(-1) for s in steps)
-    assert [s.step for s in steps if s.due_save(-1)] == [10]
-    assert Step(3, 10, 1.0, interrupted=True).due_save(-1) and not Step(3, 10, 1.0, interrupted=True).due(3)
+    assert [step.step for step in steps if step.due(4)] == [4, 8, 10]
+    assert not any(step.due(0) or step.due(-1) for step in steps)
+    assert [step.step for step in steps if step.due_save(-1)] == [10]
+    interrupted = Step(3, 10, 1.0, interrupted=True)
+    assert interrupted.due_save(-1) and not interrupted.due(3)
 
 
 def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(capsys):
@@ -238,12 +242,12 @@ def test_a_batch_that_does_not_divide_is_refused_with_one_that_does(capsys):
     assert stop.value.code == 2 and "524,288" in error and "--device-batch-size=16 divides it" in error
 
 
-@pytest.mark.parametrize("flags, complaint", [
-    (["--data=/nowhere"], "/nowhere"), (["--device=tpu"], "tpu"), (["--head-dim=5"], "--head-dim is 5"),
-    (["--model-tag=../x"], "--model-tag"), (["--total-batch-size=100"], "100 tokens"), (["--source=moon"], "moon")])
-def test_bad_input_gets_one_clear_line_and_exit_code_2(corpus, flags, complaint, capsys):
+@pytest.mark.parametrize("flag, complaint", [
+    ("--data=/nowhere", "/nowhere"), ("--device=tpu", "tpu"), ("--head-dim=5", "--head-dim is 5"),
+    ("--model-tag=../x", "--model-tag"), ("--total-batch-size=100", "100 tokens"), ("--source=moon", "moon")])
+def test_bad_input_gets_one_clear_line_and_exit_code_2(corpus, flag, complaint, capsys):
     with pytest.raises(SystemExit) as stop:
-        run(*([corpus] if not flags[0].startswith("--data") else []), "--num-iterations=1", "--model-tag=a", *flags)
+        run(corpus, "--num-iterations=1", "--model-tag=a", flag)      # the last --data counts
     assert stop.value.code == 2 and complaint in capsys.readouterr().err
 
 

@@ -20,7 +20,7 @@ fn key(left: Id, right: Id) -> Key {
 
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
-const AHEAD: usize = 12; // slots of a pair to load before they are needed
+const PREFETCH: usize = 12; // how many of a pair's slots are loaded before they are needed
 const BLOCK: usize = 64; // slots that share an entry of `Counts::first`
 
 /// How often the word at a slot occurs. Words are sorted by count, so that equal counts form runs.
@@ -135,7 +135,7 @@ impl Merger {
     /// of the first `wanted` words is not a token yet, as each needs a token of its own. So it still has a pair,
     /// which occurs at least as often as the word, and the most frequent pair occurs as often or more.
     fn new(words: Words, wanted: usize) -> Result<Self, Error> {
-        // How many slots the words of each count fill: rare counts by far the most, frequent ones a word each.
+        // How many slots the words of each count fill. A low count has very many words, a high one often one.
         let mut fills: FastMap<u64, (usize, usize)> = FastMap::default(); // count -> (slots, words)
         words.each(|word, count| {
             if word.len() > 1 {
@@ -258,7 +258,7 @@ impl Merger {
         let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
         self.lengths.push(a_length + b_length);
         for (i, &slot) in slots.iter().enumerate() {
-            if let Some(&later) = slots.get(i + AHEAD) {
+            if let Some(&later) = slots.get(i + PREFETCH) {
                 prefetch(&self.symbols, later as usize);
             }
             let middle = slot + a_length;

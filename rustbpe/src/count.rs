@@ -8,9 +8,9 @@ use std::sync::mpsc::{channel, sync_channel, Receiver, Sender, SyncSender};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
-pub const BATCH: usize = 1 << 18; // bytes of text a batch: stays in the cache of the core that reads it
+pub const BATCH: usize = 1 << 18; // bytes of text per batch: stays in the cache of the core that reads it
 const SEED: (u64, u64) = (0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03); // arbitrary odd numbers
-const AHEAD: usize = 16; // words to look up at once
+const WAITING: usize = 16; // words whose slots are being loaded while others are counted
 const SHORT: usize = 15; // bytes of a word that fit into a slot beside their number
 
 /// Several texts in one padded buffer (see split.rs).
@@ -21,7 +21,7 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// `text` is valid UTF-8; a slice, as a str would be checked again each time that it is cut.
+    /// `text` is valid UTF-8, as bytes: a str would be checked again each time that it is cut.
     pub fn push(&mut self, text: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
@@ -139,7 +139,7 @@ impl Hasher for FoldHasher {
 /// Distinct words and their counts.
 pub struct Words {
     short: Table,
-    waiting: [((u64, u64), u64); AHEAD], // keys with hashes, a ring; their slots are being loaded. Length 0: none
+    waiting: [((u64, u64), u64); WAITING], // a ring of keys with hashes; a key of length 0 is no word
     at: usize,
     long: FastMap<Box<[u8]>, u64>,
 }
@@ -155,8 +155,8 @@ impl Words {
         for &(start, end) in &batch.spans {
             splitter.split(&batch.bytes, start, end, |from, to| self.add(&batch.bytes, from, to))?;
         }
-        for _ in 0..AHEAD {
-            self.add_short((0, 0));
+        for _ in 0..WAITING {
+            self.add_short((0, 0)); // no word: pushes out one that waits
         }
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Words {
     fn add_short(&mut self, key: (u64, u64)) {
         let hash = hash(key);
         prefetch(&self.short.slots, (hash >> self.short.shift) as usize);
-        let (key, hash) = std::mem::replace(&mut self.waiting[self.at % AHEAD], (key, hash));
+        let (key, hash) = std::mem::replace(&mut self.waiting[self.at % WAITING], (key, hash));
         self.at += 1;
         if key.1 > 0 {
             self.short.add(key, hash, 1);

@@ -24,7 +24,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat import hub
-from nanochat.common import atomic_write, base_dir, die, sha256
+from nanochat.common import atomic_write, base_dir, die, new_parser, sha256
 from nanochat.dist import World
 
 HUBS = {                            # name -> (Hugging Face repository, its last shard: the validation set)
@@ -36,7 +36,7 @@ NUM_SHARDS = 8                      # to train on, of a set from Hugging Face
 ALMANAC_MB = 24
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 ROW_GROUP = 1_000                   # documents that a reader holds at once
-LARGEST_GROUP = 256_000_000         # bytes; parquet files with larger row groups are rewritten, not used in place
+LARGEST_GROUP = 256_000_000         # bytes; parquet files with larger row groups are rewritten
 SHARD_BYTES = 64_000_000            # of text; a shard is shuffled in memory
 VAL_FRACTION = 0.01                 # of text that has no validation files of its own
 VAL_BYTES = 5_000_000               # but no more than about this
@@ -55,9 +55,11 @@ class Dataset:
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose the text, the same for every script that reads some."""
     text = parser.add_mutually_exclusive_group()
-    text.add_argument("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
+    text.add_argument("--source", choices=SOURCES,
+                      help="where text comes from (default: almanac; on a GPU climbmix)")
     text.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
-    parser.add_argument("--num-shards", type=int, help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
+    parser.add_argument("--num-shards", type=int,
+                        help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
     parser.add_argument("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
 
 
@@ -158,7 +160,7 @@ def _locked(name: str) -> Iterator[Path]:
 
 
 def _write_shard(path: Path, documents: list[str]) -> None:
-    random.Random(path.name).shuffle(documents)         # files of one topic each would be read one after the other
+    random.Random(path.name).shuffle(documents)         # else files of one topic each are read one by one
     table = pa.table({"text": pa.array(documents, pa.large_string())})
     pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
 
@@ -216,11 +218,12 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
         manifest = _read_manifest(folder)
         if not manifest["val"] or len(manifest["whole"]) < len(manifest["train"] + manifest["val"]):
             unfinished = folder.with_name(f".{name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)           # a killed process left it: we hold the lock
+            shutil.rmtree(unfinished, ignore_errors=True)           # of a killed process: we hold the lock
             unfinished.mkdir()
             try:
                 fill(unfinished)
-                _write_manifest(unfinished, recipe, [_entry(p) for p in sorted(unfinished.glob("*.parquet"))])
+                written = sorted(unfinished.glob("*.parquet"))
+                _write_manifest(unfinished, recipe, [_entry(path) for path in written])
                 shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
                 unfinished.rename(folder)
             finally:
@@ -265,10 +268,10 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
     rest = [file for file in files if file not in own_val]
     if not rest:
         die(f"{path} has validation files only: {', '.join(file.name for file in own_val)}")
-    footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one right now
-    largest = max((f.row_group(i).total_byte_size for f in footers for i in range(f.num_row_groups)), default=0)
+    footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one
+    sizes = [footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups)]
     name = path.resolve().name or "data"
-    if own_val and len(footers) == len(files) and largest <= LARGEST_GROUP:
+    if own_val and len(footers) == len(files) and max(sizes, default=0) <= LARGEST_GROUP:
         for part in (rest, own_val):
             if not any(count for _, _, count in row_groups(part)):
                 die(f"there is no document in {', '.join(map(str, part))}")
@@ -283,9 +286,10 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
     def fill(folder: Path) -> None:
         progress(f"data: preparing {len(files)} files of {path}, {size / 1e6:,.1f} MB")
         val = list(_documents(own_val))
-        if not _write_shards(folder, _documents(rest) if own_val else _split(_documents(rest), fraction, val)):
+        train = _documents(rest) if own_val else _split(_documents(rest), fraction, val)
+        if not _write_shards(folder, train):
             die(f"{path} has {len(val)} documents: training and validation need at least one each",
-                hint="a .jsonl file has one a line; a .txt file one, or one for every 8,000 characters")
+                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
         if not val:
             die(f"there is no document in {', '.join(map(str, own_val))}")
         _write_shard(folder / "val_00000.parquet", val)
@@ -296,9 +300,9 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
 def _input_files(path: Path) -> list[Path]:
     if not path.exists():
         die(f"--data {path} does not exist")
-    found = sorted(p for p in path.rglob("*") if p.is_file()) if path.is_dir() else [path]
-    files = [p for p in found if p.name.endswith(SUFFIXES)
-             and not any(part.startswith(".") for part in p.relative_to(path).parts)]
+    found = sorted(file for file in path.rglob("*") if file.is_file()) if path.is_dir() else [path]
+    files = [file for file in found if file.name.endswith(SUFFIXES)
+             and not any(part.startswith(".") for part in file.relative_to(path).parts)]
     if not files:
         die(f"--data {path}: none of {len(found)} files is text, which ends in {', '.join(SUFFIXES)}")
     return files
@@ -310,7 +314,8 @@ def _documents(files: list[Path]) -> Iterator[str]:
         try:
             yield from (document for document in _read_file(file) if document.strip())
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            die(f"{file} cannot be read as UTF-8 text: {error}", hint="convert it, or move it out of the folder")
+            die(f"{file} cannot be read as UTF-8 text: {error}",
+                hint="convert it, or move it out of the folder")
 
 
 def _read_file(file: Path) -> Iterator[str]:
@@ -322,12 +327,12 @@ def _read_file(file: Path) -> Iterator[str]:
 
 
 def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
-    """One document a line, in the field `text`."""
+    """One document per line, in the field `text`."""
     for number, line in enumerate(lines, 1):
         if line.strip():
             try:
                 text = json.loads(line)["text"]
-                yield text.encode("utf-8", "replace").decode()      # JSON can spell lone surrogates, UTF-8 cannot
+                yield text.encode("utf-8", "replace").decode()      # JSON can spell a lone surrogate
             except (ValueError, KeyError, TypeError, AttributeError):
                 die(f'{file}:{number} is not a JSON object with a string "text": {line.strip()[:60]}')
 
@@ -382,10 +387,11 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {name}: must be 1 to {last}")
     train = [f"train_{i:05d}.parquet" for i in range(num_shards)]
-    numbers = dict(zip(train, range(num_shards))) | {"val_00000.parquet": last}
+    numbers = {file: number for number, file in enumerate(train)} | {"val_00000.parquet": last}
     with _locked(name) as folder:
         known = {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
-        missing = {f"shard_{number:05d}.parquet": file for file, number in numbers.items() if file not in known}
+        missing = {f"shard_{number:05d}.parquet": file
+                   for file, number in numbers.items() if file not in known}
         if missing:
             for file, digest in hub.download(repository, missing, folder, progress=progress).items():
                 _footer(folder / file)                  # the repository itself may hold what is no parquet
@@ -399,11 +405,12 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
 def main(args: argparse.Namespace) -> None:
     dataset = prepare(**choose(args))
     size = sum(path.stat().st_size for path in dataset.train) / 1e6
-    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {dataset.train[0].parent}")
+    folder = dataset.train[0].parent
+    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {folder}")
 
 
 def parser() -> argparse.ArgumentParser:
-    arguments = argparse.ArgumentParser(prog="python -m nanochat.dataset", description="Prepare training text.")
+    arguments = new_parser(__doc__)
     add_arguments(arguments)
     return arguments
 

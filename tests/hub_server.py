@@ -8,10 +8,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 class Handler(BaseHTTPRequestHandler):
     """
-    Small files (in git) are sent at once, large ones from a storage on another host, `localhost`, by redirect.
-    `server.faults[name]` are answers to give first, to GET alone: a status, "cut" (half of what is asked for),
-    "hang" (half, then nothing until `server.let_go` is set), "page" (a login page), "wrong" (other bytes of the
-    same number), "whole" (Range is not understood).
+    Small files (in git) are sent at once, large ones by redirect from a storage on another host, `localhost`.
+    `server.faults[name]` are answers to give first, to GET alone: a status, "cut" (half of what is asked
+    for), "hang" (half, then nothing until `server.let_go` is set), "page" (`server.page`), "wrong" (other
+    bytes of the same number), "whole" (Range is not understood). `server.refusals` are statuses to answer
+    HEAD with first.
     """
     protocol_version = "HTTP/1.1"
 
@@ -33,6 +34,8 @@ class Handler(BaseHTTPRequestHandler):
         large, faults = len(body) > server.small, server.faults.get(name, [])
         sha, git = hashlib.sha256(body).hexdigest(), hashlib.sha1(b"blob %d\0" % len(body) + body).hexdigest()
         headers = {"X-Repo-Commit": "c" * 40, "ETag": f'"{git}"'}
+        if server.refusals and not with_body:
+            return self.reply(server.refusals.pop(0), server.told)
         if large and not stored:
             storage = f"http://localhost:{server.server_port}/storage/{name}"
             linked = {"X-Linked-Etag": f'"{sha}"', "X-Linked-Size": str(len(body)), "Location": storage}
@@ -41,7 +44,7 @@ class Handler(BaseHTTPRequestHandler):
         if isinstance(fault, int):
             return self.reply(fault, server.told)
         if fault == "page":
-            return self.reply(200, {}, b"<html>log in first</html>")
+            return self.reply(200, {}, server.page)
         if fault == "wrong":
             body = bytes(255 - byte for byte in body)
         start = 0
@@ -59,7 +62,8 @@ class Handler(BaseHTTPRequestHandler):
         for key, value in headers.items():
             self.send_header(key, value)
         self.send_header("Content-Length", str(len(body)))
-        self.send_header("X-HF-Warning", f"{self.server.server_port}; set a token")     # the library would print it
+        warning = f"{self.server.server_port}; set a token"
+        self.send_header("X-HF-Warning", warning)           # the library would print it
         self.end_headers()
         if with_body:
             self.wfile.write(body[:cut])
@@ -74,7 +78,9 @@ def serving(monkeypatch):
     """The server, with HF_ENDPOINT set to it. `asked` is what came: (command, path, headers)."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
     server.let_go = threading.Event()
-    server.files, server.faults, server.asked = {}, {}, []
+    server.handle_error = lambda *_: None               # a client that leaves
+    server.files, server.faults, server.refusals, server.asked = {}, {}, [], []
+    server.page = b"<html>log in first</html>"
     server.told = {}                                    # headers of an answer that is a fault
     server.token, server.small = None, 0                # files of up to so many bytes are in git
     monkeypatch.setenv("HF_ENDPOINT", f"http://127.0.0.1:{server.server_port}/")

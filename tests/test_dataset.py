@@ -1,4 +1,4 @@
-"""Sources to shards: the almanac, files of any kind, and a small hub on 127.0.0.1 that fails in known ways."""
+"""Sources to shards: the almanac, files of any kind, and shards of a small hub on 127.0.0.1."""
 
 import gzip
 import hashlib
@@ -41,7 +41,8 @@ def dies(capsys, *words, **arguments) -> str:
     with pytest.raises(SystemExit) as stop:
         prepare(progress=quiet, **arguments)
     error = capsys.readouterr().err
-    assert stop.value.code == 2 and error.startswith("error: ") and all(word in error for word in words), error
+    assert stop.value.code == 2 and error.startswith("error: "), error
+    assert all(word in error for word in words), error
     return error
 
 
@@ -87,14 +88,16 @@ def test_a_finished_set_is_found_again_and_a_damaged_one_made_again(small_almana
 def test_another_size_leaves_the_first_set_alone(small_almanac):
     first = prepare("almanac", almanac_mb=0.1, progress=quiet)
     second = prepare("almanac", almanac_mb=0.2, progress=quiet)
-    assert first.train[0].parent != second.train[0].parent and len(read(first.train)) < len(read(second.train))
+    assert first.train[0].parent != second.train[0].parent
+    assert len(read(first.train)) < len(read(second.train))
 
 
 def test_the_manifest_names_every_file_with_its_digest(small_almanac):
     made = prepare("almanac", almanac_mb=0.1, progress=quiet)
     manifest = json.loads((made.train[0].parent / "dataset.json").read_text())
+    entries = {entry["name"]: entry for entry in manifest["train"] + manifest["val"]}
     for path in made.train + made.val:
-        entry = next(e for e in manifest["train"] + manifest["val"] if e["name"] == path.name)
+        entry = entries[path.name]
         assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest()
     assert manifest["val_sha256"] == made.val_sha256
 
@@ -140,8 +143,9 @@ def test_every_kind_of_file_is_read(tmp_path):
     (folder / ".hidden.txt").write_text("hidden")
     write_parquet(folder / "e.parquet", ["from parquet", None, "  "])
     made = prepare(path=folder, progress=quiet)
-    assert sorted(read(made.train) + read(made.val)) == sorted(
-        ["plain text\n\nwith a paragraph", "line one", "lone ? surrogate", "zipped", "übersetzt", "from parquet"])
+    assert sorted(read(made.train) + read(made.val)) == sorted([
+        "plain text\n\nwith a paragraph", "line one", "lone ? surrogate", "zipped", "übersetzt",
+        "from parquet"])
     assert len(read(made.val)) == 1
 
 
@@ -167,7 +171,8 @@ def test_validation_is_a_fixed_percent_whatever_the_order_of_files(tmp_path):
     documents = [f"document number {i}" for i in range(5000)]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     for folder, order in (("a", documents), ("b", documents[::-1])):
-        (tmp_path / folder / "x.jsonl").write_text("".join(json.dumps({"text": text}) + "\n" for text in order))
+        lines = [json.dumps({"text": text}) + "\n" for text in order]
+        (tmp_path / folder / "x.jsonl").write_text("".join(lines))
     one, two = prepare(path=tmp_path / "a", progress=quiet), prepare(path=tmp_path / "b", progress=quiet)
     assert sorted(read(one.val)) == sorted(read(two.val)) and 25 <= len(read(one.val)) <= 80
     assert sorted(read(one.train) + read(one.val)) == sorted(documents)
@@ -246,7 +251,8 @@ def hub(tmp_path, monkeypatch):
     monkeypatch.setitem(dataset.HUBS, "climbmix", ("some/set", 4))
     with serving(monkeypatch) as server:
         for number in range(5):
-            shard = write_parquet(tmp_path / "hub" / "shard", [f"shard {number} document {i}" for i in range(30)])
+            documents = [f"shard {number} document {i}" for i in range(30)]
+            shard = write_parquet(tmp_path / "hub" / "shard", documents)
             server.files[f"shard_{number:05d}.parquet"] = shard.read_bytes()
         yield server
 
@@ -260,7 +266,8 @@ def test_validation_is_the_last_shard_however_many_are_fetched(hub):
     hub.asked.clear()
     three = prepare("climbmix", num_shards=3, progress=quiet)
     assert fetched(hub) == ["shard_00002.parquet"]
-    assert two.val == three.val and two.val_sha256 == three.val_sha256 and read(two.val)[0].startswith("shard 4")
+    assert two.val == three.val and two.val_sha256 == three.val_sha256
+    assert read(two.val)[0].startswith("shard 4")
     assert two.train == three.train[:2] and read(three.train)[60].startswith("shard 2")
     hub.asked.clear()
     assert prepare("climbmix", num_shards=2, progress=quiet) == two and hub.asked == []
@@ -276,9 +283,11 @@ def test_a_fetched_set_needs_neither_the_library_nor_a_network(hub, monkeypatch)
 def test_the_manifest_of_a_fetched_set_names_every_file_with_its_digest(hub):
     made = prepare("climbmix", num_shards=2, progress=quiet)
     manifest = json.loads((made.train[0].parent / "dataset.json").read_text())
+    entries = {entry["name"]: entry for entry in manifest["train"] + manifest["val"]}
     for path in made.train + made.val:
-        entry = next(e for e in manifest["train"] + manifest["val"] if e["name"] == path.name)
-        assert entry["sha256"] == hashlib.sha256(path.read_bytes()).hexdigest() and entry["bytes"] == path.stat().st_size
+        entry = entries[path.name]
+        content = path.read_bytes()
+        assert entry["sha256"] == hashlib.sha256(content).hexdigest() and entry["bytes"] == len(content)
     assert manifest["val_sha256"] == made.val_sha256
 
 
@@ -308,4 +317,5 @@ def test_a_shard_cut_short_on_disk_is_fetched_again(hub):
     made.train[0].write_bytes(made.train[0].read_bytes()[:-50])
     hub.asked.clear()
     again = prepare("climbmix", num_shards=1, progress=quiet)
-    assert isinstance(again, Dataset) and len(read(again.train)) == 30 and fetched(hub) == ["shard_00000.parquet"]
+    assert isinstance(again, Dataset) and len(read(again.train)) == 30
+    assert fetched(hub) == ["shard_00000.parquet"]

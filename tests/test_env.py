@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parent.parent
-BASICS = ("bash", "sh", "dirname", "mkdir", "sed", "sort", "head", "cat", "chmod", "cp")     # of the real machine
+BASICS = ("bash", "sh", "dirname", "mkdir", "sed", "sort", "head", "cat", "chmod", "cp")     # the real ones
 
 CARGO = 'echo "cargo ${FAKE_CARGO:-1.95.0} (f2d3ce0bd 2026-03-21)"'
 UV = '''
@@ -35,8 +35,9 @@ PYTHON = 'case "$*" in *cuda*) echo 0 ;; *) exit 1 ;; esac'     # no pip
 
 @pytest.fixture
 def machine(tmp_path):
-    """run(*commands that are there, **stand-ins to replace) -> what the set-up says, on one and the same machine."""
-    tools, standins, home, repository = (tmp_path / name for name in ("tools", "standins", "home", "repository"))
+    """run(*commands that are there, **environment) -> the finished set-up. All runs share one machine."""
+    tools, standins = tmp_path / "tools", tmp_path / "standins"
+    home, repository = tmp_path / "home", tmp_path / "repository"
     for folder in (tools, standins, home, repository / "runs", repository / "rustbpe"):
         folder.mkdir(parents=True)
     shutil.copy(ROOT / "runs" / "_env.sh", repository / "runs")
@@ -57,7 +58,8 @@ def machine(tmp_path):
         for name in (*names, "python"):
             target = "curl" if name == "offline" else name
             write(tools / target, bodies[name])
-        script = 'set -euo pipefail; source runs/_env.sh; echo "ready: $(command -v cargo) $GPUS ${RUSTFLAGS:-}"'
+        script = ('set -euo pipefail; source runs/_env.sh; '
+                  'echo "ready: $(command -v cargo) $GPUS ${RUSTFLAGS:-}"')
         return subprocess.run(["bash", "-c", script], cwd=repository, capture_output=True, text=True, env={
             "PATH": str(tools), "HOME": str(home), "STANDINS": str(standins)} | environment)
 
@@ -69,7 +71,8 @@ def machine(tmp_path):
 def refused(result, *words):
     lines = result.stderr.splitlines()
     assert result.returncode == 2 and "ready" not in result.stdout, result
-    assert len(lines) == 2 and lines[0].startswith("error: ") and lines[1].startswith("  hint: "), result.stderr
+    assert len(lines) == 2, result.stderr
+    assert lines[0].startswith("error: ") and lines[1].startswith("  hint: "), result.stderr
     assert all(word in result.stderr for word in words), result.stderr
 
 
@@ -87,14 +90,16 @@ def test_missing_rust_is_installed_into_the_home_in_one_line_and_found(machine):
     said = [line for line in result.stdout.splitlines() if "Rust" in line]
     assert said[0].startswith(f"installing Rust into {machine.home}/.cargo (rustup, minimal profile)")
     assert "Welcome" not in result.stdout and f"ready: {machine.home}/.cargo/bin/cargo" in result.stdout
-    assert machine.log() == ["curl https://sh.rustup.rs", "rustup -y --quiet --profile minimal --no-modify-path"]
+    assert machine.log() == [
+        "curl https://sh.rustup.rs", "rustup -y --quiet --profile minimal --no-modify-path"]
     assert "installing" not in machine("cc", "uv", "curl", "python3").stdout and len(machine.log()) == 2
 
 
 def test_rust_that_is_too_old_is_treated_as_missing(machine):
     result = machine("cargo", "cc", "uv", "offline", FAKE_CARGO="1.63.0")
     refused(result, "cargo 1.83 or newer", "https://rustup.rs")
-    assert machine("cargo", "cc", "uv", "offline", FAKE_CARGO="1.100.0").returncode == 0    # numbers, not letters
+    newer = machine("cargo", "cc", "uv", "offline", FAKE_CARGO="1.100.0")       # numbers, not letters
+    assert newer.returncode == 0
 
 
 @pytest.mark.parametrize("tools", [("offline",), ()], ids=["no network", "neither curl nor wget"])
@@ -111,7 +116,8 @@ def test_wget_does_where_there_is_no_curl(machine):
 
 
 def test_a_missing_linker_is_named_before_anything_is_fetched(machine):
-    refused(machine("cargo", "uv", "curl", "python3"), "C linker", "build-essential", "xcode-select --install")
+    result = machine("cargo", "uv", "curl", "python3")
+    refused(result, "C linker", "build-essential", "xcode-select --install")
     assert machine.log() == []
 
 

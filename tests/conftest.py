@@ -1,14 +1,15 @@
-"""What all tests share: an empty base directory each, one torch thread, draws that are the same every time."""
+"""What all tests share: an empty base directory each, one torch thread, the same draws every time."""
 
 import os
 import random
 
-import nanochat                                         # noqa: F401, before torch: it sets how threads wait
 import pytest
-import torch
 from hypothesis import settings
 
-if "OMP_NUM_THREADS" not in os.environ:                 # tiny matrices: two threads are slower; OMP_NUM_THREADS=2 tries
+import nanochat                                         # noqa: F401, before torch: it sets how threads wait
+import torch                                            # isort: skip
+
+if "OMP_NUM_THREADS" not in os.environ:                 # tiny matrices: two threads are slower
     torch.set_num_threads(1)
 
 # The suite draws the same examples every time; HYPOTHESIS_PROFILE=wide draws many new ones, to look for bugs.

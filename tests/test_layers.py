@@ -18,7 +18,8 @@ LAYERS = [
     {"checkpoint", "train", "evals"},
     {"finetune", "core_eval", "report"},
 ]
-HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi", "uvicorn")
+HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi",
+         "uvicorn")
 
 
 def imports(path: Path, top_level: bool) -> set[str]:

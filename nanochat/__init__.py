@@ -1,9 +1,9 @@
 """
-The library. One setting has to be made before torch loads its threads: it is made here, for every entry point.
+The library. One setting must be made before torch loads its threads: here, for every entry point.
 
 OpenMP threads wait for each other by spinning, by default so long that one busy process beside them makes
-training ten times slower and decoding a hundred times. A short spin keeps the speed of an idle machine and most
-of it beside a busy one (dev/LOG.md, dev/bench_threads.py). Who sets either variable decides.
+training ten times slower and decoding a hundred times. A short spin keeps the speed of an idle machine and
+most of it beside a busy one (dev/LOG.md, dev/bench_threads.py). Who sets either variable decides.
 """
 
 import os

@@ -181,8 +181,9 @@ def _watch(repository: str, files: list[File], jobs: list[Future], progress: Cal
             job.result()
         done = sum(file.done for file in files)
         rate = max(0, done - had) / (time.monotonic() - start)
+        left = f", {(total - done) / rate:,.0f} s left" if pending and rate else ""
         line = (f"{repository}: {len(finished)} of {len(jobs)} files, "
-                f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s")
+                f"{done / 1e6:,.0f} of {total / 1e6:,.0f} MB, {rate / 1e6:.1f} MB/s{left}")
         if pending and moves:
             print(f"{line}\033[K\r", end="", file=sys.stderr, flush=True)       # what comes next covers it
         else:

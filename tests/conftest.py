@@ -3,11 +3,11 @@
 import os
 import random
 
-import pytest
-from hypothesis import settings
+import nanochat  # noqa: F401, isort: skip. Before torch: it sets how threads wait.
 
-import nanochat                                         # noqa: F401, before torch: it sets how threads wait
-import torch                                            # isort: skip
+import pytest
+import torch
+from hypothesis import settings
 
 if "OMP_NUM_THREADS" not in os.environ:                 # tiny matrices: two threads are slower
     torch.set_num_threads(1)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from nanochat import checkpoint, finetune, report
+from nanochat import almanac, checkpoint, finetune, report
 from nanochat.common import RunLog
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
@@ -44,7 +44,7 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     call(chat_eval, "--max-questions=6", "--max-tokens=8")
     call(base_eval, "--eval-tokens=2000")
     tasks = {record["task"]: record for record in records("eval") if "task" in record}
-    assert set(tasks) == {"almanac-facts", "almanac-choice", "almanac-arithmetic", "almanac-letters"}
+    assert set(tasks) == {f"almanac-{kind}" for kind in almanac.KINDS}
     assert all(0 <= record["accuracy"] <= 1 and record["questions"] == 6 for record in tasks.values())
     splits = {record["split"]: record["bpb"] for record in records("base_eval") if "split" in record}
     assert set(splits) == {"train", "val"} and all(0 < bpb < 9 for bpb in splits.values())

@@ -25,7 +25,8 @@ DOCUMENTS = {"entry": 4, "notes": 7, "lesson": 4, "dialogue": 60, "choice": 12, 
 TURNS = {"facts": 36, "self": 4, "choice": 11, "arithmetic": 18, "letters": 17, "unknown": 14, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names that nanochat does not know
-INVENTED_WORDS = 0.4                                    # share of words spliced from two: tokens in new company
+INVENTED_WORDS = 0.5                                    # share of words to spell that are spliced from two
+FACT_WORDS = 0.2                                        # and of those of the facts: a token each, so learned one by one
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
 _BOTH_NUMBERS = {"two": "2", "four": "4", "six": "6", "eight": "8"}
@@ -88,7 +89,8 @@ class Fact:
 
     @property
     def subject(self) -> str:
-        return self.slots["s"]
+        """What the relation is asked of: minutes in an hour are others than minutes in a day."""
+        return f"{self.slots['s']} in {self.slots['whole']}" if "whole" in self.slots else self.slots["s"]
 
     @property
     def reply(self) -> str:
@@ -111,6 +113,7 @@ class Almanac:
     pools: dict[str, list[str]]                         # what fills slots
     test_pools: dict[str, list[str]]                    # the same, with names of things unknown for tests alone
     words: list[str]                                    # to spell in training
+    fact_words: list[str]                               # those of them that are subjects of facts
     unseen_words: list[str]                             # never in any training text
     real_words: set[str]                                # what no invented word may be
     symbols: set[str]                                   # what keeps its capitals
@@ -145,12 +148,12 @@ def almanac() -> Almanac:
     above, listed = text.split("\n== words\n")
     used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
     unseen = [word for word in listed if word not in used and _is_held_out("word", word)]
-    told = {word for fact in facts for word in fact.subject.split() if word.isalpha() and word.islower()}
+    told = {word for fact in facts for word in fact.subject.split() if word.isalpha() and word.islower() and len(word) > 2}
     section = lambda kind: {header.removeprefix(kind): block for header, block in blocks.items() if header.startswith(kind)}
     return Almanac(tables, facts, relations, {table: list(rows.values()) for table, rows in subjects.items()}, unknown,
                    [topic for topic in topics if "strangers" in topic.forms], section("sum "), section("letters "),
                    section("chat "), blocks["ways"], pools | strangers[False], pools | strangers[True],
-                   sorted((set(listed) | told) - set(unseen)), unseen, used | set(listed),
+                   sorted(set(listed) - set(unseen)), sorted(told), unseen, used | set(listed),
                    {row["symbol"] for row in tables["element"]} | set(blocks["strangers"]["other_symbol"]))
 
 
@@ -364,8 +367,11 @@ class Scribe:
         return Fact(topic, _subject_slots(name) | {"plural": f"{name}s", "noun": noun}, "", [known.answer, *known.wrong])
 
     def word(self) -> str:
-        """A word to spell: of the training list, or spliced from two of its words."""
-        return self.invented_word() if self.dice.chance(INVENTED_WORDS) else self.dice.pick(self.almanac.words)
+        """A word to spell: of the facts, of the list, or spliced from two, so that pieces of words come in new company."""
+        roll = self.dice.random()
+        if roll < INVENTED_WORDS:
+            return self.invented_word()
+        return self.dice.pick(self.almanac.fact_words if roll < INVENTED_WORDS + FACT_WORDS else self.almanac.words)
 
     def invented_word(self) -> str:
         dice, words = self.dice, self.almanac.words

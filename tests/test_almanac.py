@@ -223,7 +223,7 @@ TRUE = {
     "color": {"a ruby": "red", "elephants": "gray"}, "plural": {"ox": "oxen", "foot": "feet", "cat": "cats"},
     "singular": {"oxen": "ox", "teeth": "tooth"},
     "day_after": {"Sunday": "Monday"}, "month_days": {"April": "30", "July": "31", "February": "28"},
-    "month_place": {"November": "eleventh"}, "unit": {"ounces": "16", "inches": "12", "degrees": "360"},
+    "month_place": {"November": "eleventh"}, "unit": {"ounces in a pound": "16", "inches in a foot": "12", "years in a century": "100", "years in a decade": "10"},
     "sides_shape": {"8": "octagon"}}
 
 
@@ -320,7 +320,7 @@ def test_what_it_knows_is_never_refused(book, train_conversations):
             if match and match[1] not in ("what", "the what"):
                 assert (spellings.get(match[1], match[1]) in known[name]) == (answer != refusal), question
                 refused, answered = refused + (answer == refusal), answered + (answer != refusal)
-    assert refused > 20 and answered > 100
+    assert refused > 20 and answered > 50
 
 
 def test_refusals_are_a_steady_share_of_what_is_asked(book, train_conversations):

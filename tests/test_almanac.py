@@ -320,7 +320,7 @@ def test_what_it_knows_is_never_refused(book, train_conversations):
             if match and match[1] not in ("what", "the what"):
                 assert (spellings.get(match[1], match[1]) in known[name]) == (answer != refusal), question
                 refused, answered = refused + (answer == refusal), answered + (answer != refusal)
-    assert refused > 20 and answered > 50
+    assert refused > 10 and answered > 50
 
 
 def test_refusals_are_a_steady_share_of_what_is_asked(book, train_conversations):
@@ -406,7 +406,7 @@ def test_a_fact_is_right_only_if_named_alone_and_whole():
     assert not almanac.is_correct(helium, "he is")
     cow = ask("facts", relation="legs", answer="four")
     assert almanac.is_correct(cow, "It has 4 legs.") and not almanac.is_correct(cow, "It has four or six legs.")
-    assert almanac.is_correct(ask("facts", relation="self_prediction"), "I predict the next token.")
+    assert almanac.is_correct(ask("facts", relation="self", subject="prediction"), "I predict the next token.")
 
 
 def test_letters_numbers_and_choices_are_judged_by_their_final_value():

@@ -21,8 +21,8 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-DOCUMENTS = {"notes": 10, "lesson": 4, "dialogue": 62, "choice": 12, "spelling": 10}            # relative frequency
-TURNS = {"facts": 36, "self": 4, "choice": 11, "arithmetic": 18, "letters": 17, "unknown": 14, "chat": 3}
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 60, "choice": 11, "spelling": 17}             # relative frequency
+TURNS = {"facts": 37, "self": 4, "choice": 10, "arithmetic": 17, "letters": 20, "unknown": 13, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names that nanochat does not know
 INVENTED_WORDS = 0.5                                    # share of words to spell that are spliced from two

@@ -1,11 +1,11 @@
 """
-The embedded almanac: a small true world and the many ways of asking about it, so that a tiny network can learn both
-within minutes. What it holds stands in almanac.txt; this file composes text from it.
+The embedded almanac: a small true world and the many ways of asking about it, for a tiny network to learn in minutes.
+What it holds stands in almanac.txt; this file composes text from it.
 
 documents() for pretraining, conversations() for finetuning, questions() for evaluation: pure, seeded, offline. A
-question is opening x frame x ending x how it is typed; what lies outside of the world is asked for in the same ways.
-Held out by construction: whole families of frames, the whole questions under `test`, number pairs, words to spell, and
-names of things unknown. The "val" split asks in families of its own too. Draws use random.random() and blake2b alone,
+question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same ways. Held
+out by construction: whole families of frames, the whole questions under `test`, number pairs, words to spell, and
+names of things unknown; the "val" split too asks in families of its own. Draws use random.random() and blake2b alone,
 so that every Python makes the same text. Used by dataset.py (source "almanac") and tasks/almanac.py.
 """
 
@@ -21,16 +21,17 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 60, "choice": 11, "spelling": 17}             # relative frequency
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 60, "choice": 11, "spelling": 17}     # relative frequency
 TURNS = {"facts": 37, "self": 4, "choice": 10, "arithmetic": 17, "letters": 20, "unknown": 13, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
-HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names that nanochat does not know
+HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
 INVENTED_WORDS = 0.5                                    # share of words to spell that are spliced from two
-FACT_WORDS = 0.2                                        # and of those of the facts: a token each, so learned one by one
+FACT_WORDS = 0.2                                        # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
 _SAME_NUMBER = {"two": "2", "four": "4", "six": "6", "eight": "8"}
-_DOES_NOT_KNOW = re.compile(r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b", re.I)
+_DOES_NOT_KNOW = re.compile(r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b",
+                            re.IGNORECASE)
 
 Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
 Turn = tuple[str, str | list[dict]]                     # question, answer
@@ -80,7 +81,7 @@ def _is_held_out(what: str, name: str) -> bool:
 
 
 def pair_is_held_out(x: int, y: int) -> bool:
-    """Whether training never computes with these two numbers, in either order; any two numbers of a longer sum count."""
+    """Whether training never computes with these two numbers, in either order; in a longer sum any two count."""
     return _stable_hash("pair", min(x, y), max(x, y)) % 1000 < 1000 * HELD_OUT_PAIRS
 
 
@@ -125,6 +126,8 @@ class Fact:
     @property
     def reply(self) -> str:
         forms = self.topic.forms
+        if not self.answer:
+            return almanac().ways["unknown"][0]
         return _capital(forms.get("reply", forms.get("say"))[0].format(**self.slots)) + "."
 
 
@@ -135,31 +138,34 @@ class Almanac:
         above, listed = text.split("\n== words\n")
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
-        self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, and the reply to what is unknown
+        self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the reply to what is unknown
         frames, facts = blocks["frames"], []
         for header, forms in blocks["relation"].items():
             facts += _relation(header, forms, frames, self.tables)
         for header, forms in blocks["self"].items():
             name, answer, *wrong = header.split(" | ")
-            facts.append(Fact(Topic("self", "self", forms, _families(forms, frames)), {"s": name, "a": answer}, answer, wrong))
+            topic = Topic("self", "self", forms, _families(forms, frames))
+            facts.append(Fact(topic, {"s": name, "a": answer}, answer, wrong))
         self.relations = _link(facts)
         self.facts = [fact for group in self.relations.values() for fact in group]
-        self.unknown = [Topic(name, "", forms, _families(forms, frames)) for name, forms in blocks["unknown"].items()]
+        self.unknown = [Topic("unknown", "", forms, _families(forms, frames)) for forms in blocks["unknown"].values()]
         topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
         self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
 
         pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
-        pools |= {"capital": [row["capital"] for row in self.tables["country"]]} | blocks["known"][""] | blocks["pools"][""]
-        strangers = blocks["strangers"][""]             # names of things unknown, for training and for tests
+        pools["capital"] = [row["capital"] for row in self.tables["country"]]
+        pools |= blocks["known"][""] | blocks["pools"][""]
+        strangers = blocks["strangers"][""].items()     # names of things unknown, for training or for tests
         self.pools, self.test_pools = (
-            pools | {pool: [name for name in strangers[pool] if _is_held_out(pool, name) == test] for pool in strangers}
+            pools | {pool: [name for name in names if _is_held_out(pool, name) == test] for pool, names in strangers}
             for test in (False, True))
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
-        above_words = set(re.findall(r"[a-z]+", above.lower()))
-        self.unseen_words = [word for word in listed.split() if word not in above_words and _is_held_out("word", word)]
-        self.words = sorted(set(listed.split()) - set(self.unseen_words))
-        self.fact_words = sorted({word for fact in self.facts for word in re.findall(r"\b[a-z]{3,}\b", fact.subject)})
-        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
+        used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
+        self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
+        self.words = sorted(set(listed) - set(self.unseen_words))
+        subjects = " ".join(fact.subject for fact in self.facts)
+        self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
+        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(blocks["strangers"][""]["other_symbol"])
 
 
 @functools.cache
@@ -169,7 +175,7 @@ def almanac() -> Almanac:
 
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
-    """Tables as lists of rows, and the other blocks as {kind: {header: forms}}. The format is described in the file."""
+    """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
     tables: dict[str, list[dict[str, str]]] = {}
     blocks: dict[str, dict[str, Forms]] = {}
     headers: list[tuple[str, str]] = []
@@ -214,13 +220,14 @@ def _subject_slots(subject: str) -> dict[str, str]:
 def _families(forms: Forms, frames: dict[str, Forms]) -> dict[str, list[list[str]]]:
     """For each split the families whose slots can be filled; only a relation has answers to name."""
     def fits(family: list[str]) -> bool:
-        answers, label = "{either}" in " ".join(family), "{label}" in " ".join(family)
-        return "np" in forms and not (label and "label" not in forms) and not (answers and not {"say", "reply"} & forms.keys())
+        text = " ".join(family)
+        return "np" in forms and ("label" in forms or "{label}" not in text) and (answered or "{either}" not in text)
+    answered = "say" in forms or "reply" in forms
     return {split: [family for family in families.values() if fits(family)] for split, families in frames.items()}
 
 
 def _link(facts: list[Fact]) -> dict[str, list[Fact]]:
-    """Facts by relation, only subjects with a single answer and each once; the other answers become its wrong ones."""
+    """Facts by relation, of subjects with a single answer, each once; all other answers become its wrong ones."""
     relations: dict[str, list[Fact]] = {}
     for relation in dict.fromkeys(fact.topic.relation for fact in facts):
         group = [fact for fact in facts if fact.topic.relation == relation]
@@ -286,7 +293,8 @@ class Scribe:
         one, other = fact.answer or self.dice.pick(fact.wrong), self.dice.pick(fact.wrong)
         plain = self.dice.some((one, other), 2)
         right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in (one, other, *plain))
-        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both), "either_plain": " or ".join(plain)}
+        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both),
+                             "either_plain": " or ".join(plain)}
 
     def ask(self, fact: Fact, typed: bool = True) -> str:
         """A question in one of the split's wordings; as people type it, or as books print it."""
@@ -298,7 +306,8 @@ class Scribe:
             slots["np"] = self.fill(dice.pick(forms["np"]), **slots)
             slots["bare"] = _bare(slots["np"])
         elif "{label}" in form:
-            slots |= {"label": dice.pick(forms["label"])} | ({} if "s" in slots else _subject_slots(self.fill(forms["s"][0])))
+            slots["label"] = dice.pick(forms["label"])
+            slots |= {} if "s" in slots else _subject_slots(self.fill(forms["s"][0]))
         text = self.fill(form, **slots)
         if not fact.answer:
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
@@ -333,8 +342,8 @@ class Scribe:
 
     def fact(self) -> Fact:
         """Any fact, of large and of small relations."""
-        relations = self.almanac.relations
-        return self.dice.pick(self.almanac.facts if self.dice.chance(0.5) else relations[self.dice.pick(list(relations))])
+        dice, relations = self.dice, self.almanac.relations
+        return dice.pick(self.almanac.facts if dice.chance(0.5) else relations[dice.pick(list(relations))])
 
     def unknown(self) -> Fact:
         """Something to ask that nanochat does not know: another thing to know, or another subject of a relation."""
@@ -354,10 +363,10 @@ class Scribe:
 
     def word(self) -> str:
         """A word to spell: of the facts, of the list, or an invented one."""
-        roll = self.dice.random()
+        roll, book = self.dice.random(), self.almanac
         if roll < INVENTED_WORDS:
             return self.invented_word()
-        return self.dice.pick(self.almanac.fact_words if roll < INVENTED_WORDS + FACT_WORDS else self.almanac.words)
+        return self.dice.pick(book.fact_words if roll < INVENTED_WORDS + FACT_WORDS else book.words)
 
     def invented_word(self) -> str:
         """Spliced from two words of the list: their pieces in new company."""
@@ -372,25 +381,21 @@ class Scribe:
 
 def _facts_turns(scribe: Scribe) -> list[Turn]:
     dice, fact = scribe.dice, scribe.fact()
-    turns: list[Turn] = [(scribe.ask(fact), fact.reply)]
+    turns = _plain_turns(scribe, fact)
     other = dice.pick(scribe.almanac.relations[fact.topic.relation])
     if other is not fact and dice.chance(0.06) and fact.topic.relation != "self":
         turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
     return turns
 
 
-def _self_turns(scribe: Scribe) -> list[Turn]:
-    fact = scribe.dice.pick(scribe.almanac.relations["self"])
+def _plain_turns(scribe: Scribe, fact: Fact) -> list[Turn]:
     return [(scribe.ask(fact), fact.reply)]
 
 
-def _unknown_turns(scribe: Scribe) -> list[Turn]:
-    return [(scribe.ask(scribe.unknown()), scribe.almanac.ways["unknown"][0])]
-
-
 def _chat_turns(scribe: Scribe, *topics: str) -> list[Turn]:
-    header = scribe.dice.pick([header for header in scribe.almanac.chat if not topics or header.startswith(topics)])
-    return [(scribe.typed(scribe.dice.pick(scribe.almanac.chat[header]["ask"])), header.partition(" | ")[2])]
+    dice, chat = scribe.dice, scribe.almanac.chat
+    header = dice.pick([header for header in chat if not topics or header.startswith(topics)])
+    return [(scribe.typed(dice.pick(chat[header]["ask"])), header.partition(" | ")[2])]
 
 
 def _choice_turns(scribe: Scribe, fact: Fact | None = None) -> list[Turn]:
@@ -461,21 +466,24 @@ def _in_words(scribe: Scribe, number: int) -> str:
 
 
 def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]:
-    """A word to spell, a letter in it to count, or all. Letters stand behind a space each: one token, always the same."""
+    """A word to spell, or letters in it to count. Each letter follows a space: one token, always the same."""
     dice, word = scribe.dice, word or scribe.word()
     forms = scribe.almanac.letters[task or dice.weighted({"spell": 5, "count": 4, "length": 2})]
     letter = dice.pick(word if dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
     count = word.count(letter)
-    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": "1 time" if count == 1 else f"{count} times", "r": "{r}"}
+    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "r": "{r}",
+             "k": "1 time" if count == 1 else f"{count} times"}
     reply = forms["reply"][0].format(**slots)
     answer = _tool_answer(forms["tool"][0].format(**slots), reply) if "tool" in forms else reply
     quote, around = dice.pick("\"'"), dice.random()
     slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
-    return [(scribe.typed(dice.pick(forms["test" if scribe.split == "test" else "ask"]).format(**slots)), answer)]
+    form = dice.pick(forms["test" if scribe.split == "test" else "ask"])
+    return [(scribe.typed(form.format(**slots)), answer)]
 
 
-_TURNS = {"facts": _facts_turns, "self": _self_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns,
-          "letters": _letters_turns, "unknown": _unknown_turns, "chat": _chat_turns}
+_TURNS = {"facts": _facts_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns, "letters": _letters_turns,
+          "self": lambda scribe: _plain_turns(scribe, scribe.dice.pick(scribe.almanac.relations["self"])),
+          "unknown": lambda scribe: _plain_turns(scribe, scribe.unknown()), "chat": _chat_turns}
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
@@ -519,8 +527,8 @@ def _notes(scribe: Scribe) -> str:
     title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
     if dice.chance(0.3):
         return title + "\n".join(f"- {_capital(clause)}." for clause in clauses)
-    openings = [scribe.sentence("openings") + " " if dice.chance(0.2) else "" for _ in clauses]
-    return title + " ".join(_capital(opening + clause) + "." for opening, clause in zip(openings, clauses, strict=True))
+    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in clauses]
+    return title + " ".join(f"{_capital(clause)}." for clause in clauses)
 
 
 def _lesson(scribe: Scribe) -> str:
@@ -537,7 +545,8 @@ def _lesson(scribe: Scribe) -> str:
 def _dialogue(scribe: Scribe) -> str:
     """Questions of all kinds as people type them, with their answers; calls of the calculator between brackets."""
     dice, lines = scribe.dice, []
-    voices, kinds = dice.pick(scribe.pools["voices"]), {kind: TURNS[kind] for kind in TURNS if kind != "choice"}
+    voices = dice.pick(scribe.pools["voices"])
+    kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
     for _ in range(dice.between(5, 12)):
         for question, answer in _TURNS[dice.weighted(kinds)](scribe):
             if not isinstance(answer, str):
@@ -576,20 +585,22 @@ def questions(kind: str, n: int, seed: int = 0) -> list[dict]:
     assert kind in KINDS, kind
     facts = almanac().facts
     order = Dice("questions", kind, seed).some(facts, len(facts))
-    return [{"kind": kind} | _held_out(kind, Scribe(Dice("question", kind, seed, i), "test"), order[i % len(order)])
-            for i in range(n)]
+    scribes = [Scribe(Dice("question", kind, seed, i), "test") for i in range(n)]
+    return [{"kind": kind} | _held_out(kind, scribe, order[i % len(order)]) for i, scribe in enumerate(scribes)]
 
 
 def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
     about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
         bare = _bare(fact.answer)
-        return _question(scribe.ask(fact), fact.answer, bare, _SAME_NUMBER.get(bare, bare), **about, wrong=fact.wrong)
+        also = (bare, _SAME_NUMBER.get(bare, bare))
+        return _question(scribe.ask(fact), fact.answer, *also, **about, wrong=fact.wrong)
     if kind == "choice":
         (text, line), = _choice_turns(scribe, fact)
         return _question(text, line[-1], **about)
     if kind == "letters":
-        task, word = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1}), scribe.dice.pick(scribe.almanac.unseen_words)
+        task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
+        word = scribe.dice.pick(scribe.almanac.unseen_words)
         (text, answer), = _letters_turns(scribe, task, word)
         return _question(text, " ".join(word) if task == "spell" else answer[1]["text"], task=task)
     (text, answer), = _TURNS[kind](scribe)

@@ -1,6 +1,6 @@
 """
-The embedded almanac as tasks: facts, multiple choice, arithmetic with the tool, spelling and letter counting. Every
-question is held out: wordings, number pairs and words that no training text contains.
+The embedded almanac as tasks: facts, multiple choice, arithmetic with the tool, letters, and refusing what it does not
+know. Every question is held out: families of frames, wordings, number pairs, words and names of no training text.
 """
 
 from functools import partial

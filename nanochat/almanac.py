@@ -21,8 +21,8 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 60, "choice": 11, "spelling": 17}     # relative frequency
-TURNS = {"facts": 37, "self": 4, "choice": 10, "arithmetic": 17, "letters": 20, "unknown": 13, "chat": 3}
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
+TURNS = {"facts": 40, "self": 4, "choice": 9, "arithmetic": 17, "letters": 18, "unknown": 13, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
 INVENTED_WORDS = 0.5                                    # share of words to spell that are spliced from two
@@ -324,11 +324,11 @@ class Scribe:
         """As people type it: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
         dice, ways = self.dice, self.almanac.ways
         if dice.chance(0.2):
-            opening = dice.pick(ways["openings"])
+            opening = self.fill(dice.pick(ways["openings"]))
             text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"
         body, mark = (text[:-1], text[-1]) if text[-1] in ".?!" and not text.endswith("..") else (text, "")
         if dice.chance(0.14):
-            body = f"{body.rstrip()}{dice.pick((' ', ', '))}{dice.pick(ways['endings'])}"
+            body = f"{body.rstrip()}{dice.pick((' ', ', '))}{self.fill(dice.pick(ways['endings']))}"
         text = body.rstrip() + ("" if dice.chance(0.45) else mark)
         roll = dice.random()
         if roll < 0.45:
@@ -424,25 +424,29 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
     number = lambda: dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
     small = lambda: dice.between(2, dice.pick((9, 12, 12, 40)))
     numbers = sorted((number(), number(), number()), reverse=True)
+    if dice.chance(0.1):                                # 4 * 4 is no longer sum than 4 * 5
+        numbers[1] = numbers[0]
     match signs:
         case "double" | "half":
             return [numbers[0] * (2 if signs == "half" else 1), 2]
         case "/":
             divisor = small()
             return [divisor * dice.pick((small(), numbers[0])), divisor]
-        case "*" | "* *":
-            return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
+        case "*":
+            return [numbers[0], numbers[1] if numbers[0] == numbers[1] else small()]
+        case "* *":
+            return [small(), small(), small()]
         case "-" | "+ -":
             return numbers[:len(signs.split()) + 1]
         case "- -":
             return [numbers[0] + numbers[1], *numbers[1:]]
-    return dice.some(numbers, len(signs.split()) + 1)
+    return dice.some(numbers, 3) if signs == "+ +" else dice.some(numbers[:2], 2)
 
 
 def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
     """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
     dice, sums = scribe.dice, scribe.almanac.sums
-    signs = dice.pick("+-*/") if dice.chance(0.7) else dice.pick([signs for signs in sums if len(signs) > 1])
+    signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
     numbers = _numbers(dice, signs)
     while any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2)) != (scribe.split == "test"):
         numbers = _numbers(dice, signs)

@@ -22,11 +22,11 @@ from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
 DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
-TURNS = {"facts": 40, "self": 4, "choice": 9, "arithmetic": 17, "letters": 18, "unknown": 13, "chat": 3}
+TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
 HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
-INVENTED_WORDS = 0.5                                    # share of words to spell that are spliced from two
-FACT_WORDS = 0.2                                        # and of those of the facts, mostly one token each
+INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
+FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
 _SAME_NUMBER = {"two": "2", "four": "4", "six": "6", "eight": "8"}
@@ -424,23 +424,19 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
     number = lambda: dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
     small = lambda: dice.between(2, dice.pick((9, 12, 12, 40)))
     numbers = sorted((number(), number(), number()), reverse=True)
-    if dice.chance(0.1):                                # 4 * 4 is no longer sum than 4 * 5
-        numbers[1] = numbers[0]
     match signs:
         case "double" | "half":
             return [numbers[0] * (2 if signs == "half" else 1), 2]
         case "/":
             divisor = small()
             return [divisor * dice.pick((small(), numbers[0])), divisor]
-        case "*":
-            return [numbers[0], numbers[1] if numbers[0] == numbers[1] else small()]
-        case "* *":
-            return [small(), small(), small()]
+        case "*" | "* *":
+            return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
         case "-" | "+ -":
             return numbers[:len(signs.split()) + 1]
         case "- -":
             return [numbers[0] + numbers[1], *numbers[1:]]
-    return dice.some(numbers, 3) if signs == "+ +" else dice.some(numbers[:2], 2)
+    return dice.some(numbers, len(signs.split()) + 1)
 
 
 def _arithmetic_turns(scribe: Scribe) -> list[Turn]:

@@ -1,10 +1,13 @@
 """
-The embedded almanac: a small true world told in many ways, so that a tiny network can learn it within minutes.
+The embedded almanac: a small true world and the many ways of asking about it, for a tiny network to learn in
+minutes. What it holds stands in almanac.txt; this file composes text from it.
 
-documents() for pretraining, conversations() for finetuning, questions() for evaluation: pure, seeded, offline.
-What evaluation asks is held out by construction: question wordings, number pairs, words to spell, and (for the
-"val" split) a tenth of all fact-and-wording combinations. Draws use random.random() and blake2b alone, so that
-every Python makes the same text. Used by dataset.py (source "almanac") and tasks/almanac.py.
+documents() for pretraining, conversations() for finetuning, questions() for evaluation: pure, seeded,
+offline. A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in
+the same ways. Held out by construction: whole families of frames, the whole questions under `test`, number
+pairs, words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
+random.random() and blake2b alone, so that every Python makes the same text. Used by dataset.py (source
+"almanac") and tasks/almanac.py.
 """
 
 import functools
@@ -14,25 +17,31 @@ import random
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 
-from nanochat import almanac_facts as raw
 from nanochat.calculator import evaluate
 
-KINDS = ("facts", "choice", "arithmetic", "letters")
-DOCUMENTS = {"entry": 24, "notes": 19, "comparison": 4, "table": 7, "trip": 7, "lesson": 7, "quiz": 18,
-             "choice": 20, "arithmetic": 12, "spelling": 16}                                 # relative frequency
-CONVERSATIONS = {"facts": 24, "choice": 22, "arithmetic": 29, "letters": 22, "chat": 3}     # of turns
+KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
+TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
 HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
-HELD_OUT_COMBINATIONS = 0.10                            # share of (fact, wording) that only the val split uses
-INVENTED_WORDS = 0.5                                    # share of words spliced from two: tokens in new company
+HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
+INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
+FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
-_SIGNS = {"+": "plus", "-": "minus", "*": "times", "/": "divided by"}
-_NUMBER_WORDS = {"two": "2", "four": "4", "six": "6", "eight": "8"}
+_SAME_NUMBER = {"two": "2", "four": "4", "six": "6", "eight": "8"}
+_DOES_NOT_KNOW = re.compile(r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b",
+                            re.IGNORECASE)
+
+Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
+Turn = tuple[str, str | list[dict]]                     # question, answer
 
 
 class Dice:
-    """A stream of draws that depends on its key alone: `Dice("train", 0, 17)`; any mix of strings and integers."""
+    """
+    A stream of draws that depends on its key alone: `Dice("train", 0, 17)`; any mix of strings and integers.
+    """
 
     def __init__(self, *key: str | int):
         self.random = random.Random(_stable_hash(*key)).random
@@ -64,128 +73,464 @@ class Dice:
         return name
 
 
-@dataclass
-class Fact:
-    """One subject and its answer in one relation, with all the ways to say it and to ask for it."""
-    relation: str
-    table: str
-    topic: str                                          # what an entry tells it under: mostly the subject
-    subject: str
-    answer: str
-    says: list[str]                                     # clauses, no capital, no full stop; none if inverse
-    asks: dict[str, list[str]]                          # split -> whole questions
-    reply: str
-    wrong: list[str] = field(default_factory=list)      # answers of the same type, for multiple choice
-
-
-@dataclass
-class World:
-    facts: list[Fact]                                   # what can be asked, inverse relations included
-    told: list[Fact]                                    # those that have statements
-    relations: dict[str, list[Fact]]
-    subjects: dict[str, list[list[Fact]]]               # table -> for each subject its told facts
-    tables: dict[str, list[dict[str, str]]]
-    pools: dict[str, list[str]]                         # sentences of stories, and what fills their slots
-    words: list[str]                                    # to spell in training: those of a list and of the facts
-    unseen_words: list[str]                             # never in any training text
-    sums: dict[str, dict[str, list[str]]]               # operator -> say, ask, test, story, story_test
-    letters: dict[str, dict[str, list[str]]]            # spell, count -> say, ask, test, reply
-    chat: dict[str, list[str]]                          # topic -> the reply, then what it replies to
-
-
-# ---------------------------------------------------------------------------- the world
-
-@functools.cache
-def world() -> World:
-    """The parsed and rendered world, built on first use (tens of milliseconds)."""
-    tables, frames = _tables(raw.TABLES), _blocks(raw.FRAMES)[""]
-    facts: list[Fact] = []
-    for header, block in _blocks(raw.RELATIONS).items():
-        name, columns, *phrases = header.split(" | ")
-        table, subject, answer = columns.split()
-        made = [_fact(name, table, row[subject], row[answer], block, frames, row, *phrases)
-                for row in tables[table] if "-" not in (row[subject], row[answer])]
-        for fact in made:
-            right = {other.answer for other in made if other.subject == fact.subject}
-            others = [other.answer for other in made] + block.get("wrong", [])
-            fact.wrong = [answer for answer in dict.fromkeys(others) if answer not in right]
-        facts += made
-    for header, block in _blocks(raw.SELF).items():
-        name, subject, answer, *wrong = header.split(" | ")
-        facts.append(_fact(name, "self", subject, answer, block, {}, {}))
-        facts[-1].wrong = wrong
-    told = [fact for fact in facts if fact.says]
-    relations: dict[str, list[Fact]] = {}
-    for fact in facts:
-        relations.setdefault(fact.relation, []).append(fact)
-    subjects: dict[str, dict[str, list[Fact]]] = {}
-    for fact in told:
-        subjects.setdefault(fact.table, {}).setdefault(fact.topic, []).append(fact)
-    texts = " ".join((raw.WORDS, raw.TABLES, raw.RELATIONS, raw.SELF, raw.ARITHMETIC))
-    return World(facts, told, relations, {table: list(groups.values()) for table, groups in subjects.items()},
-                 tables, _blocks(raw.POOLS)[""], sorted(set(re.findall(r"\b[a-z]{3,10}\b", texts))),
-                 raw.UNSEEN_WORDS.split(), _blocks(raw.ARITHMETIC), _blocks(raw.LETTERS), _blocks(raw.CHAT)[""])
-
-
-def _tables(text: str) -> dict[str, list[dict[str, str]]]:
-    tables = {}
-    for block in text.split("\n== ")[1:]:
-        header, *records = block.strip().replace("; ", "\n").split("\n")
-        name, *columns = header.split(" | ")
-        tables[name] = [dict(zip(columns, record.split("|"), strict=True)) for record in records]
-    return tables
-
-
-def _blocks(text: str) -> dict[str, dict[str, list[str]]]:
-    """{header: {key: items}} of the format described in almanac_facts.py."""
-    blocks: dict[str, dict[str, list[str]]] = {}
-    headers: list[str] = []
-    key = ""
-    for line in text.strip().split("\n"):
-        if line.startswith("== "):
-            headers, key = ([] if key else headers) + [line[3:]], ""
-            continue
-        if not line.startswith(" "):
-            key, _, line = line.partition(": ")
-        for header in headers or [""]:
-            blocks.setdefault(header, {}).setdefault(key, []).extend(item.strip() for item in line.split(" | "))
-    return blocks
-
-
-def _fact(name: str, table: str, subject: str, answer: str, block: dict, frames: dict, row: dict,
-          noun_phrase: str = "", answer_phrase: str = "{a}") -> Fact:
-    slots = row | {"s": subject, "a": answer, "xs": _article(subject), "xa": _article(answer), "table": table}
-    slots |= {"np": noun_phrase.format(**slots), "ap": answer_phrase.format(**slots)}
-    forms = {key: [form.format(**slots) for form in block[key] + frames.get(key, [])] for key in block}
-    asks: dict[str, list[str]] = {"train": [], "val": [], "test": list(map(_capital, forms["test"]))}
-    for wording in forms["ask"]:
-        unseen = _stable_hash("combination", name, subject, wording) % 1000 < 1000 * HELD_OUT_COMBINATIONS
-        asks["val" if unseen else "train"].append(_capital(wording))
-    asks["val"] = asks["val"] or asks["train"]          # a fact none of whose wordings fell into the tenth
-    says = forms.get("say", [])
-    reply = forms.get("reply", says)[0]
-    return Fact(name, table, row.get("name", subject), subject, answer, says, asks, _capital(reply) + ".")
-
-
 def _stable_hash(*parts: str | int) -> int:
     """64 bits that depend on the parts alone, not on the process or the platform."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
+def _is_held_out(what: str, name: str) -> bool:
+    return _stable_hash(what, name) % 1000 < 1000 * HELD_OUT_NAMES
+
+
+def pair_is_held_out(x: int, y: int) -> bool:
+    """
+    Whether training never computes with these two numbers, in either order; in a longer sum any two count.
+    """
+    return _stable_hash("pair", min(x, y), max(x, y)) % 1000 < 1000 * HELD_OUT_PAIRS
+
+
 def _article(noun: str) -> str:
     return f"an {noun}" if noun[:1] in "aeiou" else f"a {noun}"
 
 
+def _bare(noun: str) -> str:
+    return re.sub("^(?:the|an?) ", "", noun)
+
+
 def _capital(text: str) -> str:
-    at = 1 if text[:1] == '"' else 0
+    at = 1 if text[:1] in "\"'" else 0
     return text[:at] + text[at:at + 1].upper() + text[at + 1:]
+
+
+# ---------------------------------------------------------------------------- what the text file holds
+
+@dataclass
+class Topic:
+    """
+    A relation, or a kind of thing that nanochat does not know: all the ways to say it and to ask for it.
+    """
+    relation: str
+    table: str
+    forms: Forms
+    families: dict[str, list[list[str]]]                # split -> the families of frames that fit it
+    gaps: list[dict[str, str]] = field(default_factory=list)            # rows without an answer
+
+
+@dataclass
+class Fact:
+    """One subject and its answer in one relation; without an answer it is one that nanochat does not know."""
+    topic: Topic
+    slots: dict[str, str]
+    answer: str = ""
+    wrong: list[str] = field(default_factory=list)      # answers of the same type
+
+    @property
+    def subject(self) -> str:
+        """What the relation is asked of: minutes in an hour are others than minutes in a day."""
+        return f"{self.slots['s']} in {self.slots['whole']}" if "whole" in self.slots else self.slots["s"]
+
+    @property
+    def reply(self) -> str:
+        forms = self.topic.forms
+        if not self.answer:
+            return almanac().ways["unknown"][0]
+        return _capital(forms.get("reply", forms.get("say"))[0].format(**self.slots)) + "."
+
+
+class Almanac:
+    """The text file, parsed and linked."""
+
+    def __init__(self, text: str):
+        above, listed = text.split("\n== words\n")
+        self.tables, blocks = _parse(above)
+        self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
+        self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the reply to what is unknown
+        frames, facts = blocks["frames"], []
+        for header, forms in blocks["relation"].items():
+            facts += _relation(header, forms, frames, self.tables)
+        for header, forms in blocks["self"].items():
+            name, answer, *wrong = header.split(" | ")
+            topic = Topic("self", "self", forms, _families(forms, frames))
+            facts.append(Fact(topic, {"s": name, "a": answer}, answer, wrong))
+        self.relations = _link(facts)
+        self.facts = [fact for group in self.relations.values() for fact in group]
+        self.unknown = [Topic("unknown", "", forms, _families(forms, frames)) for forms in blocks["unknown"].values()]
+        topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
+        self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
+
+        pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
+        pools["capital"] = [row["capital"] for row in self.tables["country"]]
+        pools |= blocks["known"][""] | blocks["pools"][""]
+        strangers = blocks["strangers"][""].items()     # names of things unknown, for training or for tests
+        self.pools, self.test_pools = (
+            pools | {pool: [name for name in names if _is_held_out(pool, name) == test] for pool, names in strangers}
+            for test in (False, True))
+        self.real_words = set(re.findall(r"[a-z]+", text.lower()))
+        used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
+        self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
+        self.words = sorted(set(listed) - set(self.unseen_words))
+        subjects = " ".join(fact.subject for fact in self.facts)
+        self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
+        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(blocks["strangers"][""]["other_symbol"])
+
+
+@functools.cache
+def almanac() -> Almanac:
+    """Read and parsed on first use, in tens of milliseconds."""
+    return Almanac(Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8"))
+
+
+def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
+    """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
+    tables: dict[str, list[dict[str, str]]] = {}
+    blocks: dict[str, dict[str, Forms]] = {}
+    headers: list[tuple[str, str]] = []
+    in_body, key = False, ""
+    for line in text.split("\n"):
+        if line.startswith("== "):
+            kind, _, header = line[3:].partition(" ")
+            headers, in_body = ([] if in_body else headers) + [(kind, header)], False
+        elif line and not line.startswith("#"):
+            in_body = True
+            if headers[0][0] == "table":
+                name, *columns = headers[0][1].split(" | ")
+                rows = [dict(zip(columns, row.split("|"), strict=True)) for row in line.split("; ")]
+                tables.setdefault(name, []).extend(rows)
+                continue
+            if not line.startswith(" "):
+                key, _, line = line.partition(":")
+            items = [item.strip().replace("\\n", "\n") for item in line.split(" | ")]
+            for kind, header in headers:
+                blocks.setdefault(kind, {}).setdefault(header, {}).setdefault(key, []).extend(items)
+    return tables, blocks
+
+
+def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict) -> list[Fact]:
+    """
+    The facts of a relation. Slots are the columns of a row, and what is made from its subject and answer.
+    """
+    name, columns = header.split(" | ")
+    table, subject, answer = columns.split()
+    topic, facts = Topic(name, table, forms, _families(forms, frames)), []
+    for row in tables[table]:
+        slots = row | _subject_slots(row[subject]) | {"a": row[answer], "xa": _article(row[answer]), "table": table}
+        if "-" not in (row[subject], row[answer]):
+            facts.append(Fact(topic, slots, row[answer], list(forms.get("wrong", []))))
+        elif row[subject] != "-":
+            topic.gaps.append(slots)
+    return facts
+
+
+def _subject_slots(subject: str) -> dict[str, str]:
+    return {"s": subject, "xs": _article(subject), "subject": _bare(subject)}
+
+
+def _families(forms: Forms, frames: dict[str, Forms]) -> dict[str, list[list[str]]]:
+    """For each split the families whose slots can be filled; only a relation has answers to name."""
+    def fits(family: list[str]) -> bool:
+        text = " ".join(family)
+        return "np" in forms and ("label" in forms or "{label}" not in text) and (answered or "{either}" not in text)
+    answered = "say" in forms or "reply" in forms
+    return {split: [family for family in families.values() if fits(family)] for split, families in frames.items()}
+
+
+def _link(facts: list[Fact]) -> dict[str, list[Fact]]:
+    """
+    Facts by relation, of subjects with a single answer, each once; all other answers become its wrong ones.
+    """
+    relations: dict[str, list[Fact]] = {}
+    for relation in dict.fromkeys(fact.topic.relation for fact in facts):
+        group = [fact for fact in facts if fact.topic.relation == relation]
+        answers: dict[str, set[str]] = {}
+        for fact in group:
+            answers.setdefault(fact.subject, set()).add(fact.answer)
+        first = {fact.subject: fact for fact in reversed(group) if len(answers[fact.subject]) == 1}
+        relations[relation] = list(reversed(first.values()))
+        for fact in relations[relation] if relation != "self" else []:
+            others = dict.fromkeys([other.answer for other in group] + fact.wrong)
+            fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
+    return relations
+
+
+# ---------------------------------------------------------------------------- composing
+
+class Slots(dict):
+    """
+    The values of a form's slots. A missing one is drawn from the pool of its name; {land2} is another {land}.
+    """
+
+    def __init__(self, scribe: "Scribe", values: dict[str, str]):
+        super().__init__(values)
+        self.scribe = scribe
+
+    def __missing__(self, name: str) -> str:
+        self[name] = self.scribe.draw(name.rstrip("2"))
+        return self[name]
+
+
+class Scribe:
+    """The writer of one document or conversation: its dice, its split, and the people in it."""
+
+    def __init__(self, dice: Dice, split: str):
+        self.dice, self.split, self.almanac = dice, split, almanac()
+        self.pools = self.almanac.test_pools if split == "test" else self.almanac.pools
+        heroine = dice.chance(0.5)
+        one, other = ("women", "men") if heroine else ("men", "women")
+        self.people = {"n": dice.pick(self.pools[one]), "m": dice.pick(self.pools[other]),
+                       "p": "she" if heroine else "he", "o": "her" if heroine else "his"}
+
+    def draw(self, pool: str) -> str:
+        item = self.dice.pick(self.pools[pool])
+        return self.fill(item) if "{" in item else item
+
+    def fill(self, form: str, **values: str) -> str:
+        return form.format_map(Slots(self, self.people | values))
+
+    def sentence(self, pool: str, **values: str) -> str:
+        return _capital(self.fill(self.dice.pick(self.pools[pool]), **values))
+
+    def say(self, fact: Fact) -> str:
+        """A statement of a fact: a clause, no capital, no full stop."""
+        forms, slots = fact.topic.forms, self.slots(fact)
+        says = forms.get("say", [])
+        if "np" in forms and (not says or self.dice.chance(0.2)):
+            slots["np"], says = self.dice.pick(forms["np"]).format(**slots), self.almanac.ways["say"]
+        return self.dice.pick(says).format(**slots)
+
+    def slots(self, fact: Fact) -> dict[str, str]:
+        """The fact's slots, with the answer and a wrong one as its relation puts them."""
+        if not fact.wrong:
+            return dict(fact.slots)
+        put = fact.topic.forms.get("ap", ["{a}"])[0]
+        one, other = fact.answer or self.dice.pick(fact.wrong), self.dice.pick(fact.wrong)
+        plain = self.dice.some((one, other), 2)
+        right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in (one, other, *plain))
+        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both),
+                             "either_plain": " or ".join(plain)}
+
+    def ask(self, fact: Fact, typed: bool = True) -> str:
+        """A question in one of the split's wordings; as people type it, or as books print it."""
+        dice, forms, slots = self.dice, fact.topic.forms, self.slots(fact)
+        families = fact.topic.families[self.split]
+        whole = [] if self.split == "val" and families else forms["test" if self.split == "test" else "ask"]
+        form = dice.pick(whole if not families or (whole and dice.chance(0.5)) else dice.pick(families))
+        if "{np}" in form or "{bare}" in form:
+            slots["np"] = self.fill(dice.pick(forms["np"]), **slots)
+            slots["bare"] = _bare(slots["np"])
+        elif "{label}" in form:
+            slots["label"] = dice.pick(forms["label"])
+            slots |= {} if "s" in slots else _subject_slots(self.fill(forms["s"][0]))
+        text = self.fill(form, **slots)
+        if not fact.answer:
+            text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
+        return self.typed(self.respelled(text)) if typed else _capital(text)
+
+    def respelled(self, text: str) -> str:
+        """Sometimes in British spelling."""
+        for american, british in (pair.split("/") for pair in self.almanac.ways["british"]):
+            if american in text and self.dice.chance(0.3):
+                text = re.sub(rf"\b{american}\b", british, text)
+        return text
+
+    def typed(self, text: str) -> str:
+        """
+        As people type it: an opening, an ending, with or without its mark, its capitals, its apostrophes.
+        """
+        dice, ways = self.dice, self.almanac.ways
+        if dice.chance(0.2):
+            opening = self.fill(dice.pick(ways["openings"]))
+            text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"
+        body, mark = (text[:-1], text[-1]) if text[-1] in ".?!" and not text.endswith("..") else (text, "")
+        if dice.chance(0.14):
+            body = f"{body.rstrip()}{dice.pick((' ', ', '))}{self.fill(dice.pick(ways['endings']))}"
+        text = body.rstrip() + ("" if dice.chance(0.45) else mark)
+        roll = dice.random()
+        if roll < 0.45:
+            keep = self.almanac.symbols if dice.chance(0.8) else ()
+            text = re.sub(r"\w+", lambda word: word[0] if word[0] in keep else word[0].lower(), text)
+        elif roll < 0.85:
+            text = _capital(text)
+        if "'" in text and dice.chance(0.3):
+            text = re.sub(r"\b([Ww]hat|[Hh]ow|[Ww]ho|[Ii]t|I|i)'(s|m|d)\b", r"\1\2", text)
+        return text
+
+    def fact(self) -> Fact:
+        """Any fact, of large and of small relations."""
+        dice, relations = self.dice, self.almanac.relations
+        return dice.pick(self.almanac.facts if dice.chance(0.5) else relations[dice.pick(list(relations))])
+
+    def unknown(self) -> Fact:
+        """
+        Something to ask that nanochat does not know: another thing to know, or another subject of a relation.
+        """
+        dice, test = self.dice, self.split == "test"
+        if dice.chance(0.5):
+            return Fact(dice.pick(self.almanac.unknown), {})
+        topic = dice.pick(self.almanac.partly_known)
+        known = self.almanac.relations[topic.relation][0]
+        answers = [known.answer, *known.wrong]
+        if topic.gaps and not test and dice.chance(0.15):
+            return Fact(topic, dice.pick(topic.gaps), "", answers)
+        name = self.draw(topic.forms["strangers"][0])
+        if not test and dice.chance(0.2) and not name.isdigit():
+            name = self.invented_word() if name.islower() else _capital(self.invented_word())
+        noun = f"the {_bare(name)}" if _bare(name) != name else name
+        return Fact(topic, _subject_slots(name) | {"plural": f"{name}s", "noun": noun}, "", answers)
+
+    def word(self) -> str:
+        """A word to spell: of the facts, of the list, or an invented one."""
+        roll, book = self.dice.random(), self.almanac
+        if roll < INVENTED_WORDS:
+            return self.invented_word()
+        return self.dice.pick(book.fact_words if roll < INVENTED_WORDS + FACT_WORDS else book.words)
+
+    def invented_word(self) -> str:
+        """Spliced from two words of the list: their pieces in new company."""
+        dice, words = self.dice, self.almanac.words
+        while True:
+            word = dice.pick(words)[:dice.between(2, 5)] + dice.pick(words)[-dice.between(2, 5):]
+            if word not in self.almanac.real_words:
+                return word
+
+
+# ---------------------------------------------------------------------------- questions with their answers
+
+def _facts_turns(scribe: Scribe) -> list[Turn]:
+    dice, fact = scribe.dice, scribe.fact()
+    turns = _plain_turns(scribe, fact)
+    other = dice.pick(scribe.almanac.relations[fact.topic.relation])
+    if other is not fact and dice.chance(0.06) and fact.topic.relation != "self":
+        turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
+    return turns
+
+
+def _plain_turns(scribe: Scribe, fact: Fact) -> list[Turn]:
+    return [(scribe.ask(fact), fact.reply)]
+
+
+def _chat_turns(scribe: Scribe, *topics: str) -> list[Turn]:
+    dice, chat = scribe.dice, scribe.almanac.chat
+    header = dice.pick([header for header in chat if not topics or header.startswith(topics)])
+    return [(scribe.typed(dice.pick(chat[header]["ask"])), header.partition(" | ")[2])]
+
+
+def _choice_turns(scribe: Scribe, fact: Fact | None = None) -> list[Turn]:
+    """
+    A multiple choice question, and the line of its answer. The whole line: a network that has named the
+    answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md).
+    """
+    dice, fact = scribe.dice, fact or scribe.fact()
+    options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
+    lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
+    question = scribe.sentence("choice_frames", q=scribe.ask(fact, typed=False), o="\n".join(lines))
+    return [(question, lines[options.index(fact.answer)])]
+
+
+def _tool_answer(expression: str, reply: str) -> list[dict]:
+    """A call of the calculator, its value, and the reply with that value as {r}."""
+    value = evaluate(expression)
+    assert value is not None, expression
+    return [{"type": "python", "text": expression}, {"type": "python_output", "text": value},
+            {"type": "text", "text": reply.replace("{r}", value)}]
+
+
+def _numbers(dice: Dice, signs: str) -> list[int]:
+    """
+    Numbers in the tool's order, of one to four digits, often round ones; results are whole and not negative.
+    """
+    high = dice.pick((9, 12, 20, 99, 99, 99, 999))
+    number = lambda: dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
+    small = lambda: dice.between(2, dice.pick((9, 12, 12, 40)))
+    numbers = sorted((number(), number(), number()), reverse=True)
+    match signs:
+        case "double" | "half":
+            return [numbers[0] * (2 if signs == "half" else 1), 2]
+        case "/":
+            divisor = small()
+            return [divisor * dice.pick((small(), numbers[0])), divisor]
+        case "*" | "* *":
+            return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
+        case "-" | "+ -":
+            return numbers[:len(signs.split()) + 1]
+        case "- -":
+            return [numbers[0] + numbers[1], *numbers[1:]]
+    return dice.some(numbers, len(signs.split()) + 1)
+
+
+def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
+    """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
+    dice, sums = scribe.dice, scribe.almanac.sums
+    signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
+    numbers = _numbers(dice, signs)
+    while any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2)) != (scribe.split == "test"):
+        numbers = _numbers(dice, signs)
+    forms, suffix = sums[signs], "_test" if scribe.split == "test" else ""
+    slots = dict(zip("xyz", map(str, numbers)))
+    answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
+    stories = forms.get("story" + suffix, [])
+    form = dice.pick(stories if stories and dice.chance(0.35) else forms["test" if suffix else "ask"])
+    if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
+        slots = {name: _in_words(scribe, int(number)) for name, number in slots.items()}
+    signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
+    return [(scribe.typed(scribe.fill(form, **slots | signs_shown)), answer)]
+
+
+def _in_words(scribe: Scribe, number: int) -> str:
+    """Numbers up to twenty, and tens below a hundred, as words; others in digits."""
+    words, tens = scribe.pools["number_words"], scribe.pools["tens"]
+    if number < len(words):
+        return words[number]
+    return tens[number // 10] if number < 100 and number % 10 == 0 else str(number)
+
+
+def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]:
+    """A word to spell, or letters in it to count. Each letter follows a space: one token, always the same."""
+    dice, word = scribe.dice, word or scribe.word()
+    forms = scribe.almanac.letters[task or dice.weighted({"spell": 5, "count": 4, "length": 2})]
+    letter = dice.pick(word if dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
+    count = word.count(letter)
+    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "r": "{r}",
+             "k": "1 time" if count == 1 else f"{count} times"}
+    reply = forms["reply"][0].format(**slots)
+    answer = _tool_answer(forms["tool"][0].format(**slots), reply) if "tool" in forms else reply
+    quote, around = dice.pick("\"'"), dice.random()
+    slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
+    form = dice.pick(forms["test" if scribe.split == "test" else "ask"])
+    return [(scribe.typed(form.format(**slots)), answer)]
+
+
+_TURNS = {"facts": _facts_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns, "letters": _letters_turns,
+          "self": lambda scribe: _plain_turns(scribe, scribe.dice.pick(scribe.almanac.relations["self"])),
+          "unknown": lambda scribe: _plain_turns(scribe, scribe.unknown()), "chat": _chat_turns}
+
+
+def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
+    """
+    Endless conversations {"messages": [...]}: one to four questions, a few greetings and system messages.
+    """
+    for index in itertools.count():
+        scribe = Scribe(Dice("conversation", split, seed, index), split)
+        dice, messages, turns = scribe.dice, [], []
+        if dice.chance(0.05):
+            messages.append({"role": "system", "content": scribe.sentence("systems")})
+        while not turns or (len(turns) < 4 and dice.chance(0.35)):
+            turns += _TURNS[dice.weighted(TURNS)](scribe)
+        if len(turns) > 1 and dice.chance(0.1):
+            turns = _chat_turns(scribe, "greeting") + turns
+        if len(turns) > 1 and dice.chance(0.1):
+            turns += _chat_turns(scribe, "thanks", "goodbye")
+        for question, answer in turns:
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        yield {"messages": messages}
 
 
 # ---------------------------------------------------------------------------- documents
 
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
-    """Endless documents of about 60 to 400 words; split "val" has other draws and its own share of wordings."""
+    """
+    Endless documents of about 60 to 400 words; split "val" has other draws and asks in frames of its own.
+    """
     for index in itertools.count():
         scribe = Scribe(Dice("document", split, seed, index), split)
         maker = _MAKERS[scribe.dice.weighted(DOCUMENTS)]
@@ -195,372 +540,99 @@ def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
         yield text
 
 
-class Scribe:
-    """The writer of one document or conversation: its dice, its split, and the people in it."""
-
-    def __init__(self, dice: Dice, split: str):
-        self.dice, self.split, self.world = dice, split, world()
-        heroine, pools = dice.chance(0.5), self.world.pools
-        one, other = ("women", "men") if heroine else ("men", "women")
-        self.slots = {"n": dice.pick(pools[one]), "m": dice.pick(pools[other]), "j": dice.pick(pools["job"]),
-                      "p": "she" if heroine else "he", "o": "her" if heroine else "his"}
-
-    def fill(self, pool: str, **slots: str) -> str:
-        """A sentence of the pool, filled and capitalised."""
-        form, pick = self.dice.pick(self.world.pools[pool]), self.dice.pick
-        if "{" in form:
-            drawn = {key: pick(self.world.pools[key]) for key in ("adj", "next", "t")}
-            drawn |= {key: pick(self.world.tables[key])["name"] for key in ("day", "month")}
-            form = form.format(**self.slots | drawn | {"i": self.dice.between(3, 90)} | slots)
-        return _capital(form)
-
-    def sentence(self, clause: str) -> str:
-        if self.dice.chance(0.25) and not clause.startswith(raw.ORDERS):
-            clause = f"{self.fill('openings')} {clause}"
-        return _capital(clause) + "."
-
-    def say(self, fact: Fact) -> str:
-        return self.dice.pick(fact.says)
-
-    def paragraph(self, facts: Sequence[Fact]) -> str:
-        """A statement of each fact as sentences, some joined in pairs, some with an opening."""
-        sentences, left = [], iter(facts)
-        for fact in left:
-            clause = self.say(fact)
-            if self.dice.chance(0.22) and (other := next(left, None)):
-                clause += f"{self.dice.pick(raw.JOINS)} {self.say(other)}"
-            sentences.append(self.sentence(clause))
-        return " ".join(sentences)
-
-    def ask(self, fact: Fact) -> str:
-        return self.dice.pick(fact.asks[self.split])
-
-    def word(self) -> str:
-        """A word to spell: of the training list, or spliced from two of its words."""
-        dice, words = self.dice, self.world.words
-        if not dice.chance(INVENTED_WORDS):
-            return dice.pick(words)
-        while True:
-            word = dice.pick(words)[:dice.between(2, 5)] + dice.pick(words)[-dice.between(2, 5):]
-            if word not in self.world.unseen_words:
-                return word
-
-
-def _entry(scribe: Scribe) -> str:
-    """Encyclopedia-like: subjects of one kind, a paragraph each; or one paragraph if each has a single fact."""
-    dice = scribe.dice
-    groups = scribe.world.subjects[dice.pick(scribe.world.told).table]
-    if len(groups[0]) == 1:
-        return scribe.paragraph([facts[0] for facts in dice.some(groups, dice.between(6, 14))])
-    heading, parts = dice.pick(("", "{}\n", "# {}\n\n", "{}: ")), []
-    for facts in dice.some(groups, dice.between(2, 6)):
-        told = dice.some(facts, len(facts)) + [fact for fact in facts if dice.chance(0.6)]
-        parts.append(heading.format(_capital(facts[0].topic)) + scribe.paragraph(told))
-    return "\n\n".join(parts)
-
-
 def _notes(scribe: Scribe) -> str:
-    """Statements on mixed facts, or on several facts of a few relations."""
-    dice, told = scribe.dice, scribe.world.told
-    if dice.chance(0.5):
-        facts = [dice.pick(told) for _ in range(dice.between(7, 24))]
-    else:
-        facts = []
-        for _ in range(dice.between(1, 3)):
-            facts += dice.some(scribe.world.relations[dice.pick(told).relation], dice.between(5, 10))
-    title = scribe.fill("headings") + "\n\n" if dice.chance(0.4) else ""
-    if dice.chance(0.25):
-        mark = dice.pick(("- ", "* ", ""))
-        return title + "\n".join(mark + scribe.sentence(scribe.say(fact)) for fact in facts)
-    middle = dice.between(3, len(facts))
-    return (title + scribe.paragraph(facts[:middle]) + "\n\n" + scribe.paragraph(facts[middle:])).strip()
-
-
-def _comparison(scribe: Scribe) -> str:
-    """Two subjects at a time, alike or different in one relation."""
-    dice, sentences = scribe.dice, []
-    group = dice.pick([group for group in scribe.world.relations.values() if len(group) > 1 and group[0].says])
-    for _ in range(dice.between(3, 8)):
-        one, two = dice.some(group, 2)
-        link = dice.pick(raw.ALIKE if one.answer == two.answer else raw.DIFFERENT)
-        sentences.append(scribe.sentence(scribe.say(one) + link + scribe.say(two)))
-    return " ".join(sentences)
-
-
-def _table(scribe: Scribe) -> str:
-    """Rows of a table in one of several layouts, then a few of its facts in words."""
-    dice, tables = scribe.dice, scribe.world.tables
-    name = dice.pick([fact for fact in scribe.world.told if fact.table not in ("self", "unit")]).table
-    columns = dice.some([key for key in tables[name][0] if key != "name"], dice.between(1, 3))
-    rows = [row for row in dice.some(tables[name], dice.between(6, 16))
-            if "-" not in (row[key] for key in columns)]
-    labels, lines = ["name", *columns], [[row["name"], *(row[key] for key in columns)] for row in rows]
-    bar = dice.pick((" | ", ", ", " -> ", ""))
-    if bar:
-        lines = [bar.join(line) for line in [labels, *lines]]
-    else:
-        lines = ["- " + "; ".join(map(": ".join, zip(labels, line, strict=True))) for line in lines]
-    intro = dice.pick(("", "The table shows {l}.\n\n", "Here is a list: {l}.\n\n", "{n} wrote a list: {l}.\n\n"))
-    names = {row["name"] for row in rows}
-    facts = [fact for fact in scribe.world.told if fact.table == name and fact.subject in names]
-    told = scribe.paragraph(dice.some(facts, dice.between(0, 5)))
-    return (intro.format(l=", ".join(labels), **scribe.slots) + "\n".join(lines) + "\n\n" + told).strip()
-
-
-def _trip(scribe: Scribe) -> str:
-    """A traveler goes from country to country."""
+    """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
     dice = scribe.dice
-    story = [scribe.fill("trip_starts")]
-    for row in dice.some(scribe.world.tables["country"], dice.between(2, 5)):
-        slots = {"s": row["name"]} | row
-        pools = ["trip_money", "trip_events"] + (["trip_talk"] if row["language"] != "-" else [])
-        steps = ["trip_steps"] + dice.some(pools, dice.between(1, 3))
-        story.append(" ".join(scribe.fill(pool, **slots) for pool in steps))
-    story.append(scribe.fill("trip_ends"))
-    return dice.pick((" ", "\n\n")).join(story)
+    facts = [scribe.fact() for _ in range(dice.between(7, 20))]
+    if dice.chance(0.5):
+        facts = dice.some(scribe.almanac.relations[facts[0].topic.relation], dice.between(5, 10)) + facts[:5]
+    clauses = [scribe.say(fact) for fact in facts]
+    title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
+    if dice.chance(0.3):
+        return title + "\n".join(f"- {_capital(clause)}." for clause in clauses)
+    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in clauses]
+    return title + " ".join(f"{_capital(clause)}." for clause in clauses)
 
 
 def _lesson(scribe: Scribe) -> str:
-    """A class or a zoo, where people ask and know."""
-    dice, facts = scribe.dice, scribe.world.facts
-    story = [scribe.fill("class_starts")]
-    group = scribe.world.relations[dice.pick(facts).relation]
+    """A story of a class, where people ask and know."""
+    dice, story = scribe.dice, [scribe.sentence("lesson_starts")]
     for _ in range(dice.between(3, 8)):
-        fact = dice.pick(group if dice.chance(0.4) else facts)
-        story.append(scribe.fill("class_talk", q=scribe.ask(fact), r=fact.reply))
-        if fact.says and dice.chance(0.4):
-            story.append(scribe.sentence(scribe.say(fact)))
+        fact = scribe.fact()
+        story.append(scribe.sentence("lesson_talk", q=scribe.ask(fact, typed=False), r=fact.reply))
         if dice.chance(0.35):
-            story.append(scribe.fill("class_events"))
-    story.append(scribe.fill("class_ends"))
-    return dice.pick((" ", " ", "\n\n")).join(story)
+            story.append(scribe.sentence("lesson_events"))
+    return " ".join([*story, scribe.sentence("lesson_ends")])
 
 
-def _quiz(scribe: Scribe) -> str:
-    """Questions with their answers, short or in whole sentences, or as a dialogue."""
-    dice, slots = scribe.dice, scribe.slots
-    before, between, after = dice.pick((
-        ("Question: ", "\nAnswer: ", "\n\n"), ("Q: ", "\nA: ", "\n"), ("", " ", "\n"), ("- ", " ", "\n"),
-        ("", "\n", "\n\n"), (f"{slots['n']}: ", f"\n{slots['m']}: ", "\n")))
-    whole, parts = dice.chance(0.7), []
+def _dialogue(scribe: Scribe) -> str:
+    """
+    Questions of all kinds as people type them, with their answers; calls of the calculator between brackets.
+    """
+    dice, lines = scribe.dice, []
+    voices = dice.pick(scribe.pools["voices"])
+    kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
     for _ in range(dice.between(5, 12)):
-        fact = dice.pick(scribe.world.facts)
-        parts.append(before + scribe.ask(fact) + between + (fact.reply if whole else _capital(fact.answer)))
-    return after.join(parts)
-
-
-def _choice(scribe: Scribe, fact: Fact, question: str) -> tuple[str, str]:
-    """
-    A multiple choice question in one of the frames, and the line of its answer. The whole line: a network that has
-    named the answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md).
-    """
-    dice = scribe.dice
-    options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
-    lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
-    before, after = dice.pick(raw.CHOICE_FRAMES)
-    return before.format(q=question) + "\n".join(lines) + after, lines[options.index(fact.answer)]
+        for question, answer in _TURNS[dice.weighted(kinds)](scribe):
+            if not isinstance(answer, str):
+                tool, output, text = (part["text"] for part in answer)
+                answer = f"[{tool} = {output}] {text}"
+            lines.append(scribe.fill(voices, q=question, r=answer))
+    return "\n".join(lines)
 
 
 def _choices(scribe: Scribe) -> str:
     """Multiple choice questions, often with the answer in words as well."""
     dice, parts = scribe.dice, []
-    lead, explain = dice.pick(("\n", "\n", "\nAnswer:\n")), dice.chance(0.5)
+    lead, explain = dice.pick(("\n", "\n", "\nAnswer:\n")), dice.chance(0.4)
     for _ in range(dice.between(2, 6)):
-        fact = dice.pick(scribe.world.facts)
-        question, line = _choice(scribe, fact, scribe.ask(fact))
+        fact = scribe.fact()
+        question, line = _choice_turns(scribe, fact)[0]
         parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
     return "\n\n".join(parts)
 
 
-def pair_is_held_out(x: int, y: int) -> bool:
-    """Whether training never computes with these two numbers, in either order."""
-    return _stable_hash("pair", min(x, y), max(x, y)) % 1000 < 1000 * HELD_OUT_PAIRS
-
-
-def _sum_slots(scribe: Scribe, held_out: bool = False) -> dict[str, str | int]:
-    """A sum of two- and three-digit numbers, its sign and its result; not negative, quotients whole."""
-    dice = scribe.dice
-    sign = dice.pick("+-*/")
-    while True:
-        high = 99 if dice.chance(0.6) else 999
-        x, y = dice.between(11, high), dice.between(11, high)
-        if sign == "-":
-            x, y = max(x, y), min(x, y)
-        elif sign in "*/":
-            y = dice.between(2, 12 if dice.chance(0.6) else 40)
-            x = x if sign == "*" else y * dice.between(3, 99)
-        if pair_is_held_out(x, y) == held_out:
-            z = {"+": x + y, "-": x - y, "*": x * y, "/": x // y}[sign]
-            return scribe.slots | {"x": x, "y": y, "z": z, "sign": sign, "word": _SIGNS[sign],
-                                   "t": dice.pick(scribe.world.pools["t"])}
-
-
-def _arithmetic(scribe: Scribe) -> str:
-    """Sums told in words and signs, and small word problems with their solution."""
-    dice, lines = scribe.dice, []
-    for _ in range(dice.between(6, 16)):
-        slots, kind = _sum_slots(scribe), dice.pick(("story", "ask", "say", "say"))
-        text = dice.pick(scribe.world.sums[slots["sign"]][kind]).format(**slots)
-        solution = "{x} {sign} {y} = {z}.".format(**slots)
-        lines.append(scribe.sentence(text) if kind == "say" else f"{_capital(text)} {solution}")
-    return dice.pick((" ", "\n", "\n")).join(lines)
-
-
-def _spelled(word: str) -> str:
-    """Every letter behind a space of its own, the first too: one token each, always the same."""
-    return " " + " ".join(word)
-
-
-def _letter_slots(scribe: Scribe, word: str) -> dict[str, str]:
-    """A letter to count in the word, its count, and the expression that counts it."""
-    letter = scribe.dice.pick(word if scribe.dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
-    count = word.count(letter)
-    return scribe.slots | {"w": word, "l": _spelled(word), "c": letter, "v": str(count),
-                           "k": "1 time" if count == 1 else f"{count} times",
-                           "e": f'"{_spelled(word)}".count(" {letter}")'}
-
-
 def _spelling(scribe: Scribe) -> str:
-    """Words with their letters, in prose or as a list, and letters counted."""
-    dice, lines = scribe.dice, []
-    if dice.chance(0.5):
-        words = [scribe.word() for _ in range(dice.between(10, 30))]
-        return scribe.fill("headings") + "\n\n" + "\n".join(f"- {word}:{_spelled(word)}" for word in words)
-    for _ in range(dice.between(6, 16)):
-        forms = scribe.world.letters["count" if dice.chance(0.25) else "spell"]["say"]
-        lines.append(_capital(dice.pick(forms).format(**_letter_slots(scribe, scribe.word()))) + ".")
-    return dice.pick((" ", "\n")).join(lines)
+    words = [scribe.word() for _ in range(scribe.dice.between(10, 30))]
+    return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
 
 
-_MAKERS = {"entry": _entry, "notes": _notes, "comparison": _comparison, "table": _table, "trip": _trip,
-           "lesson": _lesson, "quiz": _quiz, "choice": _choices, "arithmetic": _arithmetic, "spelling": _spelling}
-
-
-# ---------------------------------------------------------------------------- conversations
-
-def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
-    """Endless conversations {"messages": [...]}: one to four questions, a few greetings and system messages."""
-    for index in itertools.count():
-        scribe = Scribe(Dice("conversation", split, seed, index), split)
-        dice, messages = scribe.dice, []
-        if dice.chance(0.05):
-            messages.append({"role": "system", "content": dice.pick(scribe.world.pools["systems"])})
-        turns = 1
-        while turns < 4 and dice.chance(0.35):
-            turns += 1
-        if turns > 1 and dice.chance(0.1):
-            messages += _chat_turn(scribe, "greeting")
-        for _ in range(turns):
-            messages += _TURNS[dice.weighted(CONVERSATIONS)](scribe)
-        if turns > 1 and dice.chance(0.1):
-            messages += _chat_turn(scribe, dice.pick(("thanks", "goodbye")))
-        yield {"messages": messages}
-
-
-def _turn(question: str, answer: str | list[dict]) -> list[dict]:
-    return [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-
-
-def _casual(scribe: Scribe, question: str) -> str:
-    """The question as people type it: mostly as it is, else polite, without its mark, or in small letters."""
-    roll = scribe.dice.random()
-    if roll < 0.12:
-        return question.rstrip("?.")
-    if roll < 0.22:
-        return scribe.dice.pick(("Please answer: ", "Hello! ", "I want to ask: ", "OK. ")) + question
-    if roll < 0.30:
-        return question[:1].lower() + question[1:]
-    return question
-
-
-def _facts_turn(scribe: Scribe) -> list[dict]:
-    dice, fact = scribe.dice, scribe.dice.pick(scribe.world.facts)
-    messages = _turn(_casual(scribe, scribe.ask(fact)), fact.reply)
-    other = dice.pick(scribe.world.relations[fact.relation])
-    if other is not fact and dice.chance(0.06):
-        follow_up = dice.pick(("And {s}?", "What about {s}?", "And what about {s}?"))
-        messages += _turn(follow_up.format(s=other.subject), other.reply)
-    return messages
-
-
-def _choice_turn(scribe: Scribe) -> list[dict]:
-    fact = scribe.dice.pick(scribe.world.facts)
-    return _turn(*_choice(scribe, fact, scribe.ask(fact)))
-
-
-def _tool_answer(expression: str, text: str) -> list[dict]:
-    """Expression, its value and the closing sentence, in which {value} is that value."""
-    value = evaluate(expression)
-    assert value is not None, expression
-    return [{"type": "python", "text": expression}, {"type": "python_output", "text": value},
-            {"type": "text", "text": text.replace("{value}", value)}]
-
-
-def _sum_question(scribe: Scribe, ask: str, story: str) -> tuple[str, dict]:
-    """A question in one of the wordings named `ask` or `story`, and its slots."""
-    slots = _sum_slots(scribe, held_out=scribe.split == "test")
-    wordings = scribe.world.sums[slots["sign"]][story if scribe.dice.chance(0.4) else ask]
-    return _capital(scribe.dice.pick(wordings).format(**slots)), slots
-
-
-def _arithmetic_turn(scribe: Scribe) -> list[dict]:
-    question, slots = _sum_question(scribe, "ask", "story")
-    answer = _tool_answer("{x}{sign}{y}".format(**slots), "{x} {sign} {y} = {{value}}.".format(**slots))
-    return _turn(_casual(scribe, question), answer)
-
-
-def _letters_turn(scribe: Scribe) -> list[dict]:
-    dice, slots = scribe.dice, _letter_slots(scribe, scribe.word())
-    task = dice.pick(("spell", "count"))
-    forms = scribe.world.letters[task]
-    question, answer = dice.pick(forms["ask"]).format(**slots), forms["reply"][0].format(**slots)
-    answer = answer if task == "spell" else _tool_answer(slots["e"], answer)
-    return _turn(_casual(scribe, _capital(question)), answer)
-
-
-def _chat_turn(scribe: Scribe, topic: str | None = None) -> list[dict]:
-    dice, chat = scribe.dice, scribe.world.chat
-    topic = topic or dice.pick(list(chat))
-    reply, *questions = chat[topic]
-    question = dice.pick(questions).format(u=_capital(scribe.word()))
-    mark = dice.pick("!.") if topic in ("greeting", "thanks", "goodbye") else "?"
-    return _turn(dice.pick((question, _capital(question), _capital(question) + mark)), reply)
-
-
-_TURNS = {"facts": _facts_turn, "choice": _choice_turn, "arithmetic": _arithmetic_turn, "letters": _letters_turn,
-          "chat": _chat_turn}
+_MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": _choices, "spelling": _spelling}
 
 
 # ---------------------------------------------------------------------------- held-out questions
 
 def questions(kind: str, n: int, seed: int = 0) -> list[dict]:
     """
-    `n` held-out questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for
-    facts with "wrong" (answers of the same type). Facts take turns; only test wordings.
+    `n` held-out questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"},
+    for facts with "wrong" (answers of the same type). Facts take turns; only families of frames and wordings
+    of tests.
     """
     assert kind in KINDS, kind
-    order = Dice("questions", kind, seed).some(world().facts, len(world().facts))
-    made = []
-    for i in range(n):
-        scribe = Scribe(Dice("question", kind, seed, i), "test")
-        made.append({"kind": kind} | _held_out(kind, scribe, order[i % len(order)]))
-    return made
+    facts = almanac().facts
+    order = Dice("questions", kind, seed).some(facts, len(facts))
+    scribes = [Scribe(Dice("question", kind, seed, i), "test") for i in range(n)]
+    return [{"kind": kind} | _held_out(kind, scribe, order[i % len(order)]) for i, scribe in enumerate(scribes)]
 
 
 def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
+    about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
-        other = _NUMBER_WORDS.get(fact.answer, fact.answer.removeprefix("the "))
-        return _question(scribe.ask(fact), fact.answer, other, relation=fact.relation, wrong=fact.wrong)
+        bare = _bare(fact.answer)
+        also = (bare, _SAME_NUMBER.get(bare, bare))
+        return _question(scribe.ask(fact), fact.answer, *also, **about, wrong=fact.wrong)
     if kind == "choice":
-        text, line = _choice(scribe, fact, scribe.ask(fact))
-        return _question(text, line[-1], relation=fact.relation)
+        (text, line), = _choice_turns(scribe, fact)
+        return _question(text, line[-1], **about)
+    if kind == "letters":
+        task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
+        word = scribe.dice.pick(scribe.almanac.unseen_words)
+        (text, answer), = _letters_turns(scribe, task, word)
+        return _question(text, " ".join(word) if task == "spell" else answer[1]["text"], task=task)
+    (text, answer), = _TURNS[kind](scribe)
     if kind == "arithmetic":
-        text, slots = _sum_question(scribe, "test", "story_test")
-        return _question(text, str(slots["z"]), operation=slots["sign"])
-    slots = _letter_slots(scribe, scribe.dice.pick(scribe.world.unseen_words))
-    task = scribe.dice.pick(("spell", "count"))
-    text = scribe.dice.pick(scribe.world.letters[task]["test"]).format(**slots)
-    return _question(_capital(text), " ".join(slots["w"]) if task == "spell" else slots["v"], task=task)
+        return _question(text, answer[1]["text"], tool=answer[0]["text"])
+    return _question(text, answer)
 
 
 def _question(text: str, answer: str, *also: str, **extra) -> dict:
@@ -570,13 +642,16 @@ def _question(text: str, answer: str, *also: str, **extra) -> dict:
 
 def is_correct(question: dict, reply: str) -> bool:
     """
-    Judge a reply's text. A fact must be named whole, without another answer of its type that the question did not
-    mention; a choice is the one letter after a "="; a number is the last one, a spelling the last run of letters.
+    Judge a reply's text. A fact must be named whole, without another answer of its type that the question did
+    not mention; a choice is the one letter after a "="; a number is the last one, a spelling the last run of
+    letters; what is unknown must be said to be so, in any words.
     """
     reply = reply.strip()
+    if question["kind"] == "unknown":
+        return _DOES_NOT_KNOW.search(reply) is not None
     if question["kind"] == "choice":
         return re.findall(r"=(\w+)", reply) == [question["answer"]]
-    if question["kind"] == "arithmetic" or question.get("task") == "count":
+    if question["kind"] == "arithmetic" or question.get("task") in ("count", "length"):
         numbers = re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))
         return bool(numbers) and numbers[-1] == question["answer"]
     if question["kind"] == "letters":
@@ -589,6 +664,8 @@ def is_correct(question: dict, reply: str) -> bool:
 
 
 def _names(text: str, answer: str) -> bool:
-    """Whether the text has the answer as whole words; symbols such as He or Pb count in their own case only."""
+    """
+    Whether the text has the answer as whole words; symbols such as He or Pb count in their own case only.
+    """
     flags = 0 if len(answer) <= 2 else re.IGNORECASE
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, flags) is not None

@@ -239,7 +239,7 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
     from nanochat import almanac
     if megabytes <= 0:
         die(f"{megabytes:g} MB of almanac is nothing to train on", hint="--almanac-mb=24")
-    made_by = [sha256(file) for file in sorted(Path(almanac.__file__).parent.glob("almanac*.py"))]
+    made_by = [sha256(file) for file in sorted(Path(almanac.__file__).parent.glob("almanac.*"))]
     recipe = {"source": "almanac", "megabytes": megabytes, "made_by": made_by}
 
     def take(split: str, size: float) -> Iterator[str]:

@@ -10,7 +10,7 @@ elif [ $# -gt 0 ]; then
   echo "error: $1 is not an option of runcpu.sh" >&2; echo "  hint: --fresh starts over" >&2; exit 2
 fi
 
-# 3,072 tokens: every word of the almanac's small world is one, rarer words are spelled in pieces.
+# 3,072 tokens: every word of the almanac's small world is one, rarer words come in pieces.
 if [ -f "$NANOCHAT_BASE_DIR/tokenizer/tokenizer.json" ]; then
   echo "tokenizer: already trained in $NANOCHAT_BASE_DIR/tokenizer"
 else
@@ -24,16 +24,16 @@ python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4
   --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
 python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
 
-# 200 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
-python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=200 --init-lr-frac=0.5 --save-every=50
-python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=40 --init-lr-frac=0.15
+# 276 + 60 steps x 4,096 tokens of conversations, the last ones at low rates
+python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=276 --init-lr-frac=0.5 --save-every=50
+python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=60 --init-lr-frac=0.15
 
 python -m scripts.chat_eval --resume -i sft --model-tag=cpu --max-questions=300
 python -m nanochat.report --model-tag=cpu
 
 python -m scripts.chat_cli --model-tag=cpu --temperature=0 \
-  -p "Who are you?" -p "What is the capital of France?" -p "What is 37 + 85?" -p "How do you spell garden?" \
-  -p "How many times does the letter r appear in mirror?"
+  -p "Who are you?" -p "capital of France please" -p "What is 37 + 85?" -p "How do you spell planet?" \
+  -p "How many r's are in mirror?" -p "Who is the president of France?"
 echo
 echo "go on chatting in the terminal:  source .venv/bin/activate; python -m scripts.chat_cli --model-tag=cpu"
 echo "or in the browser:               source .venv/bin/activate; python -m scripts.chat_web --model-tag=cpu"

@@ -1,6 +1,7 @@
 """
 The embedded almanac as tasks: "almanac" is its conversations, each of several turns of all kinds; the others
-are its held-out questions, one task per kind. No training text has their wordings, pairs of numbers, words.
+are its held-out questions, one task per kind. No training text has their families of frames, their pairs of
+numbers, their words to spell, or their names of things unknown.
 """
 
 from functools import partial

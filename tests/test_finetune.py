@@ -11,7 +11,7 @@ import pytest
 import torch
 
 import tasks
-from nanochat import checkpoint, report
+from nanochat import almanac, checkpoint, report
 from nanochat.common import RunLog
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
@@ -58,7 +58,7 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     call(chat_eval, "--max-questions=6", "--max-tokens=8")
     call(base_eval, "--eval-tokens=2000")
     judged = {record["task"]: record for record in records("eval") if "task" in record}
-    assert set(judged) == {"almanac-facts", "almanac-choice", "almanac-arithmetic", "almanac-letters"}
+    assert set(judged) == {f"almanac-{kind}" for kind in almanac.KINDS}
     assert all(0 <= record["accuracy"] <= 1 and record["questions"] == 6 for record in judged.values())
     of = {(record["stage"], record["model_stage"], record["step"]) for record in judged.values()}
     assert of == {("eval", "sft", 3)}

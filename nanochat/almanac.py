@@ -31,8 +31,8 @@ FACT_WORDS = 0.15                                       # and of those of the fa
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
 _SAME_NUMBER = {"two": "2", "four": "4", "six": "6", "eight": "8"}
-_DOES_NOT_KNOW = re.compile(r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b",
-                            re.IGNORECASE)
+_DOES_NOT_KNOW = re.compile(
+    r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b", re.IGNORECASE)
 
 Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
 Turn = tuple[str, str | list[dict]]                     # question, answer
@@ -69,8 +69,8 @@ class Dice:
         for name, weight in weights.items():
             left -= weight
             if left < 0:
-                break
-        return name
+                return name
+        return name                                     # rounding left a hair over
 
 
 def _stable_hash(*parts: str | int) -> int:
@@ -145,7 +145,7 @@ class Almanac:
         above, listed = text.split("\n== words\n")
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
-        self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the reply to what is unknown
+        self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
         frames, facts = blocks["frames"], []
         for header, forms in blocks["relation"].items():
             facts += _relation(header, forms, frames, self.tables)
@@ -155,24 +155,29 @@ class Almanac:
             facts.append(Fact(topic, {"s": name, "a": answer}, answer, wrong))
         self.relations = _link(facts)
         self.facts = [fact for group in self.relations.values() for fact in group]
-        self.unknown = [Topic("unknown", "", forms, _families(forms, frames)) for forms in blocks["unknown"].values()]
+        self.unknown = [Topic("unknown", "", forms, _families(forms, frames))
+                        for forms in blocks["unknown"].values()]
         topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
         self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
 
         pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
         pools["capital"] = [row["capital"] for row in self.tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]
-        strangers = blocks["strangers"][""].items()     # names of things unknown, for training or for tests
-        self.pools, self.test_pools = (
-            pools | {pool: [name for name in names if _is_held_out(pool, name) == test] for pool, names in strangers}
-            for test in (False, True))
+        strangers = blocks["strangers"][""]             # names of things unknown, for training or for tests
+        self.pools, self.test_pools = (pools | _held_out_names(strangers, test) for test in (False, True))
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
         self.words = sorted(set(listed) - set(self.unseen_words))
         subjects = " ".join(fact.subject for fact in self.facts)
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
-        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(blocks["strangers"][""]["other_symbol"])
+        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
+
+
+def _held_out_names(pools: Forms, test: bool) -> Forms:
+    """The names of each pool that tests keep to themselves, or those that are left for training."""
+    return {pool: [name for name in names if _is_held_out(pool, name) == test]
+            for pool, names in pools.items()}
 
 
 @functools.cache
@@ -214,7 +219,8 @@ def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict)
     table, subject, answer = columns.split()
     topic, facts = Topic(name, table, forms, _families(forms, frames)), []
     for row in tables[table]:
-        slots = row | _subject_slots(row[subject]) | {"a": row[answer], "xa": _article(row[answer]), "table": table}
+        slots = row | _subject_slots(row[subject])
+        slots |= {"a": row[answer], "xa": _article(row[answer]), "table": table}
         if "-" not in (row[subject], row[answer]):
             facts.append(Fact(topic, slots, row[answer], list(forms.get("wrong", []))))
         elif row[subject] != "-":
@@ -228,11 +234,13 @@ def _subject_slots(subject: str) -> dict[str, str]:
 
 def _families(forms: Forms, frames: dict[str, Forms]) -> dict[str, list[list[str]]]:
     """For each split the families whose slots can be filled; only a relation has answers to name."""
-    def fits(family: list[str]) -> bool:
-        text = " ".join(family)
-        return "np" in forms and ("label" in forms or "{label}" not in text) and (answered or "{either}" not in text)
     answered = "say" in forms or "reply" in forms
-    return {split: [family for family in families.values() if fits(family)] for split, families in frames.items()}
+    there = {"{np}": "np" in forms, "{label}": "label" in forms, "{either}": answered}
+
+    def fits(family: list[str]) -> bool:
+        return there["{np}"] and all(there[slot] for slot in there if slot in " ".join(family))
+    return {split: [family for family in families.values() if fits(family)]
+            for split, families in frames.items()}
 
 
 def _link(facts: list[Fact]) -> dict[str, list[Fact]]:
@@ -440,8 +448,13 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
     Numbers in the tool's order, of one to four digits, often round ones; results are whole and not negative.
     """
     high = dice.pick((9, 12, 20, 99, 99, 99, 999))
-    number = lambda: dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
-    small = lambda: dice.between(2, dice.pick((9, 12, 12, 40)))
+
+    def number() -> int:
+        return dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
+
+    def small() -> int:
+        return dice.between(2, dice.pick((9, 12, 12, 40)))
+
     numbers = sorted((number(), number(), number()), reverse=True)
     match signs:
         case "double" | "half":
@@ -463,10 +476,10 @@ def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
     dice, sums = scribe.dice, scribe.almanac.sums
     signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
     numbers = _numbers(dice, signs)
-    while any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2)) != (scribe.split == "test"):
+    while _any_pair_is_held_out(numbers) != (scribe.split == "test"):
         numbers = _numbers(dice, signs)
     forms, suffix = sums[signs], "_test" if scribe.split == "test" else ""
-    slots = dict(zip("xyz", map(str, numbers)))
+    slots = dict(zip("xyz", map(str, numbers), strict=False))
     answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
     stories = forms.get("story" + suffix, [])
     form = dice.pick(stories if stories and dice.chance(0.35) else forms["test" if suffix else "ask"])
@@ -474,6 +487,10 @@ def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
         slots = {name: _in_words(scribe, int(number)) for name, number in slots.items()}
     signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
     return [(scribe.typed(scribe.fill(form, **slots | signs_shown)), answer)]
+
+
+def _any_pair_is_held_out(numbers: list[int]) -> bool:
+    return any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2))
 
 
 def _in_words(scribe: Scribe, number: int) -> str:
@@ -500,9 +517,12 @@ def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]
     return [(scribe.typed(form.format(**slots)), answer)]
 
 
-_TURNS = {"facts": _facts_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns, "letters": _letters_turns,
-          "self": lambda scribe: _plain_turns(scribe, scribe.dice.pick(scribe.almanac.relations["self"])),
-          "unknown": lambda scribe: _plain_turns(scribe, scribe.unknown()), "chat": _chat_turns}
+_TURNS = {
+    "facts": _facts_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns,
+    "letters": _letters_turns,
+    "self": lambda scribe: _plain_turns(scribe, scribe.dice.pick(scribe.almanac.relations["self"])),
+    "unknown": lambda scribe: _plain_turns(scribe, scribe.unknown()), "chat": _chat_turns,
+}
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
@@ -550,7 +570,8 @@ def _notes(scribe: Scribe) -> str:
     title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
     if dice.chance(0.3):
         return title + "\n".join(f"- {_capital(clause)}." for clause in clauses)
-    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in clauses]
+    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause
+               for clause in clauses]
     return title + " ".join(f"{_capital(clause)}." for clause in clauses)
 
 
@@ -597,7 +618,8 @@ def _spelling(scribe: Scribe) -> str:
     return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
 
 
-_MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": _choices, "spelling": _spelling}
+_MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": _choices,
+           "spelling": _spelling}
 
 
 # ---------------------------------------------------------------------------- held-out questions
@@ -611,8 +633,11 @@ def questions(kind: str, n: int, seed: int = 0) -> list[dict]:
     assert kind in KINDS, kind
     facts = almanac().facts
     order = Dice("questions", kind, seed).some(facts, len(facts))
-    scribes = [Scribe(Dice("question", kind, seed, i), "test") for i in range(n)]
-    return [{"kind": kind} | _held_out(kind, scribe, order[i % len(order)]) for i, scribe in enumerate(scribes)]
+    made = []
+    for i in range(n):
+        scribe = Scribe(Dice("question", kind, seed, i), "test")
+        made.append({"kind": kind} | _held_out(kind, scribe, order[i % len(order)]))
+    return made
 
 
 def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
@@ -637,7 +662,8 @@ def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
 
 def _question(text: str, answer: str, *also: str, **extra) -> dict:
     conversation = {"messages": [{"role": "user", "content": text}]}
-    return {"conversation": conversation, "answer": answer, "accept": list(dict.fromkeys((answer, *also)))} | extra
+    accept = list(dict.fromkeys((answer, *also)))
+    return {"conversation": conversation, "answer": answer, "accept": accept} | extra
 
 
 def is_correct(question: dict, reply: str) -> bool:
@@ -660,7 +686,8 @@ def is_correct(question: dict, reply: str) -> bool:
     asked = question["conversation"]["messages"][-1]["content"]
     named = [answer for answer in question["accept"] if _names(reply, answer)]
     left = functools.reduce(lambda text, answer: text.replace(answer, ""), named, reply)
-    return bool(named) and not any(_names(left, wrong) and not _names(asked, wrong) for wrong in question["wrong"])
+    also_named = [wrong for wrong in question["wrong"] if _names(left, wrong) and not _names(asked, wrong)]
+    return bool(named) and not also_named
 
 
 def _names(text: str, answer: str) -> bool:

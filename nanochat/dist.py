@@ -21,6 +21,9 @@ class World:
     size: int = 1
     device: torch.device = torch.device("cpu")
 
+    def __str__(self) -> str:
+        return "1 rank" if self.size == 1 else f"{self.size} ranks"
+
     @property
     def is_main(self) -> bool:
         return self.rank == 0

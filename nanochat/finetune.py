@@ -99,7 +99,7 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
             "batch_tokens": batch_tokens, "text": saved["text"]}
     stage.begin(**kept, conversations=len(conversations), accumulation=accumulation,
                 num_iterations=args.num_iterations, resumed_at=start)
-    stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype_name} | from {begin_at}")
+    stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {begin_at}")
     stage.print(f"{data} | {rows} rows x {T} x {accumulation} micro-batches per rank")
     runnable = compile_if_worth(model, stage, args.compile)
     for s in train_steps(runnable, optimizer, loader, schedule, stage, accumulation=accumulation,
@@ -130,7 +130,7 @@ def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> 
     """Load what was saved. Where another number of ranks saved it, start afresh, or die if it `must`."""
     if checkpoint.load_optimizer(directory, optimizer):
         return
-    problem = f"{directory} has no whole optimizer state for {stage.world.size} ranks"
+    problem = f"{directory} has no whole optimizer state for {stage.world}"
     if must:
         die(problem, hint="resume with as many ranks as it had, or start over without --resume")
     stage.print(f"{problem}: starting with a fresh one")

@@ -99,13 +99,13 @@ def main(args: argparse.Namespace) -> None:
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
                               world, stage.dtype)
         if start and not checkpoint.load_optimizer(start, optimizer):
-            die(f"{start} has no whole optimizer state for {world.size} ranks",
+            die(f"{start} has no whole optimizer state for {world}",
                 hint="resume with as many ranks as it had")
         stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:
             print_plan(plan)
-        stage.print(f"{stage.device_name} | {world.size} ranks | {stage.dtype_name} | {data.name} | "
+        stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | {data.name} | "
                     f"{rows} rows x {shape.sequence_len} x {accumulation} micro-batches per rank")
         if saved["step"] >= plan.num_iterations:
             stage.print(f"{start} is already complete: nothing to do")

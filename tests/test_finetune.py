@@ -117,7 +117,7 @@ def test_two_ranks_finetune_like_one_and_only_two_can_resume_that(base, capsys):
     shutil.rmtree(checkpoint.find("mid", "two", step=3))
     with pytest.raises(SystemExit) as stop:
         call(mid_train, *flags, "--out-tag=two", "--resume")
-    assert stop.value.code == 2 and "no whole optimizer state for 1 ranks" in capsys.readouterr().err
+    assert stop.value.code == 2 and "no whole optimizer state for 1 rank" in capsys.readouterr().err
 
 
 def test_a_stage_of_a_retrained_base_model_starts_over(base, capsys):

@@ -166,7 +166,8 @@ def test_a_model_goes_on_under_its_own_name_or_another(base, capsys):
     assert [record["model_stage"] for record in records("eval", "other") if "task" in record] == ["sft"]
 
 
-def test_dtype_and_text_of_the_base_model_are_handed_on(base, capsys):
+def test_dtype_and_text_of_the_base_model_are_handed_on(base, capsys, monkeypatch):
+    monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)               # it would go before the checkpoint
     trained = checkpoint.read_state(base)
     dtype, other = sorted(("float32", "bfloat16"), key=lambda name: name != trained["dtype"])
     train(mid_train)

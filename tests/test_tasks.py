@@ -53,7 +53,7 @@ opened = []
 sys.addaudithook(lambda event, args: opened.append(str(args[0])) if event == "open" else None)
 import {module}
 from nanochat import almanac
-assert almanac.world.cache_info().currsize == 0, "the almanac was built"
+assert almanac.almanac.cache_info().currsize == 0, "the almanac was built"
 bad = [path for path in opened if not path.endswith((".py", ".pyc")) and ".pyc." not in path]
 assert not bad, bad
 """

@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
-# The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining, midtraining,
-# finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed in the middle, it
-# continues. `--fresh` starts over.
+# The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining,
+# midtraining, finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed in the
+# middle, it continues. `--fresh` starts over.
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 if [ "${1:-}" = "--fresh" ]; then

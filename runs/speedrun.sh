@@ -10,7 +10,8 @@ if [ "$GPUS" -eq 0 ]; then
 fi
 DEPTH="${DEPTH:-24}" RUN="${WANDB_RUN:-dummy}"
 
-# d24: 730M scaling parameters x 8 tokens = 5.8B tokens = ~28B characters; / 0.97 kept by packing / 250M a shard = ~116 shards
+# d24: 730M scaling parameters x 8 tokens = 5.8B tokens = ~28B characters; / 0.96 kept by packing / 250M
+# per shard = ~117 shards
 python -m nanochat.dataset --source=climbmix --num-shards=120
 python -m scripts.tok_train --source=climbmix --num-shards=120 --vocab-size=32768 --max-chars=2000000000
 python -m scripts.tok_eval

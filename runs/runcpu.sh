@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining,
-# midtraining, finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed in the
-# middle, it continues. `--fresh` starts over.
+# midtraining, finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed, it
+# continues. `--fresh` starts over.
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 if [ "${1:-}" = "--fresh" ]; then
@@ -17,11 +17,11 @@ else
   python -m scripts.tok_train --source=almanac --vocab-size=3072
 fi
 
-# 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale makes up
-# for it, and --key-offset for there being so few of them (dev/LOG.md).
-python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 --max-seq-len=256 \
-  --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=400 --lr-scale=24 --warmup-steps=10 \
-  --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
+# 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale
+# makes up for it, and --key-offset for there being so few of them (dev/LOG.md).
+python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 \
+  --max-seq-len=256 --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=400 \
+  --lr-scale=24 --warmup-steps=10 --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
 python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
 
 # 276 + 60 steps x 4,096 tokens of conversations, the last ones at low rates

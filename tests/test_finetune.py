@@ -136,8 +136,8 @@ CHANGES = ["--num-conversations=201", "--seed=43", "--mixture=other", "--repeat=
 
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_stage_is_not_resumed_on_other_conversations(base, tmp_path, change, monkeypatch, capsys):
-    monkeypatch.setitem(tasks.MIXTURES, "other", {"almanac": 10, "greetings": 20})
-    greetings = Task("greetings", lambda split, most, seed: [say("Hi")] * most)
+    monkeypatch.setitem(tasks.MIXTURES, "other", "almanac=10 + greetings=20")
+    greetings = Task("greetings", lambda split, most, seed, data: [say("Hi")] * most)
     monkeypatch.setitem(tasks.REGISTRY, "greetings", greetings)
     own = tmp_path / "own.jsonl"
     own.write_text(json.dumps(say("I am Ada.")) + "\n")

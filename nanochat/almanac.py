@@ -622,25 +622,25 @@ _MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": 
            "spelling": _spelling}
 
 
-# ---------------------------------------------------------------------------- held-out questions
+# ---------------------------------------------------------------------------- questions and their judge
 
-def questions(kind: str, n: int, seed: int = 0) -> list[dict]:
+def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
     """
-    `n` held-out questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"},
-    for facts with "wrong" (answers of the same type). Facts take turns; only families of frames and wordings
-    of tests.
+    `n` questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for facts
+    with "wrong" (answers of the same type). Facts take turns. Those of "test" are held out: families of
+    frames and wordings of tests only; those of "train" ask as conversations("train") does.
     """
     assert kind in KINDS, kind
-    facts = almanac().facts
-    order = Dice("questions", kind, seed).some(facts, len(facts))
+    facts, key = almanac().facts, () if split == "test" else (split,)
+    order = Dice("questions", kind, seed, *key).some(facts, len(facts))
     made = []
     for i in range(n):
-        scribe = Scribe(Dice("question", kind, seed, i), "test")
-        made.append({"kind": kind} | _held_out(kind, scribe, order[i % len(order)]))
+        scribe = Scribe(Dice("question", kind, seed, i, *key), split)
+        made.append({"kind": kind} | _asked(kind, scribe, order[i % len(order)]))
     return made
 
 
-def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
+def _asked(kind: str, scribe: Scribe, fact: Fact) -> dict:
     about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
         bare = _bare(fact.answer)
@@ -651,7 +651,7 @@ def _held_out(kind: str, scribe: Scribe, fact: Fact) -> dict:
         return _question(text, line[-1], **about)
     if kind == "letters":
         task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
-        word = scribe.dice.pick(scribe.almanac.unseen_words)
+        word = scribe.dice.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
         (text, answer), = _letters_turns(scribe, task, word)
         return _question(text, " ".join(word) if task == "spell" else answer[1]["text"], task=task)
     (text, answer), = _TURNS[kind](scribe)

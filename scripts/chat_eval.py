@@ -12,7 +12,7 @@ from nanochat.common import die, new_parser
 from nanochat.engine import Engine
 from nanochat.evals import accuracy, reply_verdicts
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from tasks import find_tasks
+from tasks import add_data_arguments, find_tasks
 from tasks.common import Task
 
 
@@ -21,12 +21,13 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
     add("--step", type=int, help="of the checkpoint (default: the newest)")
-    add("--tasks", default="", help="comma-separated names (default: all)")
+    add("--tasks", default="almanac", help="comma-separated names or groups (default: almanac)")
     add("--max-questions", type=int, default=300, help="per task")
     add("--max-tokens", type=int, default=96, help="of a free answer")
     add("--batch-size", type=int, default=64, help="questions answered at once")
     add("--resume", action="store_true", help="keep the results of this checkpoint that the log has already")
     add("--show", type=int, default=3, help="wrong answers to print per task")
+    add_data_arguments(parser)
     add_stage_arguments(parser, model_tag="model to evaluate (default: the newest)")
     return parser
 
@@ -46,7 +47,7 @@ def main(args: argparse.Namespace) -> None:
         stage.begin(model=name)
         stage.print(f"evaluating {directory}")
         for task in tasks:                                                      # 3. go
-            questions = task.questions(args.max_questions)
+            questions = task.questions("test", args.max_questions, 0, args.task_data)
             if not questions:
                 die(f"task {task.name} has no questions")
             if record := known.get((task.name, len(questions))):

@@ -1,73 +1,139 @@
 """
 All tasks by name, and the mixtures of their conversations that models learn from. Importing reads no data.
 
-A file here defines TASKS, and REGISTRY is the only list of them all. A mixture says how many conversations of
-each task are in it. --num-conversations changes the total and keeps the proportions; a task that has fewer
-conversations than its share is gone through again.
+A file here defines TASKS, and REGISTRY is the only list of them all. A mixture is a recipe: tasks with a plus
+between them, each once through (`gsm8k`), several times (`gsm8k*2`), a number of conversations
+(`smoltalk=10000`, gone through again where there are fewer), or of a slice (`mmlu[:500]`).
+--num-conversations changes the total and keeps the proportions.
 """
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.common import die
 from tasks import almanac, customjson
-from tasks.common import Mixture, Part, Task, fingerprint, shares
+from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
 
-REGISTRY = {task.name: task for task in almanac.TASKS}
+REGISTRY = {task.name: task for task in (*almanac.TASKS,)}
 MIXTURES = {
-    "almanac-mid": {"almanac": 30_000},
-    "almanac-sft": {"almanac": 10_000},
+    "almanac-mid": "almanac=30000",
+    "almanac-sft": "almanac=10000",
+    # those of the reference's first release; its thousand conversations on who it is come by --conversations
+    "web-mid": "smoltalk + mmlu + gsm8k + simplespelling=200000 + spellingbee=80000",
+    "web-sft": "arc-easy + arc-challenge + gsm8k + smoltalk=10000 + simplespelling=300 + spellingbee=300",
 }
+CHATCORE = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee")
+GROUPS = {"almanac": tuple(task.name for task in almanac.TASKS if task.questions), "chatcore": CHATCORE}
 VALIDATION_CONVERSATIONS = 500
+
+_INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:\[(?P<first>\d*):(?P<last>\d*)\])?"
+                         r"(?:=(?P<count>\d+)|\*(?P<epochs>\d+))?")
 
 
 def find_tasks(names: str) -> list[Task]:
-    """Tasks with questions by comma-separated names, all for an empty string. Dies on a name that is none."""
+    """Tasks with questions by comma-separated names of tasks or groups. Dies on a name that is none."""
     known = {name: task for name, task in REGISTRY.items() if task.questions}
-    wanted = [name for name in names.split(",") if name] or list(known)
+    wanted = [one for name in names.split(",") for one in GROUPS.get(name.strip(), [name.strip()])]
     for name in wanted:
         if name not in known:
-            die(f"no task with questions is called {name!r}", hint=f"--tasks takes: {', '.join(known)}")
-    return [known[name] for name in wanted]
+            die(f"no task with questions is called {name!r}",
+                hint=f"--tasks takes: {', '.join(GROUPS)}, or some of {', '.join(known)}")
+    return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def mixture(name: str, split: str = "train", total: int | None = None, seed: int = 0,
-            own: Sequence[Part] = ()) -> Mixture:
-    """
-    A mixture by name: `total` conversations of a split (default: as many as it says; zero or less is none),
-    and your `own` on top. Dies on a name that is none.
-    """
-    if name not in MIXTURES:
-        die(f"no mixture is called {name!r}", hint=f"--mixture takes: {', '.join(MIXTURES)}")
-    recipe = MIXTURES[name]
-    counts = recipe if total is None else shares(recipe, max(0, total))
-    parts = [_part(REGISTRY[task], split, count, seed) for task, count in counts.items() if count]
-    return Mixture([*parts, *own], seed)
-
-
-def _part(task: Task, split: str, count: int, seed: int) -> Part:
-    conversations = task.conversations(split, count, seed)
-    if not conversations:
-        die(f"task {task.name} has no conversations in its {split} split")
-    return Part(f"{task.name}-{fingerprint(conversations)}", conversations, count)
+def add_data_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags of everything that reads sets of the hub."""
+    group = parser.add_argument_group("task data")
+    group.add_argument("--task-data", type=Path, metavar="DIR",
+                       help="read the hub's sets from DIR/<set>/<config>/<split>*.parquet, not from the hub")
+    group.add_argument("--allow-missing", action="store_true",
+                       help="go on without the tasks whose data cannot be had")
 
 
 def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """The flags of every stage that learns from conversations; `mixtures` reads them."""
     group = parser.add_argument_group("what to learn from")
-    group.add_argument("--mixture", default=default, help=f"{' or '.join(MIXTURES)} (default: {default})")
+    group.add_argument("--mixture", default=default,
+                       help=f"{', '.join(MIXTURES)}, or a recipe such as 'gsm8k*2 + arc-easy + "
+                       f"smoltalk=10000' (default: {default})")
     group.add_argument("--num-conversations", type=int,
                        help="of the mixture, in its proportions (default: as many as it says; 0 is none)")
+    group.add_argument("--in-order", action="store_true",
+                       help="a curriculum: one task after the other as the recipe has them, not shuffled")
     group.add_argument("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
     group.add_argument("--repeat", type=int, default=1, help="how often your own conversations count")
+    add_data_arguments(parser)
 
 
-def mixtures(args: argparse.Namespace, seed: int) -> tuple[Mixture, Mixture]:
+def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSequence]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
-    train = mixture(args.mixture, "train", args.num_conversations, seed, own)
+    where = {"data": args.task_data, "allow_missing": args.allow_missing}
+    train = mixture(args.mixture, "train", args.num_conversations, seed, own, in_order=args.in_order, **where)
     if not train:
         die(f"--num-conversations is {args.num_conversations}: nothing to learn from",
             hint="at least 1, or --conversations with a file of your own")
-    return train, mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed)
+    return train, mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
+
+
+def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
+            own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
+            in_order: bool = False) -> TaskSequence:
+    """
+    A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or less
+    is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot be had
+    unless `allow_missing`; `identity` then names what is missing.
+    """
+    wanted, missing = {}, []
+    for match in _ingredients(MIXTURES.get(recipe, recipe)):
+        try:
+            wanted[match] = _amount(match, split, seed, data)
+        except Missing as problem:
+            if not allow_missing:
+                die(f"task {match['task']}: {problem}",
+                    hint="--task-data=DIR reads it from a folder, --allow-missing goes on without it")
+            missing.append(f"without {match['task']}: {problem}")
+    counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
+    parts = [_part(match, split, count, seed, data) for match, count in counts.items() if count]
+    made = TaskSequence([*parts, *own]) if in_order else TaskMixture([*parts, *own], seed)
+    made.identity = "; ".join([made.identity, *missing])
+    return made
+
+
+def _ingredients(recipe: str) -> list[re.Match]:
+    matches = [_INGREDIENT.fullmatch(item.strip()) for item in recipe.split("+")]
+    for match, item in zip(matches, recipe.split("+"), strict=True):
+        task = REGISTRY.get(match["task"]) if match else None
+        if task is None or not task.conversations:
+            taught = ", ".join(name for name, task in REGISTRY.items() if task.conversations)
+            die(f"{item.strip()!r} is no mixture and no task to learn from",
+                hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {taught}")
+    return matches
+
+
+def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
+    """At most so many conversations of an ingredient, or its slice of all."""
+    task = REGISTRY[match["task"]]
+    if match["first"] is None:
+        found = task.conversations(split, most, seed, data)
+    else:
+        ends = [int(end) if end else None for end in (match["first"], match["last"])]
+        found = task.conversations(split, None, seed, data)[slice(*ends)]
+    if not found:
+        die(f"task {task.name} has no conversations in its {split} split")
+    return found
+
+
+def _amount(match: re.Match, split: str, seed: int, data: Path | None) -> int:
+    """How many conversations a recipe asks for."""
+    if match["count"]:
+        _load(match, split, 1, seed, data)              # is it there at all?
+        return int(match["count"])
+    return int(match["epochs"] or 1) * len(_load(match, split, None, seed, data))
+
+
+def _part(match: re.Match, split: str, count: int, seed: int, data: Path | None) -> Part:
+    conversations = _load(match, split, count, seed, data)
+    return Part(f"{match['task']}-{fingerprint(conversations)}", conversations, count)

@@ -1,24 +1,31 @@
 """
 The embedded almanac as tasks: "almanac" is its conversations, each of several turns of all kinds; the others
-are its held-out questions, one task per kind. No training text has their families of frames, their pairs of
-numbers, their words to spell, or their names of things unknown.
+are its questions, one task per kind. No training text has the families of frames, the pairs of numbers, the
+words to spell, or the names of things unknown of those for tests.
 """
 
 from functools import partial
 from itertools import islice
+from pathlib import Path
 
 from nanochat import almanac
 from tasks.common import Task
 
+USUAL = 10_000                                          # conversations, or questions to train on
 
-def conversations(split: str, most: int, seed: int) -> list[dict]:
+
+def conversations(split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
     """`most` conversations of the "train" or "val" split; another seed makes others."""
-    return list(islice(almanac.conversations(seed, split), most))
+    return list(islice(almanac.conversations(seed, split), USUAL if most is None else most))
 
 
-def _questions(kind: str) -> Task:
-    return Task(f"almanac-{kind}", questions=partial(almanac.questions, kind), judge=almanac.is_correct,
+def _questions(kind: str, split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
+    return almanac.questions(kind, USUAL if most is None else most, seed, split)
+
+
+def _asking(kind: str) -> Task:
+    return Task(f"almanac-{kind}", questions=partial(_questions, kind), judge=almanac.is_correct,
                 chance=0.25 if kind == "choice" else 0.0)
 
 
-TASKS = (Task("almanac", conversations=conversations), *map(_questions, almanac.KINDS))
+TASKS = (Task("almanac", conversations=conversations), *map(_asking, almanac.KINDS))

@@ -82,8 +82,9 @@ def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 *
 
 
 def run_all(jobs: Iterable[tuple[str, str]], workers: int | None = None, **limits) -> list[Outcome]:
-    """run_tests for each (program, tests), so many at once (default: one per core), in the order given."""
-    with ThreadPoolExecutor(workers or os.cpu_count()) as pool:
+    """run_tests for each (program, tests), so many at once (default: one per core); outcomes in order."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    with ThreadPoolExecutor(workers or cores) as pool:
         return list(pool.map(lambda job: run_tests(*job, **limits), jobs))
 
 

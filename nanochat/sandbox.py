@@ -5,7 +5,8 @@ becomes two processes.
 The worker runs the model's program and answers calls of its functions, one line of JSON each. The tester runs
 the tests; a name that neither the tests nor Python define is asked for in the worker. So no model code ever
 runs where the tests, the verdict and its secret are: all that it can do is answer, in Python's own kinds of
-values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these).
+values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these). Arguments are
+copies; objects of other kinds do not travel.
 
 The walls, each used where execution.py found that it holds: namespaces (own user, mounts, process ids,
 network, System V objects; a root of Python's own files, read-only; no /proc, no /dev; an empty folder in
@@ -319,7 +320,7 @@ def deny_system_calls() -> None:
     for numbers in DENIED.values():
         if numbers[column] is not None:
             steps += [step(equal, numbers[column], 0, 1), refuse]
-    steps += [step(equal, CLONE3, 0, 1), unknown,                   # its flags are out of sight: clone is next
+    steps += [step(equal, CLONE3, 0, 1), unknown,                   # unseen flags: let it be clone
               step(equal, clone, 1, 0), allow,
               step(load, 16), step(any_bit, CLONE_THREAD, 1, 0), refuse, allow]
     program = ctypes.create_string_buffer(b"".join(steps))

@@ -289,6 +289,20 @@ def test_a_fork_bomb_is_contained_and_killed(walls):
     assert outcome.reason == "timeout" and none_left()
 
 
+def test_processes_are_few_where_there_can_be_some():
+    program = """
+import os, time
+def children():
+    for count in range(100):
+        try:
+            if os.fork() == 0:
+                while True: time.sleep(60)
+        except OSError: return count
+"""
+    outcome = under(SPACES, program, "assert 10 < children() < 32")
+    assert outcome.passed and none_left(), outcome.output
+
+
 @pytest.mark.parametrize("walls, made", [(BOTH, "PermissionError"), (SPACES, "made"),
                                          (SECCOMP, "PermissionError")])
 def test_daemons_end_with_the_run(walls, made):
@@ -338,13 +352,14 @@ def test_programs_end_with_the_parent(number):
     code = f"""
 import sys; sys.path.insert(0, {str(ROOT)!r})
 from nanochat import execution
-execution.require_isolation(unsafe=True)
-execution.run_tests("import os\\nos.write(2, b'x')\\nwhile True: pass", "", timeout=60)
+print(execution.require_isolation(unsafe=True), flush=True)
+execution.run_tests("while True: pass", "", timeout=60)
 """
-    with subprocess.Popen([sys.executable, "-c", code], stderr=subprocess.DEVNULL) as parent:
-        end = time.monotonic() + 20
-        while len(descendants(parent.pid)) < 2:         # the one that waits, and process 1 at least
-            assert time.monotonic() < end and parent.poll() is None
+    pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.DEVNULL}
+    with subprocess.Popen([sys.executable, "-c", code], **pipes) as parent:
+        parent.stdout.readline()                        # walls have been tried
+        while len(descendants(parent.pid)) < 2:         # tester and worker at least
+            assert parent.poll() is None
         os.kill(parent.pid, number)
         parent.wait(10)
     assert none_left(parent.pid)
@@ -477,8 +492,8 @@ def ptrace(): return ctypes.CDLL(None).ptrace(16, os.getppid(), 0, 0)
 def test_the_secret_is_nowhere_to_be_found(walls, monkeypatch):
     """Neither in argv, environment, frames, objects, descriptors nor in /proc, by who knows what it is."""
     monkeypatch.setattr(execution.secrets, "token_hex", lambda size: "feedfacefaceabcd")
-    tests = "assert seen() == 0 and ptrace() == -1 and memory() in ('PermissionError', 'FileNotFoundError')"
-    outcome = under(walls, LOOK, tests)
+    tests = "assert len(CALLS) == 2 and seen() == 0 and ptrace() == -1 and memory() in NOT"
+    outcome = under(walls, LOOK + "NOT = ('PermissionError', 'FileNotFoundError')", tests)
     assert outcome.passed, outcome.output
     outcome = under(walls, LOOK + "secret = 'feedfaceface'", "assert seen() > 0")
     assert outcome.passed, "it would not be found"

@@ -56,6 +56,17 @@ def accuracy(verdicts: Sequence[bool]) -> tuple[float, float]:
     return share, math.sqrt(share * (1 - share) / len(verdicts))
 
 
+def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
+    """
+    Chance that one of k answers is right, by n answers to each problem of which counts[i] are, and its
+    standard error over problems. Unbiased: 1 - C(n - c, k) / C(n, k) (Codex, arXiv 2107.03374).
+    """
+    shares = [1 - math.comb(n - count, k) / math.comb(n, k) for count in counts]
+    mean = sum(shares) / len(shares)
+    spread = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
+    return mean, math.sqrt(spread / len(shares))
+
+
 def reply_verdicts(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
                    max_tokens: int = 128) -> tuple[list[bool], list[str]]:
     """

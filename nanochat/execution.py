@@ -7,7 +7,7 @@ time, memory, output, files and threads. All that it started ends with it, and w
 
 The verdict is a secret that this process makes up and the tester prints after the tests. As they run in
 another process than model code, which sees the arguments of its calls and nothing else, there is one way to
-pass: to return what the tests ask for. Patched builtins, frames, exits, objects equal to everything do not.
+pass: to return what the tests ask for. Patched builtins, frames, exits, objects equal to all do not help.
 
 Not guaranteed: that what passes is honest (answers can be guessed), or that kernels have no bugs. Without
 namespaces (macOS, most containers) the limits hold, and seccomp where it is there, but the program reads and
@@ -49,7 +49,7 @@ class Outcome:
 
 
 def isolation() -> list[str]:
-    """Names of what is in force here besides the folder's being empty, found by trying."""
+    """Names of what is in force here, found by trying."""
     return [*(name for wall in _walls() for name in WALLS[wall]), "rlimits"]
 
 

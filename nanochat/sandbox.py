@@ -149,8 +149,7 @@ class Worker:
         self.pid, self.questions, self.answers = pid, open(questions, "w", buffering=1), open(answers)
 
     def ask(self, *question) -> list:
-        if question:
-            self.questions.write(json.dumps(question) + "\n")
+        self.questions.write(json.dumps(question) + "\n")
         return self.hear()
 
     def hear(self) -> list:
@@ -192,8 +191,8 @@ def judge(rest: int, verdict: int, worker: Worker) -> None:
         reason = "passed"
     except BaseException as error:
         sys.__excepthook__(type(error), error, error.__traceback__)
-        kinds = {MemoryError: "memory", ConnectionError: "killed", BrokenPipeError: "killed"}
-        reason = kinds.get(type(error), "failed")
+        reason = "killed" if isinstance(error, ConnectionError) else "failed"
+        reason = "memory" if isinstance(error, MemoryError) else reason
     os.kill(worker.pid, signal.SIGKILL)
     _, status = os.waitpid(worker.pid, 0)
     if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
@@ -237,7 +236,8 @@ def enter_namespaces() -> None:
         os._exit(0)
     call("unshare", NAMESPACES)
     os.close(ready[1])
-    assert os.waitpid(writer, 0)[1] == 0, "user ids were not mapped"
+    if os.waitpid(writer, 0)[1]:
+        raise PermissionError("user ids cannot be mapped")
     alive = os.pipe()
     if first := os.fork():
         os.close(alive[0])

@@ -60,7 +60,8 @@ def unisolated_is_allowed(monkeypatch):
 
 
 @pytest.fixture
-def data(tmp_path):
+def data(tmp_path, monkeypatch):
+    monkeypatch.setattr("datasets.config.HF_DATASETS_CACHE", tmp_path / "cache")
     path = tmp_path / "data" / "openai_humaneval" / "openai_humaneval" / "test.parquet"
     path.parent.mkdir(parents=True)
     pq.write_table(pa.Table.from_pylist(PROBLEMS), path)

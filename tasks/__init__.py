@@ -14,10 +14,10 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.common import die
-from tasks import almanac, customjson
+from tasks import almanac, customjson, humaneval
 from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
 
-REGISTRY = {task.name: task for task in (*almanac.TASKS,)}
+REGISTRY = {task.name: task for task in (*almanac.TASKS, *humaneval.TASKS)}
 MIXTURES = {
     "almanac-mid": "almanac=30000",
     "almanac-sft": "almanac=10000",

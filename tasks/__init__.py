@@ -13,10 +13,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.common import die
-from tasks import almanac, customjson
+from tasks import almanac, arc, customjson, gsm8k, mmlu, smoltalk, spellingbee
 from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
 
-REGISTRY = {task.name: task for task in (*almanac.TASKS,)}
+REGISTRY = {task.name: task for task in (*almanac.TASKS, *arc.TASKS, *mmlu.TASKS, *gsm8k.TASKS,
+                                         *smoltalk.TASKS, *spellingbee.TASKS)}
 MIXTURES = {
     "almanac-mid": "almanac=30000",
     "almanac-sft": "almanac=10000",

@@ -106,11 +106,11 @@ class Rows(Sequence):
     def __getitem__(self, index: int | slice):
         if isinstance(index, slice):
             return Rows(self.rows, self.convert, self.which[index])
-        start = range(len(self))[index]
-        for place in chain(range(start, len(self)), range(start)):
-            if (made := self.convert(self.rows[self.which[place]])) is not None:
+        start = self.which[index]
+        for place in chain(range(start, len(self.rows)), range(start)):
+            if (made := self.convert(self.rows[place])) is not None:
                 return made
-        raise Missing(f"none of {len(self):,} rows can be used")
+        raise Missing(f"none of {len(self.rows):,} rows can be used")
 
 
 @cache

@@ -14,7 +14,6 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
-from nanochat.dataset import texts
 from tasks.common import Missing, Rows, Task, answered, number_behind_hashes
 
 USUAL = 10_000
@@ -62,6 +61,8 @@ def _system_words() -> Iterable[str]:
 
 def _words_of_the_text() -> Iterable[str]:
     """tok_train logs which set it read: a folder of ours, unless the files were somebody's own."""
+    from nanochat.dataset import texts  # brings torch along
+
     log = base_dir() / "tokenizer" / "tok_train.jsonl"
     named = [record["data"] for record in RunLog(log).read()]
     shards = sorted((base_dir() / "data" / named[-1]).glob("train_*.parquet")) if named else []

@@ -73,10 +73,13 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSeq
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     where = {"data": args.task_data, "allow_missing": args.allow_missing}
     train = mixture(args.mixture, "train", args.num_conversations, seed, own, in_order=args.in_order, **where)
+    val = mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
     if not train:
-        die(f"--num-conversations is {args.num_conversations}: nothing to learn from",
-            hint="at least 1, or --conversations with a file of your own")
-    return train, mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
+        die(f"nothing to learn from: the mixture is {train.identity}",
+            hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
+    if not val:
+        die(f"nothing to validate on: the mixture is {val.identity}", hint="add a task whose data is there")
+    return train, val
 
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,

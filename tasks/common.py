@@ -155,13 +155,15 @@ def _look_for_the_hub(datasets) -> None:
     minute, for every set, before it looks into its cache.
     """
     import huggingface_hub
-    if not datasets.config.HF_HUB_OFFLINE:
-        try:
-            answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
-            reached = answer.status_code < 500
-        except Exception:                               # whichever client the library uses today
-            reached = False
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = not reached
+    if datasets.config.HF_HUB_OFFLINE:
+        return
+    try:
+        answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
+        reached = answer.status_code < 500
+    except Exception:                                   # whichever client the library uses today
+        reached = False
+    if not reached:
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
 def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], dict | None]) -> Rows:
@@ -169,8 +171,9 @@ def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], 
     drawn = None if most is None or most >= len(rows) else shuffled(len(rows), seed)[:most]
     made = Rows(rows, convert, drawn)
     try:
-        made[:1][0] if made else None                   # a folder may hold another set under this name
-    except (KeyError, TypeError) as error:
+        if made:
+            made[0]
+    except (KeyError, TypeError) as error:              # a folder may hold another set under this name
         raise Missing(f"its rows have the columns {', '.join(rows[0])}: {error!r}") from error
     return made
 

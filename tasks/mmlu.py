@@ -3,6 +3,7 @@ MMLU (arXiv 2009.03300): exam questions of 57 subjects with four choices. To lea
 other exams, its "auxiliary_train"; those of the subjects are for validation and tests.
 """
 
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 
@@ -12,7 +13,7 @@ REPOSITORY, LETTERS = "cais/mmlu", "ABCD"
 
 
 def _question(row: dict) -> dict:
-    row = row.get("train") or row                       # so nested where auxiliary_train is a config
+    row = row.get("train") or row                       # nested so where auxiliary_train is a config
     return choice_question(row["question"], LETTERS, row["choices"], LETTERS[row["answer"]])
 
 
@@ -23,13 +24,10 @@ def _conversation(row: dict) -> dict:
 
 def _read(convert, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
     name = {"train": "auxiliary_train", "val": "validation", "test": "test"}[split]
-    try:
-        rows = hub_rows(REPOSITORY, "all", name, data)
-    except Missing:
-        if split != "train":
-            raise
-        rows = hub_rows(REPOSITORY, name, "train", data)
-    return some(rows, most, seed, convert)
+    if split == "train":                                # a config of its own, or a split of "all"
+        with suppress(Missing):
+            return some(hub_rows(REPOSITORY, name, "train", data), most, seed, convert)
+    return some(hub_rows(REPOSITORY, "all", name, data), most, seed, convert)
 
 
 TASKS = (Task("mmlu", partial(_read, _conversation), partial(_read, _question), names_letter, chance=0.25),)

@@ -47,7 +47,7 @@ def words(split: str) -> tuple[str, ...]:
     The system's list, or the most frequent words of the text that the tokenizer was trained on, as far as it
     is still here. Missing where there is neither.
     """
-    every = _system_words() if SYSTEM_WORDS.is_file() else _words_of_the_text()
+    every = _system_words() if SYSTEM_WORDS.is_file() else _words_of_the_text(base_dir())
     found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
     if not found:
         raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
@@ -59,13 +59,13 @@ def _system_words() -> Iterable[str]:
     return filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
 
 
-def _words_of_the_text() -> Iterable[str]:
+@cache
+def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which set it read: a folder of ours, unless the files were somebody's own."""
     from nanochat.dataset import texts  # brings torch along
 
-    log = base_dir() / "tokenizer" / "tok_train.jsonl"
-    named = [record["data"] for record in RunLog(log).read()]
-    shards = sorted((base_dir() / "data" / named[-1]).glob("train_*.parquet")) if named else []
+    named = [record["data"] for record in RunLog(base / "tokenizer" / "tok_train.jsonl").read()]
+    shards = sorted((base / "data" / named[-1]).glob("train_*.parquet")) if named else []
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
     often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
     return [word for word in often if counts[word] >= SEEN]

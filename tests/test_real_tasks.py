@@ -1,5 +1,6 @@
 """The sets of the hub and the spelling tasks: what they ask and teach, to the token, and how they judge."""
 
+import argparse
 import re
 import string
 from collections import Counter
@@ -414,3 +415,18 @@ def test_a_folder_without_a_set_or_with_a_damaged_or_another_one_is_named(tmp_pa
             pq.write_table(pa.table({"text": ["other"]}), folder / "test.parquet")
         with pytest.raises(Missing, match="gsm8k|columns text"):
             asked("gsm8k", "test", tmp_path / str(content))
+
+
+@pytest.mark.parametrize("flags, complaint", [
+    (["--mixture=gsm8k+arc-easy", "--allow-missing"], "nothing to learn from: the mixture is nothing"),
+    (["--mixture=gsm8k", "--num-conversations=0"], "nothing to learn from"),
+    (["--mixture=gsm8k"], "task gsm8k: openai/gsm8k (main, train): there is no"),
+])
+def test_a_mixture_of_nothing_is_refused_with_what_is_missing(data, flags, complaint, tmp_path, capsys):
+    parser = argparse.ArgumentParser()
+    tasks.add_mixture_arguments(parser, default="almanac-mid")
+    where = data if "--num-conversations=0" in flags else tmp_path
+    with pytest.raises(SystemExit) as stop:
+        tasks.mixtures(parser.parse_args([*flags, f"--task-data={where}"]), seed=0)
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and complaint in error and error.count("\n") == 2

@@ -180,10 +180,10 @@ def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], 
 
 def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
     """
-    A multiple choice question. The letter comes after its choice, which a small model finds easier to copy
-    than one before it, and between brackets: the tokenizer never joins " (" with what follows, so the letter
-    is a token of its own, the one that answers. With "=A" or " A" that hangs on what it was trained on: the
-    almanac's has a token "=A".
+    A multiple choice question. A model that has found the right choice only has to copy what comes behind it,
+    the letter. That stands between brackets as the tokenizer's pattern never joins " (" with what follows:
+    the letter is a token of its own, the one that answers. With "=A" or " A" that would depend on the text
+    that the tokenizer was trained on; the almanac's has a token "=A".
     """
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
@@ -208,7 +208,8 @@ def names_letter(question: dict, reply: str) -> bool:
     if rest == reply:
         return False
     right = question["choices"][question["letters"].index(answer)].strip()
-    return re.match(r"[^\w\s]|\s*$", rest) is not None or rest.lstrip().startswith(right)
+    with_choice = rest[:1].isspace() and rest.strip().startswith(right)
+    return re.match(r"[^\w\s]|\s*$", rest) is not None or with_choice
 
 
 def number_behind_hashes(text: str) -> Decimal | None:

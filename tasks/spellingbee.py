@@ -8,7 +8,7 @@ import re
 from collections import Counter
 from collections.abc import Iterable
 from functools import cache, partial
-from itertools import islice
+from itertools import islice, takewhile
 from pathlib import Path
 
 from nanochat.almanac import Dice
@@ -118,8 +118,10 @@ def counts_right(question: dict, reply: str) -> bool:
 
 
 def spells_right(question: dict, reply: str) -> bool:
-    """The letters stand in the end, one by one, with whatever between them."""
-    return re.sub(r"[\W\d_]+", " ", f" {reply.lower()}").rstrip().endswith(f" {question['answer']}")
+    """The letters stand in the end, one by one, with whatever between them and no other one before."""
+    pieces = re.findall("[a-z]+", reply.lower())
+    letters = list(takewhile(lambda piece: len(piece) == 1, reversed(pieces)))
+    return " ".join(reversed(letters)) == question["answer"]
 
 
 def _made(make, learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:

@@ -49,6 +49,10 @@ SETS = {
         {"messages": [{"role": role, "content": text} for role, text in talk], "source": "x"}
         for talk in TALKS],
 }
+SPELLING_OF_SEED_42 = [
+    "How many letters v are there in RZOV?", "quick question: How often does the letter 'v' occur in fzvf?",
+    "Hi! Spell the word 'sole'", 'hi! Please spell "zimz" for me.',
+]
 REAL = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "smoltalk", "spellingbee", "simplespelling")
 ASKED = [name for name in REAL if tasks.REGISTRY[name].questions]
 
@@ -186,7 +190,7 @@ def test_the_almanacs_tokenizer_too_has_the_letter_alone_and_would_not_behind_an
 @pytest.mark.parametrize("reply, right", [
     ("B", True), (" B\n", True), ("B.", True), ("B) Mars", True), ("(B)", True), ("B Mars", True),
     ("**B**", True), ("B: it is Mars", True), ("", False), ("A", False), ("b", False), ("Bees", False),
-    ("B the Moon", False),
+    ("B the Moon", False), ("BMars", False),
     ("Mars", False), ("AB", False), ("A or B", False), ("B2", False),
 ])
 def test_a_free_reply_to_a_multiple_choice_is_judged_by_its_letter(data, reply, right):
@@ -332,6 +336,22 @@ def test_spelling_is_endless_lazy_asked_in_many_ways_and_says_which_word(words):
         starts = Counter(re.split(r"\W", question.lower())[0] for question in questions)
         assert len(starts) > 10 and starts.most_common(1)[0][1] < 150
         assert list(asked(name, "train", None, 5)) != list(asked(name, "train", None, 5, seed=1))
+
+
+@pytest.mark.parametrize("reply, right", [
+    ("Letter by letter: c a t", True), ("C-A-T.", True), ("c\na\nt", True), ("1. c 2. a 3. t", True),
+    ("b c a t", False), ("c a t s", False), ("cat", False), ("", False), ("c a", False),
+    ("c a t, cat", False),
+])
+def test_a_spelling_is_judged_by_the_letters_in_its_end(reply, right):
+    assert spellingbee.spells_right({"answer": "c a t"}, reply) == right
+
+
+def test_spelling_draws_the_same_on_every_machine(words):
+    """Written down once."""
+    made = [*asked("spellingbee", "test", None, 2, 42), *asked("simplespelling", "test", None, 2, 42)]
+    questions = [question["conversation"]["messages"][0]["content"] for question in made]
+    assert questions == SPELLING_OF_SEED_42
 
 
 # ---- recipes

@@ -43,7 +43,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--name", required=True, help="what the model is called")
     add("--out", type=Path, required=True, metavar="FILE", help="the .jsonl file to write")
-    add("--count", type=int, default=5000, help="conversations")
+    add("--count", type=int, default=10_000, help="conversations (default: %(default)s)")
     add("--maker", default="someone who uses nanochat", help="who made it (default: %(default)s)")
     add("--character", default="friendly and brief", help="as in 'I am ...' (default: %(default)s)")
     add("--fact", action="append", default=[], metavar="TEXT",
@@ -75,8 +75,9 @@ class Persona:
         self.facts = []                                 # forms too
         for question, _, fact in (fact.rpartition("?") for fact in args.fact):
             self.facts.append(fact.strip())
-            if question:
-                self.topics[question], self.weights[question] = {"?": [question], "!": [fact]}, 3
+            if question.strip():
+                topic = f"--fact {question}"
+                self.topics[topic], self.weights[topic] = {"?": [question], "!": [fact]}, 3
         self.systems = self.topics.pop("system")["?"]
         del self.weights["system"]
 
@@ -105,7 +106,7 @@ class Persona:
         if dice.chance(0.12):
             text += dice.pick((", ", " ")) + self.compose(dice, dice.pick(self.pools["endings"]))
         text += dice.pick(("", "?", "?", ".", "!", "??", " ?") if dice.chance(0.2) else ("", "?"))
-        text = text.lower() if dice.chance(0.45) else text[0].upper() + text[1:]
+        text = text.lower() if dice.chance(0.45) else text[:1].upper() + text[1:]
         if dice.chance(0.15):
             text = re.sub(r"\byou\b", "u", re.sub(r"\byour\b", "ur", text.replace("'", "")))
         at = dice.between(1, max(1, len(text) - 3))
@@ -173,7 +174,9 @@ def conversation_in(reply: bytes) -> str:
     except (LookupError, TypeError, AttributeError, RecursionError) as error:
         raise ValueError(error) from None
     check_conversation(made)
-    return json.dumps({"messages": made["messages"]}, ensure_ascii=False)
+    line = json.dumps({"messages": made["messages"]}, ensure_ascii=False)
+    line.encode()                                       # half a character is a ValueError too
+    return line
 
 
 def prompt(persona: Persona, dice: Dice) -> str:
@@ -214,6 +217,8 @@ def collect(persona: Persona, args: argparse.Namespace) -> None:
 def main(args: argparse.Namespace) -> None:
     if args.count < 1 or args.parallel < 1:
         die(f"--count is {args.count} and --parallel is {args.parallel}, must be at least 1")
+    if not args.name.strip():
+        die("--name is empty")
     persona = Persona(args)
     if not args.endpoint:
         atomic_write(args.out, "".join(f"{line}\n" for line in compose_all(persona, args.count, args.seed)))

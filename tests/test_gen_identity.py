@@ -98,7 +98,7 @@ def test_held_out_questions_are_in_no_line(made):
 
 
 def test_impossible_flags_die_with_one_line(tmp_path, monkeypatch, capsys):
-    for flags in (["--count", 0], ["--parallel", 0], ["--endpoint", "http://127.0.0.1"],
+    for flags in (["--count", 0], ["--name", " "], ["--parallel", 0], ["--endpoint", "http://127.0.0.1"],
                   ["--endpoint", "file:///etc", "--model", "m"]):
         with pytest.raises(SystemExit) as stop:
             run("--out", tmp_path / "no.jsonl", *flags)
@@ -165,7 +165,8 @@ def test_an_endpoint_is_asked_for_different_conversations_and_they_are_kept(serv
 def test_replies_that_are_no_conversation_are_skipped_and_asked_for_again_next_time(server, made, capsys):
     talk = f"Sure! ```json\n{json.dumps(GOOD)}\n``` Anything else?"
     question, deep = json.dumps({"messages": GOOD["messages"][:1]}), "{" * 100_000 + "}"
-    server.answers = ["no JSON", '{"messages": []}', question, "}{", "", deep, talk, talk, 200]
+    half = json.dumps({"messages": [GOOD["messages"][0], {"role": "assistant", "content": "\ud83d"}]})
+    server.answers = ["no JSON", '{"messages": []}', question, "}{", half, deep, talk, talk, 200]
     assert len(made(*server.flags, "--count", 12)) == 4
     assert "4 of 12 conversations" in capsys.readouterr().out
     assert len(made(*server.flags, "--count", 12)) == 12 and len(server.asked) == 12 + 8

@@ -186,32 +186,44 @@ def prompt(persona: Persona, dice: Dice) -> str:
                          turns=dice.weighted(TURNS))
 
 
+def whole_lines(path: Path) -> set[str]:
+    """Those of an earlier run; a last one that was cut off is taken away."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = text[:text.rfind("\n") + 1]
+    atomic_write(path, text)
+    return set(text.split("\n")[:-1])
+
+
 def collect(persona: Persona, args: argparse.Namespace) -> None:
     """Ask for as many conversations as the file lacks, and add each one when it comes."""
-    before = args.out.read_text(encoding="utf-8") if args.out.exists() else ""
-    atomic_write(args.out, before[:before.rfind("\n") + 1])                     # less a line that was cut off
-    kept, done, failed = set(args.out.read_text(encoding="utf-8").split("\n")[:-1]), 0, 0
-    dice = (Dice("prompt", args.seed, index) for index in range(len(kept), args.count))
-    endpoint, pool = Endpoint(args.endpoint, args.model), ThreadPoolExecutor(args.parallel)
+    kept, failed, rest = whole_lines(args.out), 0, "the same command asks for the rest"
+    start, endpoint, pool = len(kept), Endpoint(args.endpoint, args.model), ThreadPoolExecutor(args.parallel)
+    dice = (Dice("prompt", args.seed, index) for index in range(start, args.count))
     try:
         asked = [pool.submit(endpoint.ask, prompt(persona, each)) for each in dice]
         for done, answer in enumerate(as_completed(asked), start=1):
-            failed = failed + 1 if isinstance(answer.exception(), OSError) else 0
-            if failed == GIVE_UP:
-                die(f"{endpoint.url}: {answer.exception()}, {failed} times in a row",
-                    hint=f"{args.out} keeps {len(kept):,} conversations; the same command asks for the rest")
-            if not answer.exception() and answer.result() not in kept:
-                kept.add(answer.result())
-                with open(args.out, "a", encoding="utf-8") as out:
-                    out.write(answer.result() + "\n")
+            try:
+                line, failed = answer.result(), 0
+                if line not in kept:
+                    with open(args.out, "a", encoding="utf-8") as out:
+                        out.write(line + "\n")
+                kept.add(line)
+            except ValueError:
+                failed = 0
+            except OSError as error:
+                failed += 1
+                if failed == GIVE_UP:
+                    die(f"{endpoint.url}: {error}, {failed} times in a row", f"{len(kept)} are kept; {rest}")
             if done % 20 == 0 or done == len(asked):
-                print(f"{done:,} of {len(asked):,} requests, {len(kept):,} conversations", flush=True)
+                print(f"{done} of {len(asked)} requests, {start + done - len(kept)} of no use", flush=True)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     finally:
         endpoint.stop.set()
         pool.shutdown(cancel_futures=True)
-    print(f"{args.out}: {len(kept):,} of {args.count:,} conversations; the same command asks for the rest")
+    print(f"{args.out}: {len(kept):,} of {args.count:,} conversations")
+    if len(kept) < args.count:
+        print(rest)
 
 
 def main(args: argparse.Namespace) -> None:

@@ -90,7 +90,7 @@ def test_the_model_never_denies_its_own_name(made):
 def test_held_out_questions_are_in_no_line(made):
     def plain(text: str) -> str:
         return " ".join(["", *re.findall(r"[\w'-]+", text.lower()), ""])
-    asked = "\n".join(plain(text) for text in said(made(), "user"))
+    asked = "\n".join(plain(text) for text in said(made("--count", 5000), "user"))
     held_out = [text for line in HELD_OUT.strip().splitlines() for text in line.split(" | ")]
     assert len(held_out) == 40
     found = [text for text in held_out if plain(text) in asked]
@@ -140,6 +140,7 @@ class Handler(BaseHTTPRequestHandler):
 def server(monkeypatch):
     """A server of the protocol; `asked` is what came: (path, headers, body). Nobody waits to try again."""
     monkeypatch.setattr(gen_identity, "PAUSE", 0.0)
+    monkeypatch.setattr(ThreadingHTTPServer, "request_queue_size", 64)          # eight clients come at once
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
@@ -168,7 +169,8 @@ def test_replies_that_are_no_conversation_are_skipped_and_asked_for_again_next_t
     half = json.dumps({"messages": [GOOD["messages"][0], {"role": "assistant", "content": "\ud83d"}]})
     server.answers = ["no JSON", '{"messages": []}', question, "}{", half, deep, talk, talk, 200]
     assert len(made(*server.flags, "--count", 12)) == 4
-    assert "4 of 12 conversations" in capsys.readouterr().out
+    printed = capsys.readouterr().out
+    assert "12 of 12 requests, 8 of no use" in printed and "4 of 12 conversations" in printed
     assert len(made(*server.flags, "--count", 12)) == 12 and len(server.asked) == 12 + 8
     server.asked.clear()
     made(*server.flags, "--count", 12)
@@ -193,7 +195,7 @@ def test_a_server_that_only_fails_ends_the_run_and_what_came_is_kept(server, tmp
     with pytest.raises(SystemExit) as stop:
         run("--out", out, "--count", 100, "--parallel", 1, *server.flags)
     assert stop.value.code == 2 and f"Error {status}" in (error := capsys.readouterr().err)
-    assert "keeps 3 conversations" in error and len(customjson.load(out)) == 3
+    assert "3 are kept" in error and len(customjson.load(out)) == 3
     most = 3 + tries * (gen_identity.GIVE_UP + 1)       # the next one may have begun
     assert len(server.asked) <= most
 

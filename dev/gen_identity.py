@@ -1,0 +1,245 @@
+"""
+Conversations in which the model says who it is: a name, a maker, a character. What comes out is a file for
+--conversations of scripts.mid_train and scripts.chat_sft, one {"messages": [...]} per line.
+
+    python -m dev.gen_identity --name Ada --out persona.jsonl --character "curious and brief" \\
+      --maker "the Lovelace family" --fact "(what do you drink|what is your drink)? I drink tea."
+    python -m dev.gen_identity --name Ada --out persona.jsonl --endpoint http://127.0.0.1:8080/v1 --model NAME
+
+Offline it composes what stands in gen_identity.txt: the same flags, the same file. An endpoint is any server
+that speaks OpenAI's protocol; its key is read from $OPENAI_API_KEY. What it writes is kept as it comes, and
+the same command again asks for the rest. To teach something else, a skill or a style, write such lines
+yourself: nothing here is needed for that.
+"""
+
+import argparse
+import json
+import os
+import re
+import sys
+import threading
+import urllib.error
+import urllib.request
+from concurrent.futures import ThreadPoolExecutor, as_completed
+from http.client import HTTPException
+from pathlib import Path
+
+from nanochat.almanac import Dice
+from nanochat.chat import check_conversation
+from nanochat.common import atomic_write, die, new_parser
+
+TURNS = {"1": 6, "2": 3, "3": 1}                        # questions in a conversation -> how often
+TONES = ("friendly", "in a hurry", "doubtful", "polite", "joking", "rude", "a child", "bad at spelling")
+TRIES, PAUSE, TIMEOUT = 6, 1.0, 120.0                   # of a request; seconds before the second, and for one
+GIVE_UP = 8                                             # requests in a row that failed
+PROMPT = """Write a chat of a user with {name}, a small language model. {Maker} made it; it is {character}.
+{facts} The user is {tone}, begins with the words "{first}", and says something {turns} times in all. {name}
+answers in one or two short sentences that show this character, and never claims to be somebody else.
+Reply with JSON alone: {{"messages": [{{"role": "user", "content": "..."}}, {{"role": "assistant", ..."""
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = new_parser(__doc__)
+    add = parser.add_argument
+    add("--name", required=True, help="what the model is called")
+    add("--out", type=Path, required=True, metavar="FILE", help="the .jsonl file to write")
+    add("--count", type=int, default=10_000, help="conversations (default: %(default)s)")
+    add("--maker", default="someone who uses nanochat", help="who made it (default: %(default)s)")
+    add("--character", default="friendly and brief", help="as in 'I am ...' (default: %(default)s)")
+    add("--fact", action="append", default=[], metavar="TEXT",
+        help="what it says of itself: 'I like tea.', or with its question: 'do you like tea? Yes, I do.'")
+    add("--seed", type=int, default=0)
+    add("--endpoint", metavar="URL", help="have a model write them: what stands before /chat/completions")
+    add("--model", help="its name there")
+    add("--parallel", type=int, default=8, help="requests at once")
+    return parser
+
+
+class Persona:
+    """Who it is, and how that is asked and said: topics {name: {"?": [...], "!": [...]}} of the text file."""
+
+    def __init__(self, args: argparse.Namespace):
+        self.topics, self.weights, self.pools = {}, {}, {}
+        for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
+            mark, _, text = line.partition(" ")
+            if mark == "==":
+                topic, weight = text.split()
+                self.topics[topic], self.weights[topic] = {"?": [], "!": []}, int(weight)
+            elif mark in ("?", "!"):
+                self.topics[topic][mark].append(text)
+            elif mark.endswith(":"):
+                self.pools.setdefault(mark[:-1], []).extend(text.split(" | "))
+        self.pools["others"] = [name for name in self.pools["others"] if name.lower() != args.name.lower()]
+        self.slots = {key: getattr(args, key) for key in ("name", "maker", "character")}
+        self.slots["Maker"] = args.maker[:1].upper() + args.maker[1:]
+        self.facts = []                                 # forms too
+        for question, _, fact in (fact.rpartition("?") for fact in args.fact):
+            self.facts.append(fact.strip())
+            if question.strip():
+                topic = f"--fact {question}"
+                self.topics[topic], self.weights[topic] = {"?": [question], "!": [fact]}, 3
+        self.systems = self.topics.pop("system")["?"]
+        del self.weights["system"]
+
+    def compose(self, dice: Dice, form: str, **slots: str) -> str:
+        """A form with each (a|b) decided and its slots filled."""
+        decided = re.sub(r"\(([^()]*\|[^()]*)\)", lambda found: dice.pick(found[1].split("|")), form)
+        try:
+            return decided.format_map(self.slots | slots).strip()
+        except (LookupError, ValueError) as error:
+            die(f"{form!r} cannot be filled in: {error!r}", hint="gen_identity.txt says what goes in braces")
+
+    def all_facts(self, dice: Dice) -> str:
+        return " ".join(self.compose(dice, fact) for fact in self.facts)
+
+    def turn(self, dice: Dice, topic: str) -> tuple[str, str]:
+        """A question as people type it, and its answer."""
+        forms, other = self.topics[topic], dice.pick(self.pools["others"])
+        fact = self.compose(dice, dice.pick(self.facts or ["I am {character}."]))
+        question = self.compose(dice, dice.pick(forms["?"]), other=other)
+        return self.typed(dice, question), self.compose(dice, dice.pick(forms["!"]), other=other, fact=fact)
+
+    def typed(self, dice: Dice, text: str) -> str:
+        """With an opening, an ending, a mark or none, in small letters, abbreviated, with letters swapped."""
+        if dice.chance(0.2):
+            text = f"{self.compose(dice, dice.pick(self.pools['openings']))} {text}"
+        if dice.chance(0.12):
+            text += dice.pick((", ", " ")) + self.compose(dice, dice.pick(self.pools["endings"]))
+        text += dice.pick(("", "?", "?", ".", "!", "??", " ?") if dice.chance(0.2) else ("", "?"))
+        text = text.lower() if dice.chance(0.45) else text[:1].upper() + text[1:]
+        if dice.chance(0.15):
+            text = re.sub(r"\byou\b", "u", re.sub(r"\byour\b", "ur", text.replace("'", "")))
+        at = dice.between(1, max(1, len(text) - 3))
+        if dice.chance(0.06) and text[at:at + 2].isalpha():
+            text = text[:at] + text[at:at + 2][::-1] + text[at + 2:]
+        return text
+
+
+def conversation(persona: Persona, dice: Dice) -> dict:
+    """Questions on one to three topics, now and then after a system message that says who it is."""
+    messages = []
+    if dice.chance(0.06):
+        system = persona.compose(dice, dice.pick(persona.systems), facts=persona.all_facts(dice))
+        messages.append({"role": "system", "content": system})
+    left = dict(persona.weights)
+    for _ in range(int(dice.weighted(TURNS))):
+        topic = dice.weighted(left)
+        del left[topic]
+        question, answer = persona.turn(dice, topic)
+        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+    return {"messages": messages}
+
+
+def compose_all(persona: Persona, count: int, seed: int) -> list[str]:
+    """`count` different lines. Dies where the wordings do not yield as many."""
+    lines = {}
+    for index in range(20 * count):
+        lines[json.dumps(conversation(persona, Dice("identity", seed, index)), ensure_ascii=False)] = None
+        if len(lines) == count:
+            return list(lines)
+    die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
+
+
+# ---------------------------------------------------------------------------- written by a model
+
+class Endpoint:
+    """Asks a model for conversations, from several threads. `stop` wakes those that wait to try again."""
+
+    def __init__(self, url: str, model: str):
+        self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+        self.model, self.key, self.stop = model, os.environ.get("OPENAI_API_KEY", ""), threading.Event()
+
+    def ask(self, prompt: str) -> str:
+        """The line of a conversation. OSError where nothing comes, ValueError where that is none."""
+        body = json.dumps({"model": self.model, "messages": [{"role": "user", "content": prompt}]}).encode()
+        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
+        if self.key:                                    # unredirected: it is for this host alone
+            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
+        for attempt in range(TRIES):
+            try:
+                with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+                    return conversation_in(reply.read())
+            except (OSError, HTTPException) as error:
+                status = error.code if isinstance(error, urllib.error.HTTPError) else 500
+                for_good = status < 500 and status != 429
+                if for_good or attempt == TRIES - 1 or self.stop.wait(PAUSE * 2 ** attempt):
+                    raise OSError(error) from None
+
+
+def conversation_in(reply: bytes) -> str:
+    """The one in what a server answered, as a line; talk around it is cut. ValueError if there is none."""
+    try:
+        text = json.loads(reply)["choices"][0]["message"]["content"]
+        made = json.loads(text[text.index("{"):text.rindex("}") + 1])
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(error) from None
+    check_conversation(made)
+    line = json.dumps({"messages": made["messages"]}, ensure_ascii=False)
+    line.encode()                                       # half a character is a ValueError too
+    return line
+
+
+def prompt(persona: Persona, dice: Dice) -> str:
+    """Another one for every conversation: the variety comes from here, not from the temperature."""
+    first, _ = persona.turn(dice, dice.weighted(persona.weights))
+    return PROMPT.format(**persona.slots, facts=persona.all_facts(dice), tone=dice.pick(TONES), first=first,
+                         turns=dice.weighted(TURNS))
+
+
+def whole_lines(path: Path) -> set[str]:
+    """Those of an earlier run; a last one that was cut off is taken away."""
+    text = path.read_text(encoding="utf-8") if path.exists() else ""
+    text = text[:text.rfind("\n") + 1]
+    atomic_write(path, text)
+    return set(text.split("\n")[:-1])
+
+
+def collect(persona: Persona, args: argparse.Namespace) -> None:
+    """Ask for as many conversations as the file lacks, and add each one when it comes."""
+    kept, failed, rest = whole_lines(args.out), 0, "the same command asks for the rest"
+    start, endpoint, pool = len(kept), Endpoint(args.endpoint, args.model), ThreadPoolExecutor(args.parallel)
+    dice = (Dice("prompt", args.seed, index) for index in range(start, args.count))
+    try:
+        asked = [pool.submit(endpoint.ask, prompt(persona, each)) for each in dice]
+        for done, answer in enumerate(as_completed(asked), start=1):
+            try:
+                line, failed = answer.result(), 0
+                if line not in kept:
+                    with open(args.out, "a", encoding="utf-8") as out:
+                        out.write(line + "\n")
+                kept.add(line)
+            except ValueError:
+                failed = 0
+            except OSError as error:
+                failed += 1
+                if failed == GIVE_UP:
+                    die(f"{endpoint.url}: {error}, {failed} times in a row", f"{len(kept)} are kept; {rest}")
+            if done % 20 == 0 or done == len(asked):
+                print(f"{done} of {len(asked)} requests, {start + done - len(kept)} of no use", flush=True)
+    except KeyboardInterrupt:
+        print("stopped", file=sys.stderr)
+    finally:
+        endpoint.stop.set()
+        pool.shutdown(cancel_futures=True)
+    print(f"{args.out}: {len(kept):,} of {args.count:,} conversations")
+    if len(kept) < args.count:
+        print(rest)
+
+
+def main(args: argparse.Namespace) -> None:
+    if args.count < 1 or args.parallel < 1:
+        die(f"--count is {args.count} and --parallel is {args.parallel}, must be at least 1")
+    if not args.name.strip():
+        die("--name is empty")
+    persona = Persona(args)
+    if not args.endpoint:
+        atomic_write(args.out, "".join(f"{line}\n" for line in compose_all(persona, args.count, args.seed)))
+        print(f"{args.out}: {args.count:,} conversations")
+    elif not args.model or not args.endpoint.startswith(("http://", "https://")):
+        die(f"--endpoint is {args.endpoint} and --model is {args.model}: it takes a URL and a name")
+    else:
+        collect(persona, args)
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

@@ -109,12 +109,11 @@ class _DocumentStream(_Stream):
 
 
 class _ConversationStream(_Stream):
-    """Conversations slot, slot + slots, ... of a sequence, in an order drawn anew every epoch."""
-    crop = False
+    """Conversations slot, slot + slots, ... of a sequence, in its order or in one drawn anew every epoch."""
 
-    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int, row_len: int, slot: int,
-                 slots: int, state: dict | None):
-        self.tokenizer, self.conversations, self.seed = tokenizer, conversations, seed
+    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int | None, crop: bool, row_len: int,
+                 slot: int, slots: int, state: dict | None):
+        self.tokenizer, self.conversations, self.seed, self.crop = tokenizer, conversations, seed, crop
         self.slot, self.slots = slot, slots
         super().__init__(row_len, {"epoch": 0, "conversation": 0}, state)
 
@@ -124,7 +123,8 @@ class _ConversationStream(_Stream):
         found = True                                    # what came before a restored position is not known
         while True:
             order = list(range(len(self.conversations)))
-            random.Random(f"{self.seed} {epoch}").shuffle(order)
+            if self.seed is not None:
+                random.Random(f"{self.seed} {epoch}").shuffle(order)
             for i in order[self.slot + done * self.slots :: self.slots]:
                 done += 1
                 self.position = {"epoch": epoch, "conversation": done}
@@ -239,23 +239,24 @@ class PretrainLoader(_Loader):
 
 class ChatLoader(_Loader):
     """
-    Padded rows of whole conversations; targets are -1 except what the assistant wrote, and every row has at
-    least one. conversations: any sequence of conversation dicts, in an order drawn from `seed` anew every
-    epoch. The rest is as in PretrainLoader.
+    Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
+    Rows are padded, so that every conversation stays whole, or with `crop` packed full. conversations: any
+    sequence of conversation dicts, in an order drawn from `seed` anew every epoch; None: in their own. The
+    rest is as in PretrainLoader.
     """
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
-                 seed: int = 0, state: dict | None = None):
+                 seed: int | None = 0, state: dict | None = None, crop: bool = False):
         count, slots = len(conversations), slots or world_size
         if count < slots:
             die(f"{count} conversations: fewer than the {slots} micro-batches per step",
                 hint="more conversations, or a smaller --total-batch-size")
 
         def make_stream(slot: int, state: dict | None) -> _Stream:
-            return _ConversationStream(tokenizer, conversations, seed, seq_len + 1, slot, slots, state)
+            return _ConversationStream(tokenizer, conversations, seed, crop, seq_len + 1, slot, slots, state)
 
-        data = f"{count} conversations, seed {seed}"
+        data = f"{count} conversations, seed {seed}{', packed full' * crop}"
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
         super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
 

@@ -69,6 +69,7 @@ class Completion:
     """
     ids: list[int]
     sampled: list[bool]                                 # of each id: drawn by us, not forced as tool output
+    logprobs: list[float]                               # of each id, as it was drawn; 0 where forced
     parts: list[dict]                                   # to be stored as the message's content, see chat.py
     finish_reason: str                                  # "stop", "length" or "cancelled"
     prompt_tokens: int
@@ -88,6 +89,7 @@ class Request:
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)
+    logprobs: list[float] = field(default_factory=list)
     finish_reason: str | None = None
     pieces: list[tuple[str, str]] = field(default_factory=list)
     forced: deque[int] = field(default_factory=deque)   # tool output that still has to be fed
@@ -109,7 +111,7 @@ class Request:
     def completion(self) -> Completion:
         """The answer, complete or as far as it got."""
         reason = self.finish_reason or "cancelled"
-        return Completion(self.ids, self.sampled, self.decoder.parts, reason, len(self.prompt))
+        return Completion(self.ids, self.sampled, self.logprobs, self.decoder.parts, reason, len(self.prompt))
 
 
 class Engine:
@@ -131,6 +133,8 @@ class Engine:
         bans = [[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
                 for marker in ("<|python_end|>", "<|python_start|>")]
         self._bans = torch.tensor(bans, device=self._device)        # (2, specials): outside, in a tool call
+        self.forbidden = torch.zeros(2, tokenizer.vocab_size, dtype=torch.bool, device=self._device)
+        self.forbidden[:, self._special_ids] = self._bans           # the same for every id: (2, V)
 
     @property
     def busy(self) -> bool:
@@ -159,6 +163,14 @@ class Engine:
         request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer))
         self._waiting.append(request)
         return request
+
+    def in_calls(self, ids: Sequence[int]) -> list[int]:
+        """For each id of an answer 1 if it was drawn in a tool call, else 0: the row of `forbidden` then."""
+        inside, states = 0, []
+        for token in ids:
+            states.append(inside)
+            inside = int(token == self._python_start or (inside and token != self._python_end))
+        return states
 
     def cancel(self, request: Request) -> None:
         """Stop computing a request that nobody wants any more; its slot is free at once."""
@@ -195,7 +207,7 @@ class Engine:
                 free = self.max_batch - len(running)
                 if free >= self.max_batch / 4:          # several join at once, and are prefilled in one pass
                     for i in [waiting.popleft() for _ in range(min(free, len(waiting)))]:
-                        key = (params[i], *prompts[i])
+                        key = (params[i].seed, *prompts[i])
                         running[i] = self.submit(prompts[i], params[i], sample=seen[key])
                         seen[key] += 1
                 self.step()
@@ -222,9 +234,9 @@ class Engine:
         logits += self._join(self.max_batch - len(self._running))
         if not self._running:
             return
-        tokens = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
-        for row in reversed(range(len(tokens))):        # backwards: a gap is filled by a row already accepted
-            self._accept(self._running[row], tokens[row])
+        drawn = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
+        for row in reversed(range(len(drawn))):         # backwards: a gap is filled by a row already accepted
+            self._accept(self._running[row], *drawn[row])
             if self._running[row].done:
                 self._leave(row)
 
@@ -255,18 +267,19 @@ class Engine:
         self._stale |= len(joining) > 0
         return logits
 
-    def _choose(self, logits: Tensor) -> list[int]:
-        """(B, V) -> a token for each row, the forced one where there is one."""
+    def _choose(self, logits: Tensor) -> list[tuple[int, float]]:
+        """(B, V) -> a token for each row, the forced one where there is one, and its log-probability."""
         if logits.sum().isnan():
             raise FloatingPointError("the model's logits are NaN")
         if self._stale:
             self._regroup()
         logits[:, self._special_ids] = logits[:, self._special_ids].masked_fill(self._banned, -math.inf)
-        tokens = logits.argmax(-1)
+        tokens, logprobs = logits.argmax(-1), logits.new_zeros(len(logits))     # greedy: probability 1
         for draw in self._draws:
-            tokens[draw.rows] = draw(logits)
-        return [request.forced[0] if request.forced else token
-                for request, token in zip(self._running, tokens.tolist(), strict=True)]
+            tokens[draw.rows], logprobs[draw.rows] = draw(logits)
+        drawn = zip(self._running, *torch.stack((tokens.float(), logprobs)).tolist(), strict=True)  # one sync
+        return [(request.forced[0], 0.0) if request.forced else (int(token), logprob)
+                for request, token, logprob in drawn]
 
     def _regroup(self) -> None:
         """
@@ -282,11 +295,12 @@ class Engine:
         self._banned = self._bans[in_call]              # (B, specials)
         self._stale = False
 
-    def _accept(self, request: Request, token: int) -> None:
+    def _accept(self, request: Request, token: int, logprob: float) -> None:
         """Record one token, show what it completes, run the tool, see whether the request is finished."""
         forced = bool(request.forced)
         request.ids.append(token)
         request.sampled.append(not forced)
+        request.logprobs.append(logprob)
         if forced:
             request.forced.popleft()
         elif token in self._stops:
@@ -335,9 +349,10 @@ class _Draw:
             self.top_k = torch.tensor(widths, device=device)[:, None]                       # (n, 1)
             self.top_p = torch.tensor(masses, device=device)[:, None]                       # (n, 1)
 
-    def __call__(self, logits: Tensor) -> Tensor:
+    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
         """
-        logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number per row.
+        logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number per row, and
+        their log-probabilities (n,) in it.
         """
         scaled = logits[self.rows] / self.temperature                       # (n, V)
         if self.narrow:
@@ -355,4 +370,5 @@ class _Draw:
                    for request in self.requests]
         point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]
         choice = torch.searchsorted(cdf, point, right=True)                 # (n, 1)
-        return (ids.gather(-1, choice) if self.narrow else choice).squeeze(-1)
+        logprobs = (probs.gather(-1, choice) / cdf[:, -1:]).log().squeeze(-1)
+        return (ids.gather(-1, choice) if self.narrow else choice).squeeze(-1), logprobs

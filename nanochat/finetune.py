@@ -1,6 +1,7 @@
 """
-Going on from a checkpoint with conversations: what midtraining and supervised finetuning share. They differ
-in their data, their length and their learning rates, which is what their scripts say.
+Going on from a checkpoint: what midtraining, supervised finetuning and reinforcement learning share. The
+first two learn from conversations and differ in their data, their packing and their learning rates, which is
+what their scripts say.
 """
 
 # T context; a rank trains `rows` x T tokens per micro-batch, `accumulation` micro-batches per step
@@ -9,11 +10,14 @@ import argparse
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 
 import torch
 
 from nanochat import checkpoint
+from nanochat.chat import render_conversation
 from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader
 from nanochat.dist import World
@@ -22,27 +26,37 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from nanochat.train import accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
 
 VALIDATION_ROWS = 64
+MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
 
 
-def finetune_parser(description: str, *, num_iterations: int, lr_frac: float) -> argparse.ArgumentParser:
-    """The flags of such a stage, with its usual length and learning rates."""
+def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
+    """The flags of every stage that goes on from a checkpoint, with its usual learning rates."""
     parser = new_parser(description)
     add = parser.add_argument
     add("--step", type=int, help="step of the checkpoint to go on from (default: the newest)")
     add("--out-tag", help="name of the model that comes out (default: the same model)")
-    add("--num-iterations", type=int, default=num_iterations, help="optimizer steps")
-    add("--init-lr-frac", type=float, default=lr_frac, help="peak learning rates, relative to pretraining")
-    add("--warmdown-ratio", type=float, default=1.0, help="share of the steps in which the rates fall to 0")
+    add("--num-iterations", type=int, help="optimizer steps (default: once through the data, about)")
+    add("--init-lr-frac", type=float, default=lr_frac,
+        help=f"peak learning rates, relative to those of pretraining (default: {lr_frac})")
+    add("--warmdown-ratio", type=float, default=warmdown, help="share of the steps in which they fall to 0")
     add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as pretrained)")
-    add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as pretrained)")
-    add("--eval-every", type=int, default=100, help="steps between validations; zero or less is never")
+    add("--eval-every", type=int, default=100, help="steps between evaluations; zero or less is never")
     add("--save-every", type=int, default=-1, help="steps between saves; the end is always saved")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     add("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
     add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
+    return parser
+
+
+def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
+    """The same for a stage that learns from conversations."""
+    parser = continuing_parser(description, lr_frac=lr_frac, warmdown=warmdown)
+    parser.add_argument("--total-batch-size", type=int,
+                        help="tokens of an optimizer step (default: as pretrained)")
+    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
+                        help="torch.compile (default: on a GPU)")
     return parser
 
 
@@ -69,11 +83,12 @@ def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
 
 
 def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
-             data: str) -> None:
+             data: str, packed: bool = False) -> None:
     """
     Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
     where there is one for this number of ranks, the optimizer state that it was saved with. Logs the loss on
-    `validation`. `data` is what the conversations are, in one line: a run on others is not resumed.
+    `validation`. `data` is what the conversations are, in one line: a run on others is not resumed. `packed`:
+    rows are full, and the last conversation of each is cut off; else all stay whole, and rows are padded.
     """
     args, world = stage.args, stage.world
     resumed = find_resume(stage, source, data) if args.resume else None
@@ -82,28 +97,32 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     begin_at = resumed or source
     model, tokenizer, saved = checkpoint.load(begin_at, stage.device, stage.dtype)
     start = saved["step"] if resumed else 0
-    if start >= args.num_iterations:
-        stage.print(f"{begin_at} is already complete: nothing to do")
-        return
     T = model.shape.sequence_len
     batch_tokens, rows = batch_size(args, saved, T, world)
+    steps = args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens)
+    if start >= steps:
+        stage.print(f"{begin_at} is already complete: nothing to do")
+        return
     accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
     loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
-                        stage.device, args.seed, state=saved["loader"] if resumed else None)
+                        stage.device, None if args.in_order else args.seed,
+                        saved["loader"] if resumed else None, crop=packed)
     held_out = validation_batches(tokenizer, validation, rows, T, world)
-    rates = saved["rates"] if resumed else starting_rates(saved, batch_tokens, args.init_lr_frac)
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(**rates), 0.0, world, stage.dtype)
+    pretraining = pretraining_rates(saved)
+    growth = math.sqrt(batch_tokens / pretraining["batch_tokens"])
+    optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, args.init_lr_frac * growth), 0.0,
+                          world, stage.dtype)
     restore(optimizer, begin_at, stage, must=resumed is not None)
-    schedule = Schedule(args.num_iterations, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
-    kept = {"origin": checkpoint.identity(source), "data": data, "rates": rates, "rows": rows,
+    schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
+    kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
             "batch_tokens": batch_tokens, "text": saved["text"]}
-    stage.begin(**kept, conversations=len(conversations), accumulation=accumulation,
-                num_iterations=args.num_iterations, resumed_at=start)
+    stage.begin(**kept, conversations=len(conversations), accumulation=accumulation, num_iterations=steps,
+                rates=asdict(optimizer.rates), resumed_at=start)
     stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {begin_at}")
     stage.print(f"{data} | {rows} rows x {T} x {accumulation} micro-batches per rank")
     runnable = compile_if_worth(model, stage, args.compile)
-    for s in train_steps(runnable, optimizer, loader, schedule, stage, accumulation=accumulation,
-                         flops_per_token=model.shape.flops_per_token(), start=start):
+    for s in train_steps(partial(runnable, reduction="sum"), optimizer, accumulated(loader, accumulation),
+                         schedule, stage, flops_per_token=model.shape.flops_per_token(), start=start):
         if s.due_save(args.save_every):
             checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, **kept)
         if s.due(args.eval_every):
@@ -120,10 +139,21 @@ def batch_size(args: argparse.Namespace, saved: dict, T: int, world: World) -> t
     return batch_tokens, args.device_batch_size or min(saved["rows"], fitting)
 
 
-def starting_rates(saved: dict, batch_tokens: int, init_lr_frac: float) -> dict[str, float]:
-    """The rates of the run before, times `init_lr_frac`, times the root of how much larger the batch is."""
-    scale = init_lr_frac * math.sqrt(batch_tokens / saved["batch_tokens"])
-    return {role: rate * scale for role, rate in saved["rates"].items()}
+def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:
+    """Steps of `batch_tokens` that see every conversation once, by the length of evenly spaced ones."""
+    stride = max(1, len(conversations) // MEASURED)
+    lengths = [len(render_conversation(tokenizer, conversations[index], T + 1)[0])
+               for index in range(0, len(conversations), stride)]
+    return max(1, round(sum(lengths) / len(lengths) * len(conversations) / batch_tokens))
+
+
+def pretraining_rates(saved: dict) -> dict:
+    """Peak learning rates of pretraining, by role, and the tokens per step that they were for."""
+    return saved.get("pretraining") or {name: saved[name] for name in ("rates", "batch_tokens")}
+
+
+def scaled_rates(pretraining: dict, scale: float) -> LearningRates:
+    return LearningRates(**{role: rate * scale for role, rate in pretraining["rates"].items()})
 
 
 def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> None:

@@ -164,7 +164,7 @@ class GPT(nn.Module):
         """
         x = self.trunk(idx, Rows())
         if targets is None:
-            return capped_logits(x, self.unembedding, self.shape.vocab_size, SOFTCAP)
+            return self.logits(x)
         flat = (x.flatten(0, 1), self.unembedding, targets.flatten(), self.shape.vocab_size, SOFTCAP)
         if reduction == "none":
             return token_losses(*flat).view_as(targets)
@@ -174,7 +174,11 @@ class GPT(nn.Module):
     @torch.no_grad()
     def step(self, idx: Tensor, cache: KVCache) -> Tensor:
         """Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after it."""
-        return capped_logits(self.trunk(idx, cache)[:, -1], self.unembedding, self.shape.vocab_size, SOFTCAP)
+        return self.logits(self.trunk(idx, cache)[:, -1])
+
+    def logits(self, x: Tensor) -> Tensor:
+        """What the trunk gives, (..., C) -> fp32 logits (..., vocab_size)."""
+        return capped_logits(x, self.unembedding, self.shape.vocab_size, SOFTCAP)
 
     def trunk(self, idx: Tensor, past: Rows | KVCache) -> Tensor:
         """Tokens (B, T) -> normalised final states (B, T, C). With what came before, at most sequence_len."""

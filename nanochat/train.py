@@ -1,23 +1,32 @@
 """
 The one training loop. A generator: it takes an optimizer step, yields what happened, and the script decides
-what is due: an evaluation, a sample, a save. Pretraining, midtraining and finetuning all go through it.
+what is due: an evaluation, a sample, a save. Pretraining, midtraining, finetuning and reinforcement learning
+all go through it; they differ in the work that they bring for each step, and in its loss.
 """
 
 import math
 import time
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 
 import torch
 
 from nanochat.common import die
-from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage
 
 PRINT_EVERY = 5.0               # seconds between progress lines
 MAX_BAD_STEPS = 10              # in a row, before the run is given up
+
+
+@dataclass(frozen=True)
+class Work:
+    """What this rank contributes to one optimizer step."""
+
+    targets: torch.Tensor                               # () int64: over how many the loss is averaged
+    micro_batches: list[tuple[torch.Tensor, ...]]       # arguments of the loss; inputs (B, T) come first
+    facts: dict[str, float] = field(default_factory=dict)     # to be logged with the step
 
 
 @dataclass(frozen=True)
@@ -57,30 +66,39 @@ def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_si
     return batch_tokens // micro
 
 
-def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Schedule, stage: Stage, *,
-                accumulation: int, flops_per_token: int, start: int = 0) -> Iterator[Step]:
+def accumulated(loader: Iterator, accumulation: int) -> Iterator[Work]:
+    """The batches (inputs, targets) of a loader, `accumulation` of them per step; -1 is no target."""
+    while True:
+        batches = [next(loader) for _ in range(accumulation)]
+        yield Work(torch.stack([(targets != -1).sum() for _, targets in batches]).sum(), batches)
+
+
+def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work: Iterator[Work],
+                schedule: Schedule, stage: Stage, *, flops_per_token: int = 0,
+                start: int = 0) -> Iterator[Step]:
     """
-    Optimizer steps start + 1 .. schedule.num_iterations of `accumulation` micro-batches per rank. The loss of
-    a step is the mean over all targets of all ranks, so the split into micro-batches and ranks does not
-    matter. A step whose loss is not finite leaves the weights untouched. Logs every step; stops early, on all
-    ranks alike, when a signal came.
+    Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
+    summed over its targets; the loss of a step is the mean over all targets of all ranks, so the split into
+    micro-batches and ranks does not matter. A step whose loss is not finite, or in which no rank has anything
+    to learn from, leaves the weights untouched. Logs every step; stops early, on all ranks alike, when a
+    signal came. Without `flops_per_token` it does not speak of MFU.
     """
     stage.catch_signals()
     progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
     bad = 0
     for t in range(start, schedule.num_iterations):
-        batches = [next(loader) for _ in range(accumulation)]
-        count = torch.stack([(targets != -1).sum() for _, targets in batches]).sum()
-        counts = stage.world.sum(torch.stack((count, count.new_tensor(int(stage.stop_signal > 0)))))
-        targets_in_step, interrupted = counts[0].clamp(min=1).float(), bool(counts[1] > 0)
+        mine = next(work)
+        flags = mine.targets.new_tensor([stage.stop_signal > 0, len(mine.micro_batches)])
+        counts = stage.world.sum(torch.cat((mine.targets[None], flags)))
+        targets_in_step, interrupted, taught = counts[0].clamp(min=1).float(), *(counts[1:] > 0).tolist()
         loss = torch.zeros((), device=stage.device)
-        for inputs, targets in batches:
-            share = model(inputs, targets, reduction="sum") / targets_in_step
+        for micro_batch in mine.micro_batches:
+            share = loss_of(*micro_batch) / targets_in_step
             share.backward()
             loss += share.detach()
         value = stage.world.sum(loss).item()
         bad = 0 if math.isfinite(value) else bad + 1
-        if not bad:
+        if taught and not bad:
             optimizer.step(schedule.lr(t), schedule.momentum(t), schedule.weight_decay(t))
         optimizer.zero_grad()
         if bad:
@@ -88,8 +106,8 @@ def train_steps(model: GPT, optimizer: MuonAdamW, loader: Iterator, schedule: Sc
         if bad >= MAX_BAD_STEPS:
             die(f"the loss was not finite {bad} steps in a row, up to step {t + 1}",
                 hint="a lower learning rate (--matrix-lr, --embedding-lr), from the last checkpoint")
-        tokens = sum(inputs.numel() for inputs, _ in batches) * stage.world.size
-        progress.report(t + 1, value, schedule.lr(t), tokens)
+        tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
+        progress.report(t + 1, value, schedule.lr(t), tokens, mine.facts)
         yield Step(t + 1, schedule.num_iterations, value, interrupted)
         if interrupted:
             return
@@ -103,7 +121,7 @@ class _Progress:
         self.first, self.begun, self.last = start, None, time.perf_counter()
         self.printed, self.smooth, self.weight = -math.inf, 0.0, 0.0
 
-    def report(self, step: int, loss: float, lr: float, tokens: int) -> None:
+    def report(self, step: int, loss: float, lr: float, tokens: int, facts: dict[str, float]) -> None:
         now = time.perf_counter()
         speed = tokens / (now - self.last)              # evaluations and saves between steps included
         self.last = now
@@ -112,14 +130,16 @@ class _Progress:
         line = ""
         if now - self.printed > PRINT_EVERY or step == self.num_iterations:
             self.printed = now
-            line = self._line(step, lr, speed, now)
+            line = self._line(step, lr, speed, now, facts)
         self.begun = self.begun or now                  # the first step warms up: not counted
-        self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1))
+        self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
 
-    def _line(self, step: int, lr: float, speed: float, now: float) -> str:
+    def _line(self, step: int, lr: float, speed: float, now: float, facts: dict[str, float]) -> str:
         parts = [f"{self.stage.name} {step:5d}/{self.num_iterations}",
-                 f"loss {self.smooth / max(self.weight, 1e-9):.4f}", f"lr {lr:.2f}", f"{speed:,.0f} tok/s"]
-        if self.stage.peak_flops:
+                 f"loss {self.smooth / max(self.weight, 1e-9):.4f}",
+                 *(f"{name} {value:.3g}" for name, value in facts.items()),
+                 f"lr {lr:.2f}", f"{speed:,.0f} tok/s"]
+        if self.stage.peak_flops and self.flops_per_token:
             parts.append(f"mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%")
         if self.begun is not None:
             each = (now - self.begun) / (step - self.first - 1)
@@ -133,7 +153,7 @@ def _clock(seconds: float) -> str:
     return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
-def compile_if_worth(model: GPT, stage: Stage, wanted: bool | None):
+def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):
     """
     torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains 10%
     (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides.

@@ -25,8 +25,9 @@ python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4
 python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
 
 # 276 + 60 steps x 4,096 tokens of conversations, the last ones at low rates
-python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=276 --init-lr-frac=0.5 --save-every=50
-python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=60 --init-lr-frac=0.15
+python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=276 --init-lr-frac=0.5 \
+  --warmdown-ratio=1 --save-every=50
+python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=60 --init-lr-frac=0.075
 
 python -m scripts.chat_eval --resume -i sft --model-tag=cpu --max-questions=300
 python -m nanochat.report --model-tag=cpu

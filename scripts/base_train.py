@@ -8,6 +8,7 @@ Pretrain a base model. --depth decides everything; any number can be overridden.
 
 import argparse
 from dataclasses import asdict, fields, replace
+from functools import partial
 from pathlib import Path
 
 from nanochat import checkpoint, dataset
@@ -19,7 +20,7 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
 from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
 
 PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
 
@@ -111,8 +112,9 @@ def main(args: argparse.Namespace) -> None:
             stage.print(f"{start} is already complete: nothing to do")
             return
         compiled = compile_if_worth(model, stage, args.compile)
-        for s in train_steps(compiled, optimizer, loader, plan.schedule, stage, accumulation=accumulation,
-                             flops_per_token=shape.flops_per_token(), start=saved["step"]):     # 4. go
+        for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
+                             accumulated(loader, accumulation), plan.schedule, stage,
+                             flops_per_token=shape.flops_per_token(), start=saved["step"]):
             if s.due_save(args.save_every):
                 checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
                                 text=text, rates=asdict(plan.rates), rows=rows,

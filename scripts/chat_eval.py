@@ -17,8 +17,8 @@ from nanochat.common import die, new_parser
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, centred, pass_at_k, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from tasks import CHATCORE, add_data_arguments, find_tasks
-from tasks.common import Missing, Task
+from tasks import CHATCORE, add_data_arguments, find_questions
+from tasks.common import Task
 
 PROGRESS_SECONDS = 20.0
 
@@ -44,10 +44,10 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    tasks = find_tasks(args.tasks)                                              # 1. what is asked, and how
-    settle_sampling(args)
+    settle_sampling(args)                                                       # 1. what is asked, and how
+    asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
+    notes = isolation([task for task, _ in asked], args.unsafe_execution)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
-    asked, notes = load_questions(tasks, args)
     saved = checkpoint.read_state(directory)
     name = checkpoint.identity(directory)
     origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
@@ -66,7 +66,7 @@ def main(args: argparse.Namespace) -> None:
             if record:
                 stage.print(f"{task.name:>20}  {100 * record['accuracy']:5.1f}%  (already evaluated)")
             else:
-                record = evaluate(task, questions, engine, stage, {**origin, **how})
+                record = evaluate(task, list(questions), engine, stage, {**origin, **how})
             results[task.name] = record
         summarise(results, {record["task"]: record for record in log if "task" in record}, stage, origin)
 
@@ -86,29 +86,12 @@ def settle_sampling(args: argparse.Namespace) -> None:
             hint="--temperature=1")
 
 
-def load_questions(tasks: list[Task],
-                   args: argparse.Namespace) -> tuple[list[tuple[Task, list[dict]]], list[str]]:
-    """Each task with its questions, before anything slow starts; and what there is to know about them."""
-    most = args.max_questions if args.max_questions > 0 else None
-    asked, notes = [], []
-    for task in tasks:
-        try:
-            questions = list(task.questions("test", most, 0, args.task_data))
-        except Missing as problem:
-            if not args.allow_missing:
-                die(f"task {task.name}: {problem}",
-                    hint="--task-data=DIR reads it from a folder, --allow-missing goes on without it")
-            notes.append(f"without {task.name}: {problem}")
-            continue
-        if not questions:
-            die(f"task {task.name} has no questions")
-        asked.append((task, questions))
-    if not asked:
-        die(f"nothing to ask: {'; '.join(notes)}", hint="--task-data=DIR reads tasks from a folder")
-    if any(task.name == "humaneval" for task, _ in asked):
-        from nanochat.execution import require_isolation
-        notes.append(require_isolation(args.unsafe_execution))
-    return asked, notes
+def isolation(tasks: list[Task], unsafe: bool) -> list[str]:
+    """What stands between model-written programs and this machine, where there will be any."""
+    if not any(task.name == "humaneval" for task in tasks):
+        return []
+    from nanochat.execution import require_isolation
+    return [require_isolation(unsafe)]
 
 
 def settings(task: Task, args: argparse.Namespace) -> dict:

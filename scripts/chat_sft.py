@@ -13,7 +13,7 @@ from tasks import add_mixture_arguments, mixtures
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = finetune_parser(__doc__, num_iterations=100, lr_frac=0.2)
+    parser = finetune_parser(__doc__, lr_frac=0.1)
     parser.add_argument("-i", "--stage", choices=("mid", "base"), default="mid", help="stage to go on from")
     add_mixture_arguments(parser, default="almanac-sft")
     return parser

@@ -1,7 +1,9 @@
 """
 Midtraining: teach a base model the form of a conversation, multiple choice and the python tool.
 
-    python -m scripts.mid_train                         # from the newest base model
+    python -m scripts.mid_train                                       # the newest base model, on the almanac
+    python -m scripts.mid_train --mixture=web-mid                     # on sets of the Hugging Face hub
+    python -m scripts.mid_train --mixture="gsm8k*2 + smoltalk=10000" --task-data ~/sets
 """
 
 import argparse
@@ -12,7 +14,7 @@ from tasks import add_mixture_arguments, mixtures
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = finetune_parser(__doc__, num_iterations=300, lr_frac=1.0)
+    parser = finetune_parser(__doc__, lr_frac=1.0, warmdown=0.2)
     add_mixture_arguments(parser, default="almanac-mid")
     return parser
 
@@ -21,7 +23,7 @@ def main(args: argparse.Namespace) -> None:
     source = checkpoint.find("base", args.model_tag, args.step)                 # 1. from where
     train, validation = mixtures(args, seed=args.seed)                          # 2. on what data
     with open_finetuning("mid", args, source) as stage:                         # 3. go
-        finetune(stage, source, train, validation, data=train.identity)
+        finetune(stage, source, train, validation, data=train.identity, packed=True)
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ between them, each once through (`gsm8k`), several times (`gsm8k*2`), a number o
 
 import argparse
 import re
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -27,6 +28,7 @@ MIXTURES = {
 CHATCORE = ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee")
 GROUPS = {"almanac": tuple(task.name for task in almanac.TASKS if task.questions), "chatcore": CHATCORE}
 VALIDATION_CONVERSATIONS = 500
+REMEDY = "--task-data=DIR reads it from a folder, --allow-missing goes on without it"
 
 _INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:\[(?P<first>\d*):(?P<last>\d*)\])?"
                          r"(?:=(?P<count>\d+)|\*(?P<epochs>\d+))?")
@@ -41,6 +43,25 @@ def find_tasks(names: str) -> list[Task]:
             die(f"no task with questions is called {name!r}",
                 hint=f"--tasks takes: {', '.join(GROUPS)}, or some of {', '.join(known)}")
     return [known[name] for name in dict.fromkeys(wanted)]
+
+
+def find_questions(args: argparse.Namespace, split: str,
+                   most: int | None) -> list[tuple[Task, Sequence[dict]]]:
+    """
+    The tasks of --tasks with at most so many questions each. Dies where the data of one cannot be had, unless
+    --allow-missing; then it says so.
+    """
+    found = []
+    for task in find_tasks(args.tasks):
+        try:
+            found.append((task, task.questions(split, most, 0, args.task_data)))
+        except Missing as problem:
+            if not args.allow_missing:
+                die(f"task {task.name}: {problem}", hint=REMEDY)
+            print(f"without {task.name}: {problem}", file=sys.stderr)
+    if not any(questions for _, questions in found):
+        die(f"no questions of {args.tasks} in the {split} split")
+    return found
 
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
@@ -92,8 +113,7 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
             wanted[match] = _amount(match, split, seed, data)
         except Missing as problem:
             if not allow_missing:
-                die(f"task {match['task']}: {problem}",
-                    hint="--task-data=DIR reads it from a folder, --allow-missing goes on without it")
+                die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing.append(f"without {match['task']}: {problem}")
     counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
     parts = [_part(match, split, count, seed, data) for match, count in counts.items() if count]

@@ -120,10 +120,10 @@ def test_a_task_whose_data_is_missing_is_named_with_the_remedy_or_left_out(six, 
     assert results() == []
     run("--tasks=mmlu,gsm8k", "--allow-missing")
     assert [record["task"] for record in results()] == ["gsm8k"]
-    assert "without mmlu: no such set" in capsys.readouterr().out
+    assert "without mmlu: no such set" in capsys.readouterr().err
     with pytest.raises(SystemExit) as stop:
         run("--tasks=mmlu", "--allow-missing")
-    assert stop.value.code == 2 and "nothing to ask" in capsys.readouterr().err
+    assert stop.value.code == 2 and "no questions of mmlu" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("flags, says", [

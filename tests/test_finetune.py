@@ -83,11 +83,14 @@ def test_finetuning_trains_only_on_what_the_assistant_says(base, monkeypatch):
     assert (targets == assistant).any() and not (targets == user).any() and (targets == -1).any()
 
 
-def test_a_stage_starts_from_the_rates_of_the_one_before(base):
+def test_learning_rates_are_those_of_pretraining_times_the_fraction_and_the_root_of_the_batch(base):
+    """Those of pretraining, not of the stage before; a batch four times as large takes twice the rate."""
+    rates, batch = (checkpoint.read_state(base)[name] for name in ("rates", "batch_tokens"))
     train(mid_train, "--init-lr-frac=0.5")
-    rates = checkpoint.read_state(base)["rates"]
-    mid = checkpoint.read_state(checkpoint.find("mid"))["rates"]
-    assert mid == pytest.approx({role: rate / 2 for role, rate in rates.items()})
+    train(chat_sft, "--init-lr-frac=0.25", f"--total-batch-size={4 * batch}")
+    for name in ("mid", "sft"):
+        used = next(record for record in records(name) if record.get("event") == "begin")["rates"]
+        assert used == pytest.approx({role: rate / 2 for role, rate in rates.items()}), name
 
 
 def test_a_resumed_stage_is_the_uninterrupted_one(base):

@@ -16,7 +16,7 @@ LAYERS = [
     {"gpt"},
     {"dataloader", "engine", "stage"},
     {"checkpoint", "train", "evals"},
-    {"finetune", "core_eval", "report"},
+    {"finetune", "rl", "core_eval", "report"},
 ]
 HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi",
          "uvicorn")

@@ -1,0 +1,152 @@
+"""
+Reinforcement learning on questions that have a judge: GRPO (arXiv 2402.03300), simplified.
+
+A step asks some questions, samples several answers to each through the engine, all in one running batch, and
+makes those more likely that did better than the others to the same question: the advantage is r - mean(r),
+not divided by anything, each sampled token counts alike whatever the length of its answer (as in DAPO, arXiv
+2503.14476), and the policy that is trained is the one that sampled, so that there is neither a ratio to clip
+nor a KL term. What is sampled is what is scored: no top-k, the same temperature, the same tokens ruled out;
+the stop token is an action like any other; what a tool says is not. Used by chat_rl.
+"""
+
+# Q questions of a step on this rank, n samples of each; B rows, T tokens, C width, V vocabulary
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+
+import torch
+from torch import Tensor
+
+from nanochat.dist import World
+from nanochat.engine import Completion, Engine, SamplingParams
+from nanochat.gpt import GPT
+from nanochat.past import Rows
+from nanochat.train import Work
+
+
+@dataclass(frozen=True)
+class Problem:
+    """A question with its judge, who says of a visible reply whether it is right."""
+    question: dict
+    judge: Callable[[dict, str], bool]
+    max_tokens: int
+
+
+def answer(engine: Engine, problems: Sequence[Problem], numbers: Sequence[int], samples: int,
+           temperature: float, seed: str) -> tuple[list[list[int]], list[list[Completion]], list[list[bool]]]:
+    """
+    Prompts, `samples` answers to each problem, and whether each is right. What is drawn depends on seed, the
+    problem's number in `numbers` and which of its samples it is, not on who else is asked.
+    """
+    prompts, settings = [], []
+    for problem, number in zip(problems, numbers, strict=True):
+        draw = random.Random(f"{seed} {number}").getrandbits(62)
+        params = SamplingParams(temperature=temperature, max_tokens=problem.max_tokens, seed=draw)
+        prompts.append(engine.prompt(problem.question["conversation"], params))
+        settings.append(params)
+    flat = engine.generate([prompt for prompt in prompts for _ in range(samples)],
+                           [params for params in settings for _ in range(samples)])
+    answers = [flat[start:start + samples] for start in range(0, len(flat), samples)]
+    right = [[problem.judge(problem.question, each.text) for each in group]
+             for problem, group in zip(problems, answers, strict=True)]
+    return prompts, answers, right
+
+
+class Rollouts(Iterator[Work]):
+    """
+    Endless work for train_steps: what `engine` samples at step start, start + 1, ... from its model as it is
+    then. The problems come in an order drawn anew every epoch; ranks share those of a step, and what is drawn
+    does not depend on how many they are.
+    """
+
+    def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
+                 temperature: float, rows: int, seed: int, world: World = World(), start: int = 0):
+        self.engine, self.problems, self.world, self.step = engine, problems, world, start
+        self.per_step, self.samples, self.temperature = per_step, samples, temperature
+        self.rows, self.seed = rows, seed
+
+    def __next__(self) -> Work:
+        first = self.step * self.per_step
+        numbers = range(first, first + self.per_step)[self.world.rank::self.world.size]
+        self.step += 1
+        prompts, answers, right = answer(self.engine, [self._problem(number) for number in numbers], numbers,
+                                         self.samples, self.temperature, f"rollout {self.seed}")
+        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, n)
+        advantages = rewards - rewards.mean(dim=1, keepdim=True)
+        scored = [(prompt, completion, advantage)
+                  for prompt, group, row in zip(prompts, answers, advantages.tolist(), strict=True)
+                  for completion, advantage in zip(group, row, strict=True) if advantage != 0]
+        facts, actions = self._facts(answers, rewards)
+        return Work(actions.to(self.engine.model.device), list(self._micro_batches(scored)), facts)
+
+    def _problem(self, number: int) -> Problem:
+        epoch, place = divmod(number, len(self.problems))
+        return self.problems[_epoch_order(len(self.problems), f"{self.seed} {epoch}")[place]]
+
+    def _facts(self, answers: list[list[Completion]], rewards: Tensor) -> tuple[dict[str, float], Tensor]:
+        """What happened in this step on all ranks; how many tokens were drawn on this one, () int64."""
+        flat = [completion for group in answers for completion in group]
+        drawn = sum(sum(completion.sampled) for completion in flat)
+        mixed = (rewards.min(1).values < rewards.max(1).values).sum().item()
+        surprise = -sum(sum(completion.logprobs) for completion in flat)
+        cut = sum(completion.finish_reason == "length" for completion in flat)
+        totals = torch.tensor([len(flat), drawn, rewards.sum(), cut, surprise, mixed], dtype=torch.float32)
+        totals = self.world.sum(totals.to(self.engine.model.device))
+        count, tokens, reward, cut, surprise, mixed = totals.tolist()
+        facts = {"reward": reward / count, "length": tokens / count, "truncated": cut / count,
+                 "entropy": surprise / tokens,          # nats per token, estimated by what was drawn
+                 "mixed": mixed * self.samples / count}             # problems that have something to teach
+        return facts, torch.tensor(drawn)
+
+    def _micro_batches(self, scored: list[tuple[list[int], Completion, float]]) -> Iterator[tuple]:
+        """
+        Padded rows of similar lengths: inputs (B, T), targets (B, T; -1 where nothing was drawn), whether
+        that was in a tool call (B, T), advantages (B,).
+        """
+        tokenizer, device = self.engine.tokenizer, self.engine.model.device
+        scored = sorted(scored, key=lambda item: len(item[0]) + len(item[1].ids), reverse=True)
+        for start in range(0, len(scored), self.rows):
+            chunk = scored[start:start + self.rows]
+            T = max(len(prompt) + len(completion.ids) for prompt, completion, _ in chunk) - 1
+            inputs = torch.full((len(chunk), T), tokenizer.bos)
+            targets = torch.full((len(chunk), T), -1)
+            calls = torch.zeros(len(chunk), T, dtype=torch.int64)
+            for row, (prompt, completion, _) in enumerate(chunk):
+                ids, before = prompt + completion.ids, len(prompt) - 1
+                inputs[row, :len(ids) - 1] = torch.tensor(ids[:-1])
+                drawn = [token if sampled else -1
+                         for token, sampled in zip(completion.ids, completion.sampled, strict=True)]
+                targets[row, before:len(ids) - 1] = torch.tensor(drawn)
+                calls[row, before:len(ids) - 1] = torch.tensor(self.engine.in_calls(completion.ids))
+            advantages = torch.tensor([advantage for _, _, advantage in chunk])
+            yield tuple(tensor.to(device) for tensor in (inputs, targets, calls, advantages))
+
+
+@lru_cache(maxsize=2)
+def _epoch_order(count: int, key: str) -> list[int]:
+    order = list(range(count))
+    random.Random(key).shuffle(order)
+    return order
+
+
+def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
+                calls: Tensor, advantages: Tensor) -> Tensor:
+    """
+    - sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
+    `forbidden` (2, V) as the engine has it, and the rest as Rollouts makes it. Its gradient is REINFORCE's.
+    """
+    logprobs, where = token_logprobs(model, forbidden, temperature, inputs, targets, calls)
+    return -(logprobs * advantages[:, None].expand_as(where)[where]).sum()
+
+
+def token_logprobs(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
+                   calls: Tensor) -> tuple[Tensor, Tensor]:
+    """
+    Log-probabilities (N,) of the N targets that are not -1, row by row, and where they are: (B, T) bool.
+    """
+    where = targets != -1
+    logits = model.logits(model.trunk(inputs, Rows())[where]) / temperature             # (N, V)
+    logits = logits.masked_fill(forbidden[calls[where]], float("-inf"))
+    return logits.log_softmax(-1).gather(-1, targets[where][:, None]).squeeze(-1), where

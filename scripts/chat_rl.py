@@ -1,0 +1,118 @@
+"""
+Reinforcement learning: the model answers questions, a judge says which answers are right, and those become
+likelier. On GSM8K, or on the questions of the embedded almanac.
+
+    python -m scripts.chat_rl                                         # GSM8K, from the newest finetuned model
+    python -m scripts.chat_rl --tasks=almanac-arithmetic --num-iterations=50
+"""
+
+import argparse
+from collections.abc import Sequence
+from functools import partial
+
+from nanochat import checkpoint
+from nanochat.common import die
+from nanochat.engine import Engine
+from nanochat.evals import pass_at_k
+from nanochat.finetune import continuing_parser, find_resume, open_finetuning, pretraining_rates, scaled_rates
+from nanochat.muon import MuonAdamW
+from nanochat.rl import Problem, Rollouts, answer, policy_loss
+from nanochat.schedule import Schedule
+from nanochat.stage import Stage
+from nanochat.train import train_steps
+from tasks import add_data_arguments, find_questions
+
+
+def parser() -> argparse.ArgumentParser:
+    parser = continuing_parser(__doc__, lr_frac=0.05)
+    add = parser.add_argument
+    add("-i", "--stage", choices=("sft", "mid"), default="sft", help="stage to go on from")
+    add("--tasks", default="gsm8k", help="comma-separated names or groups (default: gsm8k)")
+    add("--examples-per-step", type=int, default=16, help="questions of a step, over all ranks")
+    add("--num-samples", type=int, default=16, help="answers to each question")
+    add("--max-tokens", type=int, help="of an answer (default: as the task needs)")
+    add("--temperature", type=float, default=1.0, help="at which answers are drawn, and scored")
+    add("--rollout-batch", type=int, default=128, help="answers that are written at once on one device")
+    add("--eval-examples", type=int, default=400, help="held-out questions of an evaluation, per task")
+    add("--eval-samples", type=int, default=8, help="answers to each of them: pass@1 to pass@8")
+    add_data_arguments(parser)
+    return parser
+
+
+def main(args: argparse.Namespace) -> None:
+    check(args)
+    source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
+    train, held_out = (problems(args, split, most)                              # 2. on what
+                       for split, most in (("train", None), ("test", args.eval_examples)))
+    data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
+            f"samples at temperature {args.temperature}, seed {args.seed}")
+    with open_finetuning("rl", args, source) as stage:
+        resumed = find_resume(stage, source, data) if args.resume else None
+        if resumed:
+            checkpoint.require_dtype(resumed, stage)
+        model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
+        start = saved["step"] if resumed else 0
+        steps = args.num_iterations or max(1, len(train) // args.examples_per_step)
+        if start >= steps:
+            stage.print(f"{resumed} is already complete: nothing to do")
+            return
+        pretraining, rows = pretraining_rates(saved), args.device_batch_size or saved["rows"]
+        rates = scaled_rates(pretraining, args.init_lr_frac)                    # 3. how
+        optimizer = MuonAdamW(model.param_roles(), rates, 0.0, stage.world, stage.dtype)
+        if resumed and not checkpoint.load_optimizer(resumed, optimizer):
+            die(f"{resumed} has no whole optimizer state for {stage.world}",
+                hint="resume with as many ranks as it had, or start over without --resume")
+        schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
+        engine = Engine(model, tokenizer, args.rollout_batch)
+        rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
+                            temperature=args.temperature, rows=rows, seed=args.seed, world=stage.world,
+                            start=start)
+        kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
+                "batch_tokens": saved["batch_tokens"], "text": saved["text"]}
+        stage.begin(**kept, num_iterations=steps, resumed_at=start)
+        stage.print(f"{stage.device_name} | {stage.world} | {stage.dtype_name} | from {resumed or source}")
+        stage.print(data)
+        if args.eval_every > 0 and not start:
+            evaluate(engine, held_out, stage, step=0)
+        for s in train_steps(partial(policy_loss, model, engine.forbidden, args.temperature), optimizer,
+                             rollouts, schedule, stage, start=start):           # 4. go
+            if s.due_save(args.save_every):
+                checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, **kept)
+            if s.due(args.eval_every):
+                evaluate(engine, held_out, stage, s.step)
+
+
+def check(args: argparse.Namespace) -> None:
+    """Die on values that make no sense before anything is loaded."""
+    for name in ("examples_per_step", "rollout_batch", "eval_examples", "eval_samples"):
+        if getattr(args, name) < 1:
+            die(f"--{name.replace('_', '-')} is {getattr(args, name)}, must be at least 1")
+    if args.num_samples < 2:
+        die(f"--num-samples is {args.num_samples}, must be at least 2: an answer is measured by the others")
+    if not 0.1 <= args.temperature <= 10:
+        die(f"--temperature is {args.temperature}, must be 0.1 to 10: answers have to differ")
+
+
+def problems(args: argparse.Namespace, split: str, most: int | None) -> list[Problem]:
+    """The questions of all tasks asked for, each with the judge and the length of its task."""
+    return [Problem(question, task.judge, args.max_tokens or task.max_tokens)
+            for task, questions in find_questions(args, split, most) for question in questions]
+
+
+def evaluate(engine: Engine, held_out: Sequence[Problem], stage: Stage, step: int) -> None:
+    """Log pass@1 .. pass@n on held-out problems with their standard errors; all ranks share the work."""
+    world, n = stage.world, stage.args.eval_samples
+    numbers = range(len(held_out))[world.rank::world.size]
+    _, _, right = answer(engine, [held_out[number] for number in numbers], numbers, n,
+                         stage.args.temperature, "held out")
+    counts = [sum(verdicts) for share in world.gather_objects(right) for verdicts in share]
+    passed = {f"pass@{k}": pass_at_k(counts, n, k) for k in (1, 2, 4, 8, 16, 32, 64) if k <= n}
+    shown = " | ".join(f"{name} {100 * share:.1f}% +- {100 * error:.1f}"
+                       for name, (share, error) in passed.items())
+    stage.log(f"rl {step:5d} | {len(held_out)} held-out questions | {shown}", step=step,
+              questions=len(held_out), passed={name: share for name, (share, _) in passed.items()},
+              standard_errors={name: error for name, (_, error) in passed.items()})
+
+
+if __name__ == "__main__":
+    main(parser().parse_args())

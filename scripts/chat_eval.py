@@ -113,14 +113,14 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     verdicts, replies = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
                             progress(task.name, stage))
     counts, n = [sum(each) for each in verdicts], len(verdicts[0])
-    pass_at = {k: pass_at_k(counts, n, k)[0] for k in range(1, n + 1)}
-    right, error = pass_at_k(counts, n, 1)
+    pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
+    right, error = pass_at[1]
     # several samples of a question say less than as many questions: as many as would have this error
     interval = wilson(right, right * (1 - right) / error ** 2 if error else len(questions))
     record = {"task": task.name, **facts, "accuracy": right, "standard_error": error, "interval": interval,
               "chance": task.chance} | ({"pass_at": pass_at} if n > 1 else {})
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
-    passed = "".join(f", pass@{k} {100 * pass_at[k]:.1f}%" for k in (n,) if n > 1)
+    passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
     stage.log(f"{task.name:>20}  {100 * right:5.1f}%  {percent(interval)}"
               f"  ({len(questions)} questions{chance}{passed})", **record)
     wrong = [index for index, each in enumerate(verdicts) if not all(each)]

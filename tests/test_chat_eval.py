@@ -104,7 +104,8 @@ def test_results_are_kept_only_where_the_same_was_asked_in_the_same_way(six):
 def test_several_samples_give_pass_at_1_to_k(six):
     run("--tasks=gsm8k", "--num-samples=3")
     record, = results()
-    passed = [record["pass_at"][k] for k in ("1", "2", "3")]
+    passed = [record["pass_at"][k][0] for k in ("1", "2", "3")]
+    assert record["pass_at"]["1"] == [record["accuracy"], record["standard_error"]]
     assert passed == sorted(passed) and record["accuracy"] == passed[0] and record["temperature"] == 1
     assert 0 < passed[0] < passed[2]
 

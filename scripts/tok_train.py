@@ -17,6 +17,7 @@ from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
+LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 SAMPLES = (                                             # round trips that are tried, beside documents
     "Don't stop: it's 1,234.5 km — “naïve café”, Ünïcödé.\r\n\r\n\t  indented   \n",
     "def f(x):\n    return x**2 if x else None  # ok\n",
@@ -117,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
 
     lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
-        stage="tok_train", data=data.name,
+        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES],
         documents=excerpt.documents, chars=excerpt.chars, bytes=progress.bytes,
         vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
         seconds=round(seconds, 3), count_seconds=round(progress.counted - start, 3),

@@ -14,10 +14,11 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.common import die
-from tasks import almanac, customjson
+from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
 from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
 
-REGISTRY = {task.name: task for task in (*almanac.TASKS,)}
+FILES = (almanac, arc, mmlu, gsm8k, humaneval, smoltalk, spellingbee)
+REGISTRY = {task.name: task for file in FILES for task in file.TASKS}
 MIXTURES = {
     "almanac-mid": "almanac=30000",
     "almanac-sft": "almanac=10000",
@@ -93,10 +94,13 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSeq
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     where = {"data": args.task_data, "allow_missing": args.allow_missing}
     train = mixture(args.mixture, "train", args.num_conversations, seed, own, in_order=args.in_order, **where)
+    val = mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
     if not train:
-        die(f"--num-conversations is {args.num_conversations}: nothing to learn from",
-            hint="at least 1, or --conversations with a file of your own")
-    return train, mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
+        die(f"nothing to learn from: the mixture is {train.identity}",
+            hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
+    if not val:
+        die(f"nothing to validate on: the mixture is {val.identity}", hint="add a task whose data is there")
+    return train, val
 
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,

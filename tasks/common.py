@@ -5,15 +5,22 @@ task by name: tasks/__init__.py lists them.
 
 import json
 import random
+import re
+import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import accumulate
+from decimal import Decimal
+from functools import cache
+from itertools import accumulate, chain
 from pathlib import Path
 
 from nanochat.common import sha256
 
 PROBES = 100                                            # conversations that a fingerprint looks at, about
+PATIENCE = 5                                            # seconds for a hub to answer at all
+_MONEY = r"[\s*$\u20ac\u00a3]*"
+_FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
 # (split, at most, seed, folder with task data or None for the hub) -> conversations or questions. Splits are
 # "train", "val" and "test"; at most None: all that there are, or, where they are made, as many as usual.
@@ -83,22 +90,30 @@ class TaskMixture(TaskSequence):
 
 class Rows(Sequence):
     """
-    Rows of a set of the hub, each made a conversation or a question by `convert` when it is asked for. A
-    slice is one as well.
+    Rows made conversations or questions by `convert` when they are asked for. Where it returns None the row
+    is none, and the next one that is stands in for it: a long run must not end at a line that somebody else
+    wrote. `which` rows there are, and in which order, may be given; a slice is Rows as well.
     """
 
-    def __init__(self, rows, convert: Callable[[dict], dict]):
-        self.rows, self.convert = rows, convert         # a datasets.Dataset
+    def __init__(self, rows: Sequence, convert: Callable[[dict], dict | None],
+                 which: Sequence[int] | None = None):
+        self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
+        self.which = range(len(rows)) if which is None else which
 
     def __len__(self) -> int:
-        return len(self.rows)
+        return len(self.which)
 
     def __getitem__(self, index: int | slice):
         if isinstance(index, slice):
-            return Rows(self.rows.select(range(len(self))[index]), self.convert)
-        return self.convert(self.rows[index])
+            return Rows(self.rows, self.convert, self.which[index])
+        start = self.which[index]
+        for place in chain(range(start, len(self.rows)), range(start)):
+            if (made := self.convert(self.rows[place])) is not None:
+                return made
+        raise Missing(f"none of {len(self.rows):,} rows can be used")
 
 
+@cache
 def hub_rows(repository: str, config: str, split: str, data: Path | None):
     """
     A split of a set of the hub, by `datasets`: from its cache, downloaded if need be ($HF_ENDPOINT, $HF_TOKEN
@@ -106,24 +121,104 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
     Missing where it is in neither.
     """
     try:
-        from datasets import load_dataset
+        import datasets
+        _quieten(datasets)
         if data is None:
-            return load_dataset(repository, config, split=split)
+            _look_for_the_hub(datasets)
+            return datasets.load_dataset(repository, config, split=split)
         folder = data / repository.split("/")[-1] / config
         files = sorted(str(file) for file in folder.glob(f"{split}*.parquet"))
         if not files:
             raise FileNotFoundError(f"there is no {folder}/{split}*.parquet")
-        return load_dataset("parquet", data_files=files, split="train")
-    except (ImportError, OSError, ValueError, RuntimeError) as error:
-        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        return datasets.load_dataset("parquet", data_files=files, split="train")
+    except Exception as error:                          # of four libraries: their errors have no common base
+        reason = (str(error).strip() or type(error).__name__).splitlines()[0]
+        if data is None and isinstance(error, ConnectionError):
+            hub = datasets.config.HF_ENDPOINT
+            reason = f"not in the cache, and {hub} is out of reach, or HF_HUB_OFFLINE is set"
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
 
-def some(rows, most: int | None, seed: int, convert: Callable[[dict], dict]) -> Rows:
+def _quieten(datasets) -> None:
+    """Progress in a terminal only: a bar fills a log file. What goes wrong is an exception anyway."""
+    import huggingface_hub
+    datasets.logging.set_verbosity_error()
+    huggingface_hub.logging.set_verbosity_error()
+    if not sys.stderr.isatty():
+        datasets.disable_progress_bars()
+        huggingface_hub.utils.disable_progress_bars()
+
+
+def _look_for_the_hub(datasets) -> None:
+    """
+    Where it does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a
+    minute, for every set, before it looks into its cache.
+    """
+    import huggingface_hub
+    if datasets.config.HF_HUB_OFFLINE:
+        return
+    try:
+        answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
+        reached = answer.status_code < 500
+    except Exception:                                   # whichever client the library uses today
+        reached = False
+    if not reached:
+        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+
+
+def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], dict | None]) -> Rows:
     """At most `most` rows, drawn by the seed where there are more; sets are often sorted by subject."""
-    if most is not None and most < len(rows):
-        rows = rows.select(shuffled(len(rows), seed)[:most])
-    return Rows(rows, convert)
+    drawn = None if most is None or most >= len(rows) else shuffled(len(rows), seed)[:most]
+    made = Rows(rows, convert, drawn)
+    try:
+        if made:
+            made[0]
+    except (KeyError, TypeError) as error:              # a folder may hold another set under this name
+        raise Missing(f"its rows have the columns {', '.join(rows[0])}: {error!r}") from error
+    return made
+
+
+def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
+    """
+    A multiple choice question. A model that has found the right choice only has to copy what comes behind it,
+    the letter. That stands between brackets as the tokenizer's pattern never joins " (" with what follows:
+    the letter is a token of its own, the one that answers. With "=A" or " A" that would depend on the text
+    that the tokenizer was trained on; the almanac's has a token "=A".
+    """
+    lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
+    return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
+
+
+def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
+    """The question of a row, to be judged by `names_letter`."""
+    text = render_choices(question, letters, choices)
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "letters": list(letters),
+            "choices": list(choices), "answer": answer}
+
+
+def answered(question: dict, content: str | list[dict]) -> dict:
+    """The conversation of a question, and what the assistant should have said."""
+    return {"messages": [*question["conversation"]["messages"], {"role": "assistant", "content": content}]}
+
+
+def names_letter(question: dict, reply: str) -> bool:
+    """Whether a free reply is the right letter: alone, with punctuation behind it, or with its choice."""
+    answer, reply = question["answer"], reply.strip().lstrip("(*")
+    rest = reply.removeprefix(answer)
+    if rest == reply:
+        return False
+    right = question["choices"][question["letters"].index(answer)].strip()
+    with_choice = rest[:1].isspace() and rest.strip().startswith(right)
+    return re.match(r"[^\w\s]|\s*$", rest) is not None or with_choice
+
+
+def number_behind_hashes(text: str) -> Decimal | None:
+    """
+    The number behind the first ####, as those who made GSM8K judge: what a model goes on to say after its
+    answer does not change it. Commas, currency signs and trailing dots are dropped.
+    """
+    match = _FINAL_NUMBER.search(text.replace(",", "").replace("\u2212", "-"))
+    return Decimal(match["sign"] + match["number"]) if match else None
 
 
 def shuffled(count: int, seed: int) -> list[int]:

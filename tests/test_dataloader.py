@@ -3,6 +3,7 @@
 import gc
 import json
 import random
+import re
 import subprocess
 import sys
 import textwrap
@@ -68,10 +69,11 @@ def same(one, two) -> bool:
 def make_loader(kind: str, request, tokenizer, **options):
     if kind == "pretrain":
         return PretrainLoader(tokenizer, request.getfixturevalue("shards"), ROWS, T, **options)
+    options["crop"] = kind == "packed chat"
     return ChatLoader(tokenizer, request.getfixturevalue("conversations"), ROWS, T, **options)
 
 
-both = pytest.mark.parametrize("kind", ["pretrain", "chat"])
+both = pytest.mark.parametrize("kind", ["pretrain", "chat", "packed chat"])
 
 
 # ---- pretraining rows
@@ -148,6 +150,35 @@ def test_exactly_the_masked_tokens_are_targets(tokenizer, conversations):
                 for start, end in zip(starts, starts[1:]):
                     found.add(up_to_last_target(list(zip(row[start:end], wanted[start:end]))))
     assert found - {()} == expected - {()} and len(expected) > 100
+
+
+def test_packed_chat_rows_are_full_and_only_their_last_conversation_is_cut(tokenizer, conversations):
+    whole = {tuple(render_conversation(tokenizer, conversation, T + 1)[0]) for conversation in conversations}
+    with ChatLoader(tokenizer, conversations, ROWS, T, crop=True) as loader:
+        for inputs, targets in take(loader, 80):
+            for row in inputs.tolist():
+                starts = [t for t, token in enumerate(row) if token == tokenizer.bos] + [T]
+                pieces = [tuple(row[start:end]) for start, end in zip(starts, starts[1:])]
+                assert all(piece in whole for piece in pieces[:-1])
+                assert any(ids[:len(pieces[-1])] == pieces[-1] for ids in whole)
+            assert (targets >= 0).any(dim=1).all()
+
+
+def test_conversations_come_in_their_own_order_where_no_seed_shuffles_them(tokenizer):
+    """None waits for more rows than the packer buffers documents, and the next epoch starts over."""
+    conversations = [{"messages": [{"role": "user", "content": "?"},
+                                   {"role": "assistant", "content": f"<{i}>"}]} for i in range(3000)]
+
+    def numbers(seed: int | None) -> list[int]:
+        with ChatLoader(tokenizer, conversations, ROWS, T, seed=seed) as loader:
+            rows = [row for inputs, _ in take(loader, 300) for row in inputs.tolist()]
+        text = "".join(map(tokenizer.decode, rows))
+        return [int(number) for number in re.findall(r"<(\d+)>", text)]
+
+    ordered, mixed = numbers(None), numbers(1)
+    late = [abs(place % 3000 - number) for place, number in enumerate(ordered)]
+    assert len(ordered) > 3000 and sum(distance < 400 for distance in late) > 0.9 * len(ordered)
+    assert sum(abs(place - number) for place, number in enumerate(mixed[:3000])) > 300 * 3000
 
 
 @pytest.mark.parametrize("seq_len", [64, 300])

@@ -11,8 +11,10 @@ import pytest
 import torch
 
 import tasks
-from nanochat import almanac, checkpoint, report
+from nanochat import almanac, checkpoint, finetune, report
+from nanochat.chat import render_conversation
 from nanochat.common import RunLog
+from nanochat.dataloader import ChatLoader
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
 from tasks.common import Task
@@ -91,6 +93,28 @@ def test_learning_rates_are_those_of_pretraining_times_the_fraction_and_the_root
     for name in ("mid", "sft"):
         used = next(record for record in records(name) if record.get("event") == "begin")["rates"]
         assert used == pytest.approx({role: rate / 2 for role, rate in rates.items()}), name
+
+
+def test_a_stage_goes_once_through_its_conversations_unless_it_is_told_how_far(base):
+    """As many steps as their tokens fill, of 384 each."""
+    own = almanac.conversations(42, "train")
+    lengths = [len(render_conversation(Tokenizer.load(), next(own), 193)[0]) for _ in range(300)]
+    call(chat_sft, "-i=base", "--num-conversations=300", "--eval-every=-1", "--seed=41", "--out-tag=epoch")
+    steps = checkpoint.read_state(checkpoint.find("sft", "epoch"))["step"]
+    assert steps == pytest.approx(sum(lengths) / 384, abs=1)
+
+
+@pytest.mark.parametrize("script, packed", [(mid_train, True), (chat_sft, False)])
+@pytest.mark.parametrize("flags", [[], ["--in-order"]])
+def test_midtraining_packs_rows_full_and_finetuning_keeps_conversations_whole(base, script, packed, flags,
+                                                                             monkeypatch):
+    made = []
+    monkeypatch.setattr(finetune, "ChatLoader", lambda *args, **options: made.append((args, options))
+                        or ChatLoader(*args, **options))
+    call(script, "--num-iterations=1", "--num-conversations=200", "--eval-every=1", *flags,
+         *(["-i=base"] if script is chat_sft else []))
+    args, options = made[0]
+    assert options == {"crop": packed} and (None in args[7:9]) == bool(flags)
 
 
 def test_a_resumed_stage_is_the_uninterrupted_one(base):

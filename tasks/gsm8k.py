@@ -1,0 +1,51 @@
+"""
+GSM8K (arXiv 2110.14168): word problems of school arithmetic, solved in a few steps, with calls of the
+calculator on the way and the number behind #### in the end.
+"""
+
+import re
+from decimal import Decimal
+from functools import partial
+from pathlib import Path
+
+from nanochat.calculator import evaluate
+from tasks.common import Rows, Task, answered, hub_rows, number_behind_hashes, some
+
+_CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
+
+
+def solution(answer: str) -> list[dict]:
+    """
+    An answer as parts. A call's output is what the calculator says at inference, not the file's number: of
+    27,998 calls in all 823 are written otherwise (822 such as 9.00 or .4, one 3/4), none has another value.
+    A call that it refuses, of which there is none, would teach an error: the text around it says enough.
+    """
+    parts = []
+    for place, piece in enumerate(_CALL.split(answer)):
+        if place % 2 == 0:
+            parts.append({"type": "text", "text": piece})
+        elif value := evaluate(piece):
+            parts += [{"type": "python", "text": piece}, {"type": "python_output", "text": value}]
+    return [part for part in parts if part["text"]]
+
+
+def _question(row: dict) -> dict:
+    return {"conversation": {"messages": [{"role": "user", "content": row["question"]}]},
+            "answer": str(number_behind_hashes(row["answer"]))}
+
+
+def _conversation(row: dict) -> dict:
+    return answered(_question(row), solution(row["answer"]))
+
+
+def is_correct(question: dict, reply: str) -> bool:
+    """Numbers are compared, not texts: 18.0 is 18."""
+    return number_behind_hashes(reply) == Decimal(question["answer"])
+
+
+def _read(convert, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+    name = "train" if split == "train" else "test"      # there is no third split to validate on
+    return some(hub_rows("openai/gsm8k", "main", name, data), most, seed, convert)
+
+
+TASKS = (Task("gsm8k", partial(_read, _conversation), partial(_read, _question), is_correct, max_tokens=400),)

@@ -1,0 +1,78 @@
+"""
+HumanEval (arXiv 2107.03374): 164 Python functions to write, by signature and description. A reply is right
+when its code passes the tests of the problem, run by nanochat/execution.py: whoever asks these questions says
+first what isolation is in force, by require_isolation().
+"""
+
+import re
+import textwrap
+from collections.abc import Sequence
+from pathlib import Path
+
+from nanochat.execution import run_all
+from tasks.common import Task, hub_rows, some
+
+NAME = "openai_humaneval"
+INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
+
+_END = r"[^\n]*\n(.*?)(?:^[ \t]*```|\Z)"                # a reply that was cut off has no closing fence
+_FENCES = [re.compile(rf"```{kind}{_END}", re.DOTALL | re.MULTILINE | re.IGNORECASE)
+           for kind in (r"py(?:thon)?3?\b", "")]
+
+
+def questions(split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
+    """Of the only split that there is, whichever is asked for."""
+    return some(hub_rows(f"openai/{NAME}", NAME, "test", data), most, seed, question)
+
+
+def question(row: dict) -> dict:
+    """A row of the set, with the prompt up to the function itself (imports, helpers) as "before"."""
+    prompt, name = row["prompt"], row["entry_point"]
+    start = re.search(rf"^def {name}\b", prompt, re.MULTILINE).start()
+    return {"conversation": {"messages": [{"role": "user", "content": INSTRUCTION + prompt}]},
+            "answer": f"```python\n{prompt}{row['canonical_solution']}\n```", "before": prompt[:start],
+            **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")}}
+
+
+def judge(question: dict, reply: str) -> bool:
+    return judge_all([(question, reply)])[0]
+
+
+def judge_all(replies: Sequence[tuple[dict, str]]) -> list[bool]:
+    """Verdicts on (question, reply) pairs, as many at once as there are cores."""
+    return [outcome.passed for outcome in run_all(job(*pair) for pair in replies)]
+
+
+def job(question: dict, reply: str) -> tuple[str, str]:
+    """Program and tests. Helpers that the prompt gives are the prompt's in the tests, not the reply's."""
+    before, name = question["before"], question["entry_point"]
+    return program(question, code(reply)), f"{before}\n{question['test']}\ncheck({name})\n"
+
+
+def code(reply: str) -> str:
+    """The first block of Python in a reply, else its first block of anything, else all of it."""
+    found = next(filter(None, (fence.search(reply) for fence in _FENCES)), None)
+    return found[1] if found else reply
+
+
+def program(question: dict, code: str) -> str:
+    """The whole function, or the rest of it after the prompt, which may have lost its indentation."""
+    whole, name = textwrap.dedent(code), question["entry_point"]
+    if re.search(rf"^(?:def {name}\b|{name} *=)", whole, re.MULTILINE):
+        return f"{question['before']}\n{whole}"
+    return f"{question['prompt']}\n{_indented(code)}\n"
+
+
+def _indented(body: str) -> str:
+    """The body as it is if it is indented; else all of it may lack that, or its first line alone."""
+    first, *rest = [line for line in body.split("\n") if line.strip()] or [""]
+    margins = [len(line) - len(line.lstrip()) for line in rest]
+    margin = min(margins, default=0)
+    if first[:1].isspace():
+        return body
+    if margin and not (first.rstrip().endswith(":") and margins[0] == margin):
+        return " " * margin + body.lstrip()
+    return textwrap.indent(body, "    ")
+
+
+TASKS = (Task("humaneval", questions=questions, judge=judge, max_tokens=512),)

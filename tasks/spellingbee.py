@@ -1,0 +1,141 @@
+"""
+Letters, which a model of tokens never sees: to spell a word ("simplespelling"), and to count a letter in one,
+by spelling it and then asking the calculator ("spellingbee"). Made from a list of English words, as many as
+asked for. A word is for training, validation or tests by its digest alone, so in any list.
+"""
+
+import re
+from collections import Counter
+from collections.abc import Iterable
+from functools import cache, partial
+from itertools import islice, takewhile
+from pathlib import Path
+
+from nanochat.almanac import Dice
+from nanochat.calculator import evaluate
+from nanochat.common import RunLog, base_dir, sha256
+from tasks.common import Missing, Rows, Task, answered, number_behind_hashes
+
+USUAL = 10_000
+SYSTEM_WORDS = Path("/usr/share/dict/words")
+DOCUMENTS, WORDS, SEEN = 20_000, 30_000, 3              # text to read; words to take, seen so often at least
+SHARES = {"test": range(0, 5), "val": range(5, 10), "train": range(10, 100)}       # percent
+_WORD = re.compile(r"(?<![\w'])[a-z]{3,15}(?![\w'])")   # with a capital: often a name
+_COUNT = (
+    "How many {c} are in {w}?", "How many {c} are there in {w}?", "How many {c} does {w} have?",
+    "How many {c} are in the word {w}?", "How many {c} do you see in {w}?", "{w}: how many {c}?",
+    "How many {c} can you find in {w}?", "In {w}, how many {c} are there?", "Number of {c} in {w}?",
+    "How many times does {l} appear in {w}?", "How many times is {l} in the word {w}?",
+    "How often does {l} occur in {w}?", "How often do I need {l} when I write {w}?", "Count {l} in {w}.",
+    "Count the {c} in {w}.", "Can you count the {c} in {w} for me?", "Tell me how many {c} {w} has.",
+    "Tell me how often {l} comes in {w}.", "What is the number of {c} in {w}?",
+    "I need the number of {c} in the word {w}.", "In the word {w}, how often is there {l}?",
+    "Do you know how many {c} {w} has?", "If I write {w}, how many {c} do I write?",
+    "My son asks how many {c} are in {w}.",
+)
+_SPELL = (
+    "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How is {w} spelled?", "Can you spell {w}?",
+    "Please spell {w} for me.", "Spell {w} letter by letter.", "What are the letters of {w}?",
+    "Which letters does {w} have, in order?", "Write {w} one letter at a time.", "Spelling of {w}?",
+    "Take {w} apart into letters.", "I want to know how {w} is spelled.", "Could you spell out {w}?",
+)
+
+
+@cache
+def words(split: str) -> tuple[str, ...]:
+    """
+    The system's list, or the most frequent words of the text that the tokenizer was trained on, as far as it
+    is still here. Missing where there is neither.
+    """
+    every = _system_words() if SYSTEM_WORDS.is_file() else _words_of_the_text(base_dir())
+    found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
+    if not found:
+        raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
+                      "or train the tokenizer here and keep its text")
+    return found
+
+
+def _system_words() -> Iterable[str]:
+    return filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
+
+
+@cache
+def _words_of_the_text(base: Path) -> list[str]:
+    """tok_train logs which files it read."""
+    from nanochat.dataset import texts  # brings torch along
+
+    runs = RunLog(base / "tokenizer" / "tok_train.jsonl").read()
+    shards = [Path(file) for file in runs[-1].get("files", ()) if Path(file).is_file()] if runs else []
+    counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
+    often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
+    return [word for word in often if counts[word] >= SEEN]
+
+
+def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
+    """A wording filled in as people type it. Letters are meant whatever their case."""
+    show = str.upper if dice.chance(0.15) else str
+    c, around = show(letter), dice.pick(("{}", "{}", "{}", "'{}'", '"{}"'))
+    many = dice.pick((f"{c}'s", f"{c}'s", f"letters {c}", f'"{c}"', c))          # "as" and "is" are words
+    one = dice.pick((f"the letter {c}", f"the letter '{c}'", c, f'"{c}"'))
+    shown = around.format(dice.pick((word, word, word, word, word.capitalize(), word.upper())))
+    text = form.format(w=shown, c=many, l=one)
+    text = dice.pick(("", "", "", "", "Hi! ", "Please: ", "Quick question: ", "hey, ")) + text
+    if dice.chance(0.25):
+        text = text.rstrip("?.")
+    return text[:1].lower() + text[1:] if dice.chance(0.3) else text
+
+
+def _spelled(word: str) -> str:
+    """Each letter behind a space: one token, and the same one wherever in the word it stands."""
+    return "Letter by letter: " + " ".join(word)
+
+
+def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
+    """A question and its answer; the letter is mostly one of the word."""
+    dice = Dice("spellingbee", split, seed, index)
+    word = dice.pick(words(split))
+    letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
+    call = f'"{word}".count("{letter}")'
+    value = evaluate(call)
+    return _question(_typed(dice, dice.pick(_COUNT), word, letter), value), [
+        {"type": "text", "text": f"{_spelled(word)}\nNow I count {letter} in it: "},
+        {"type": "python", "text": call}, {"type": "python_output", "text": value},
+        {"type": "text", "text": f"\n#### {value}"}]
+
+
+def _spelling(split: str, seed: int, index: int) -> tuple[dict, str]:
+    dice = Dice("simplespelling", split, seed, index)
+    word = dice.pick(words(split))
+    return _question(_typed(dice, dice.pick(_SPELL), word), " ".join(word)), _spelled(word)
+
+
+def _question(text: str, answer: str) -> dict:
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "answer": answer}
+
+
+def counts_right(question: dict, reply: str) -> bool:
+    return number_behind_hashes(reply) == int(question["answer"])
+
+
+def spells_right(question: dict, reply: str) -> bool:
+    """The letters stand in the end, one by one, with whatever between them and no other one before."""
+    pieces = re.findall("[a-z]+", reply.lower())
+    letters = list(takewhile(lambda piece: len(piece) == 1, reversed(pieces)))
+    return " ".join(reversed(letters)) == question["answer"]
+
+
+def _made(make, learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+    def convert(index: int) -> dict:
+        question, answer = make(split, seed, index)
+        return answered(question, answer) if learn else question
+
+    words(split)                                        # Missing is said here, not in the middle of a run
+    return Rows(range(USUAL if most is None else most), convert)
+
+
+def _task(name: str, make, judge, max_tokens: int) -> Task:
+    return Task(name, partial(_made, make, True), partial(_made, make, False), judge, max_tokens=max_tokens)
+
+
+TASKS = (_task("spellingbee", _counting, counts_right, 160),
+         _task("simplespelling", _spelling, spells_right, 96))

@@ -6,7 +6,7 @@ the same: one JSON line per task, and one for all.
     python dev/bench_eval.py --model-tag d4 --tasks arc-easy,mmlu,gsm8k --task-data DIR
 One at a time is: for a question with letters, a forward pass of its prompt alone, with the logits of every
 position and token; for a free answer, its prompt alone in the engine until it ends. Both ways are greedy, in
-turns; seconds are medians of the rounds, after a first one that warms up and does not count.
+turns; seconds are medians of the rounds, after a few questions that warm up and do not count.
 """
 
 import argparse
@@ -25,7 +25,7 @@ from nanochat.common import keep_freed_memory, new_parser
 from nanochat.dist import find_device
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask
-from tasks import add_data_arguments, find_tasks
+from tasks import add_data_arguments, find_questions
 
 
 def parser() -> argparse.ArgumentParser:
@@ -70,7 +70,7 @@ def compare(model, tokenizer, questions: list[dict], params: SamplingParams, arg
             "together": (together, Engine(model, tokenizer, max_batch=args.batch_size))}
     seconds, replies = {name: [] for name in ways}, {}
     for turn in range(args.rounds + 1):
-        asked = questions if turn else questions[:args.batch_size]
+        asked = questions if turn else questions[:4]
         for name, (way, engine) in ways.items():
             start = time.perf_counter()
             replies[name] = way(engine, asked, params)
@@ -94,8 +94,8 @@ def main(args: argparse.Namespace) -> None:
     facts = {"model": f"{state['tag']} {state['stage']} {state['step']}", "dtype": args.dtype,
              "device": str(find_device(args.device)), "threads": torch.get_num_threads()}
     results = []
-    for task in find_tasks(args.tasks):
-        questions = list(task.questions("test", args.max_questions, 0, args.task_data))
+    for task, questions in find_questions(args, "test", args.max_questions):
+        questions = list(questions)
         params = SamplingParams(0.0, max_tokens=args.max_tokens or task.max_tokens)
         results.append(compare(model, tokenizer, questions, params, args) | {"questions": len(questions)})
         print(line(facts | {"task": task.name, "questions": len(questions)}, results[-1]), flush=True)

@@ -3,9 +3,9 @@ Inference: requests with their own prompt, settings, randomness and tool state j
 batch.
 
 step() is the only loop body: it makes one token for every running request and lets waiting ones join.
-generate() (many prompts, for evaluations) and stream() (one answer, piece by piece) drive it; the web server
-calls it from its own thread. A finished request leaves at once, and the batch shrinks with it, so that no
-time goes into idle rows.
+completions() and generate() (many prompts, for evaluations) and stream() (one answer, piece by piece) drive
+it; the web server calls it from its own thread. A finished request leaves at once, and the batch shrinks with
+it, so that no time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
 the answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training
@@ -192,16 +192,30 @@ class Engine:
                  params: SamplingParams | Sequence[SamplingParams]) -> list[Completion]:
         """Answers in the order of `prompts`. Equal prompts get independent answers, with a seed too."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
+        answers = dict(self.completions(prompts, each))
+        return [answers[i] for i in range(len(prompts))]
+
+    def completions(self, prompts: Sequence[Sequence[int]],
+                    params: Sequence[SamplingParams]) -> Iterator[tuple[int, Completion]]:
+        """(index of the prompt, answer) as they are finished. Leaving the loop early cancels the others."""
         seen: Counter = Counter()
-        requests: dict[int, Request] = {}
-        by_prompt = sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), *prompts[i]))
-        for i in by_prompt:                             # equal ones side by side, to be prefilled together
-            key = tuple(prompts[i])
-            requests[i] = self.submit(key, each[i], sample=seen[key])
-            seen[key] += 1
-        while not all(request.done for request in requests.values()):
-            self.step()
-        return [requests[i].completion() for i in range(len(prompts))]
+        # equal ones side by side, to be prefilled together
+        waiting = deque(sorted(range(len(prompts)), key=lambda i: (len(prompts[i]), *prompts[i])))
+        running: dict[int, Request] = {}
+        try:
+            while waiting or running:
+                free = self.max_batch - len(running)
+                if free >= self.max_batch / 4:          # several join at once, and are prefilled in one pass
+                    for i in [waiting.popleft() for _ in range(min(free, len(waiting)))]:
+                        key = (params[i].seed, *prompts[i])
+                        running[i] = self.submit(prompts[i], params[i], sample=seen[key])
+                        seen[key] += 1
+                self.step()
+                for i in [i for i, request in running.items() if request.done]:
+                    yield i, running.pop(i).completion()
+        finally:
+            for request in running.values():
+                self.cancel(request)
 
     def stream(self, request: Request) -> Iterator[tuple[str, str]]:
         """(type, text) pieces of a submitted request as they come. Leaving the loop early cancels it."""

@@ -1,19 +1,27 @@
 """
-Evaluation loops: bits per byte of text; questions answered freely, judged by their task. Accuracies come with
-their standard error. Used by the scripts that train and evaluate.
+Evaluation loops: bits per byte of text; questions answered by a letter or freely, judged by their task; and
+the statistics of right and wrong. Used by the scripts that train and evaluate.
 """
 
 import math
-from collections.abc import Callable, Iterable, Sequence
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 
 import torch
 
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
-from nanochat.gpt import GPT
+from nanochat.gpt import GPT, SOFTCAP
+from nanochat.loss import capped_logits
+from nanochat.past import Rows
 from nanochat.tokenizer import Tokenizer
 
-# B rows, T tokens
+# B rows, T tokens, C width, n letters
+
+LETTER_TOKENS = 16384                                   # per forward pass on an accelerator
+LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
 
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
@@ -50,30 +58,110 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
 
-def accuracy(verdicts: Sequence[bool]) -> tuple[float, float]:
-    """Share of True and its standard error (binomial)."""
-    share = sum(verdicts) / len(verdicts)
-    return share, math.sqrt(share * (1 - share) / len(verdicts))
+def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
+        params: SamplingParams, samples: int = 1, world: World = World(),
+        progress: Callable[[int, int], None] | None = None) -> tuple[list[list[bool]], list[list[str]]]:
+    """
+    Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
+    Where a question has letters its one reply is the likeliest of them. The ranks share the questions; who
+    gets which changes no answer. judge(question, reply) runs in threads; progress(done, of) is of this rank.
+    """
+    letters = [question.get("letters") for question in questions]
+    settings = [replace(params, max_tokens=1) if some else params for some in letters]
+    prompts = [engine.prompt(question["conversation"], each)
+               for question, each in zip(questions, settings, strict=True)]
+    mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
+    expected = sum(1 if letters[index] else samples for index in mine)
+    pending: list[tuple[int, int, str, Future]] = []
+    with ThreadPoolExecutor(os.cpu_count()) as pool:    # a judge may wait for a program that it runs
+        for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
+            pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
+            if progress:
+                progress(len(pending), expected)
+        judged = [(index, sample, reply, bool(verdict.result())) for index, sample, reply, verdict in pending]
+    verdicts, replies = [[] for _ in questions], [[] for _ in questions]
+    for index, _, reply, verdict in sorted(item for share in world.gather_objects(judged) for item in share):
+        verdicts[index].append(verdict)
+        replies[index].append(reply)
+    return verdicts, replies
+
+
+def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters: list[list[str] | None],
+             params: SamplingParams, samples: int) -> Iterator[tuple[int, int, str]]:
+    """(question, number of the sample, reply) as they are finished, for the questions `mine`."""
+    choices = [index for index in mine if letters[index]]
+    for at, letter in choose_letters(engine.model, engine.tokenizer, [prompts[i] for i in choices],
+                                     [letters[i] for i in choices]):
+        yield choices[at], 0, letter
+    free = [index for index in mine if not letters[index] for _ in range(samples)]
+    # a seed for each question, so that its draws do not depend on which others this rank has
+    seeds = [None if params.seed is None else params.seed << 32 | index for index in free]
+    settings = [replace(params, seed=seed) for seed in seeds]
+    for at, completion in engine.completions([prompts[i] for i in free], settings):
+        yield free[at], at % samples, completion.text
+
+
+@torch.no_grad()
+def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
+                   letters: Sequence[list[str]], tokens: int | None = None) -> Iterator[tuple[int, str]]:
+    """
+    (index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
+    equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included;
+    of the head only the rows of the letters are used, in fp32 whatever the model computes in.
+    """
+    tokens = tokens or (LETTER_TOKENS_CPU if model.device.type == "cpu" else LETTER_TOKENS)
+    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
+    while order:
+        rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once
+        batch, order = order[-rows:], order[:-rows]
+        idx = torch.zeros(len(batch), len(prompts[batch[-1]]), dtype=torch.int64)       # (B, T)
+        for row, index in enumerate(batch):
+            idx[row, :len(prompts[index])] = torch.tensor(prompts[index])   # padding comes after: never seen
+        ends = torch.tensor([len(prompts[index]) - 1 for index in batch], device=model.device)
+        states = model.trunk(idx.to(model.device), Rows())[torch.arange(len(batch)), ends]      # (B, C)
+        ids = {letter: _only_id(tokenizer, letter) for index in batch for letter in letters[index]}
+        head = model.unembedding[list(ids.values())]                                    # (n, C)
+        logits = capped_logits(states.float(), head, len(ids), SOFTCAP)                 # (B, n)
+        if logits.isnan().any():
+            raise FloatingPointError("the model's logits are NaN")
+        for index, row in zip(batch, logits.tolist(), strict=True):
+            likelihood = dict(zip(ids, row, strict=True))
+            yield index, max(letters[index], key=likelihood.__getitem__)
+
+
+def _only_id(tokenizer: Tokenizer, letter: str) -> int:
+    (token,) = tokenizer.encode(letter)
+    return token
 
 
 def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
     """
-    Chance that one of k answers is right, by n answers to each problem of which counts[i] are, and its
-    standard error over problems. Unbiased: 1 - C(n - c, k) / C(n, k) (Codex, arXiv 2107.03374).
+    How likely at least one of k samples is right, from n >= k samples of each problem, counts[i] of them
+    right: the mean over the problems of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374), and its
+    standard error. With n = k = 1 it is the accuracy and its binomial error.
     """
-    shares = [1 - math.comb(n - count, k) / math.comb(n, k) for count in counts]
-    mean = sum(shares) / len(shares)
-    spread = sum((share - mean) ** 2 for share in shares) / max(1, len(shares) - 1)
-    return mean, math.sqrt(spread / len(shares))
+    assert 1 <= k <= n and all(0 <= count <= n for count in counts), (n, k)
+    each = [1 - math.comb(n - count, k) / math.comb(n, k) for count in counts]
+    mean = math.fsum(each) / len(each)
+    return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in each)) / len(each)
 
 
-def reply_verdicts(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
-                   max_tokens: int = 128) -> tuple[list[bool], list[str]]:
+def wilson(share: float, count: float) -> list[float]:
     """
-    Free answers, greedy, all questions in one running batch -> (verdicts, replies), in the order of the
-    questions. judge(question, visible reply) says whether the reply is right.
+    95% interval of a share of `count` yes-or-no questions (Wilson, JASA 1927): unlike share +- 2 standard
+    errors it holds near 0 and 1 too, and stays between them.
     """
-    params = SamplingParams(temperature=0.0, max_tokens=max_tokens)
-    prompts = [engine.prompt(question["conversation"], params) for question in questions]
-    replies = [completion.text for completion in engine.generate(prompts, params)]
-    return [judge(question, reply) for question, reply in zip(questions, replies, strict=True)], replies
+    z2 = 1.959964 ** 2
+    centre = (share + z2 / (2 * count)) / (1 + z2 / count)
+    half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
+    return [max(0.0, centre - half), min(1.0, centre + half)]
+
+
+def centred(results: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+    """
+    Mean of (accuracy - chance) / (1 - chance) over tasks, 0 for guessing and 1 for knowing, and its standard
+    error. results: (accuracy, standard error, chance) of each task.
+    """
+    scores = [(right - chance) / (1 - chance) for right, _, chance in results]
+    variance = math.fsum((error / (1 - chance)) ** 2 for _, error, chance in results)
+    return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)

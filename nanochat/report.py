@@ -61,7 +61,9 @@ def task_rows(records: list[dict]) -> list[dict[str, str]]:
 def accuracy_cell(record: dict | None) -> str:
     if record is None:
         return "-"
-    return f"{100 * record['accuracy']:.1f}% +- {100 * record['standard_error']:.1f}"
+    low, high = record.get("interval") or [record["accuracy"] + sign * 1.96 * record["standard_error"]
+                                           for sign in (-1, 1)]     # older logs have the error alone
+    return f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
 
 
 def table(rows: list[dict[str, str]]) -> str:

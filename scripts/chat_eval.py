@@ -1,19 +1,26 @@
 """
-Ask a chat model held-out questions and say how many it gets right, with error bars.
+Ask a model held-out questions and say how many it gets right, with 95% intervals. All ranks share the work.
 
-    python -m scripts.chat_eval                                   # newest model, all tasks
-    python -m scripts.chat_eval -i sft --tasks almanac-facts --max-questions 500
+    python -m scripts.chat_eval                                   # newest model, the embedded almanac
+    python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole
+    python -m scripts.chat_eval --tasks gsm8k --num-samples 8     # pass@1 ... pass@8
+
+ChatCORE is the mean over its six tasks of (accuracy - chance) / (1 - chance).
 """
 
 import argparse
+import time
+from collections.abc import Callable
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser
-from nanochat.engine import Engine
-from nanochat.evals import accuracy, reply_verdicts
+from nanochat.engine import Engine, SamplingParams
+from nanochat.evals import ask, centred, pass_at_k, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from tasks import add_data_arguments, find_tasks
+from tasks import CHATCORE, add_data_arguments, find_questions
 from tasks.common import Task
+
+PROGRESS_SECONDS = 20.0
 
 
 def parser() -> argparse.ArgumentParser:
@@ -21,10 +28,14 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
     add("--step", type=int, help="of the checkpoint (default: the newest)")
-    add("--tasks", default="almanac", help="comma-separated names or groups (default: almanac)")
-    add("--max-questions", type=int, default=300, help="per task")
-    add("--max-tokens", type=int, default=96, help="of a free answer")
-    add("--batch-size", type=int, default=64, help="questions answered at once")
+    add("--tasks", default="almanac",
+        help="names, or the groups almanac and chatcore, with commas (default: almanac)")
+    add("--max-questions", type=int, default=300, help="per task (default: 300; zero or less: all)")
+    add("--num-samples", type=int, default=1, help="answers to each free question, for pass@k")
+    add("--temperature", type=float, help="of free answers (default: 0, or 1 for several samples)")
+    add("--max-tokens", type=int, help="of a free answer (default: what the task needs)")
+    add("--batch-size", type=int, default=64, help="answers under way at once")
+    add("--unsafe-execution", action="store_true", help="run model programs even where nothing isolates them")
     add("--resume", action="store_true", help="keep the results of this checkpoint that the log has already")
     add("--show", type=int, default=3, help="wrong answers to print per task")
     add_data_arguments(parser)
@@ -33,47 +44,132 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    tasks = find_tasks(args.tasks)                                              # 1. what is asked
-    if args.max_questions < 1:
-        die(f"--max-questions is {args.max_questions}, must be at least 1")
+    settle_sampling(args)                                                       # 1. what is asked, and how
+    asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
+    notes = isolation([task for task, _ in asked], args.unsafe_execution)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
     saved = checkpoint.read_state(directory)
     name = checkpoint.identity(directory)
     origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
     with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
-        known = known_results(stage, name) if args.resume else {}
+        log = [record for record in stage.log_file.read() if record.get("checkpoint") == name]
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(model=name)
-        stage.print(f"evaluating {directory}")
-        for task in tasks:                                                      # 3. go
-            questions = task.questions("test", args.max_questions, 0, args.task_data)
-            if not questions:
-                die(f"task {task.name} has no questions")
-            if record := known.get((task.name, len(questions))):
+        for line in (f"evaluating {directory}", *notes):
+            stage.print(line)
+        known = {result_key(record): record for record in log if "task" in record} if args.resume else {}
+        results = {}
+        for task, questions in asked:                                           # 3. go
+            how = settings(task, args) | {"questions": len(questions)}
+            record = known.get(result_key({"task": task.name, **how}))
+            if record:
                 stage.print(f"{task.name:>20}  {100 * record['accuracy']:5.1f}%  (already evaluated)")
             else:
-                evaluate(task, questions, engine, stage, origin)
+                record = evaluate(task, list(questions), engine, stage, {**origin, **how})
+            results[task.name] = record
+        summarise(results, {record["task"]: record for record in log if "task" in record}, stage, origin)
 
 
-def known_results(stage: Stage, name: str) -> dict[tuple[str, int], dict]:
-    """Records of the log about the checkpoint called `name`, by task and number of questions."""
-    records = [record for record in stage.log_file.read() if record.get("checkpoint") == name]
-    return {(record["task"], record["questions"]): record for record in records}
+def settle_sampling(args: argparse.Namespace) -> None:
+    """Derive what was not given; die where it makes no sense."""
+    if args.temperature is None:
+        args.temperature = 0.0 if args.num_samples == 1 else 1.0
+    for flag in ("num_samples", "batch_size", "max_tokens"):
+        value = getattr(args, flag)
+        if value is not None and value < 1:
+            die(f"--{flag.replace('_', '-')} is {value}, must be at least 1")
+    if not 0 <= args.temperature <= 100:
+        die(f"--temperature is {args.temperature}, must be 0 to 100")
+    if args.num_samples > 1 and args.temperature == 0:
+        die(f"--num-samples is {args.num_samples} at --temperature=0: all would be the same",
+            hint="--temperature=1")
 
 
-def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, origin: dict) -> None:
-    """Ask a task's questions; log the accuracy and its standard error, print a few wrong answers."""
-    verdicts, replies = reply_verdicts(engine, questions, task.judge, stage.args.max_tokens)
-    right, error = accuracy(verdicts)
+def isolation(tasks: list[Task], unsafe: bool) -> list[str]:
+    """What stands between model-written programs and this machine, where there will be any."""
+    if not any(task.name == "humaneval" for task in tasks):
+        return []
+    from nanochat.execution import require_isolation
+    return [require_isolation(unsafe)]
+
+
+def settings(task: Task, args: argparse.Namespace) -> dict:
+    """How a task's questions are asked: results compare where it is equal."""
+    how = {"samples": args.num_samples, "temperature": args.temperature,
+           "max_tokens": args.max_tokens or task.max_tokens}
+    return how | {"seed": args.seed} if args.temperature else how
+
+
+def result_key(record: dict) -> tuple:
+    """What a result is about: a record of equal key need not be made again."""
+    return tuple(record.get(key) for key in
+                 ("task", "questions", "samples", "temperature", "max_tokens", "seed"))
+
+
+def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
+    """Ask a task's questions; log and return how many are right, with errors; print a few wrong answers."""
+    params = SamplingParams(facts["temperature"], max_tokens=facts["max_tokens"], seed=stage.args.seed)
+    verdicts, replies = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
+                            progress(task.name, stage))
+    counts, n = [sum(each) for each in verdicts], len(verdicts[0])
+    pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
+    right, error = pass_at[1]
+    # several samples of a question say less than as many questions: as many as would have this error
+    interval = wilson(right, right * (1 - right) / error ** 2 if error else len(questions))
+    record = {"task": task.name, **facts, "accuracy": right, "standard_error": error, "interval": interval,
+              "chance": task.chance} | ({"pass_at": pass_at} if n > 1 else {})
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
-    line = f"{task.name:>20}  {100 * right:5.1f}% +- {100 * error:.1f}  ({len(questions)} questions{chance})"
-    stage.log(line, task=task.name, **origin, accuracy=right, standard_error=error, chance=task.chance,
-              questions=len(questions))
-    wrong = [index for index, verdict in enumerate(verdicts) if not verdict]
+    passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
+    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  {percent(interval)}"
+              f"  ({len(questions)} questions{chance}{passed})", **record)
+    wrong = [index for index, each in enumerate(verdicts) if not all(each)]
     for index in wrong[:stage.args.show]:
         asked = questions[index]["conversation"]["messages"][-1]["content"]
-        stage.print(f"{'':>22}{asked!r} -> {replies[index]!r}, not {questions[index]['answer']!r}")
+        reply = replies[index][verdicts[index].index(False)]
+        stage.print(f"{'':>22}{asked!r} -> {reply!r}, not {questions[index]['answer']!r}")
+    return record
+
+
+def percent(interval: list[float]) -> str:
+    low, high = interval
+    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+
+
+def progress(name: str, stage: Stage) -> Callable[[int, int], None]:
+    """Something to call with (answers done, of) that now and then prints a line with the time left."""
+    started = said = time.perf_counter()
+
+    def tell(done: int, of: int) -> None:
+        nonlocal said
+        now = time.perf_counter()
+        if now - said >= PROGRESS_SECONDS:
+            said = now
+            left = (now - started) / done * (of - done)
+            share = f"{100 * done / of:.0f}% of rank 0's" if stage.world.size > 1 else f"{done:,} of {of:,}"
+            stage.print(f"{name:>20}  {share} answers, about {left:,.0f} s left")
+    return tell
+
+
+def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
+    """
+    ChatCORE where the six tasks have results, of this run or an earlier one of this checkpoint, and this run
+    asked one of them; else the mean over the tasks of this run, if they are several.
+    """
+    both = logged | results
+    whole = all(name in both for name in CHATCORE) and any(name in results for name in CHATCORE)
+    used = [both[name] for name in CHATCORE] if whole else list(results.values())
+    if len(used) == 1:
+        return
+    score, error = centred([(each["accuracy"], each["standard_error"], each["chance"]) for each in used])
+    interval = [score - 1.96 * error, score + 1.96 * error]
+    line = f"{100 * score:5.1f}%  {percent(interval)}"
+    if not whole:
+        stage.print(f"{'mean':>20}  {line}  (of {len(used)} tasks, chance = 0)")
+        return
+    stage.log(f"{'ChatCORE':>20}  {line}  (chance = 0)", task="ChatCORE", **origin, accuracy=score,
+              standard_error=error, interval=interval, chance=0.0,
+              questions=sum(each["questions"] for each in used))
 
 
 if __name__ == "__main__":

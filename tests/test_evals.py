@@ -1,15 +1,24 @@
-"""Bits per byte against a hand count; replies and their judge."""
+"""Questions asked in batches against one at a time, and the statistics against textbooks and brute force."""
 
+import itertools
 import math
+import random
+import statistics
+import threading
 
 import pytest
 import torch
 
-from nanochat.engine import Engine
-from nanochat.evals import accuracy, evaluate_bpb, reply_verdicts
+from nanochat.chat import render_prompt
+from nanochat.dist import World
+from nanochat.engine import Engine, SamplingParams
+from nanochat.evals import ask, centred, choose_letters, evaluate_bpb, pass_at_k, wilson
 from nanochat.gpt import GPT
 from nanochat.scaling import make_shape
 from nanochat.tokenizer import Tokenizer
+
+CONTEXT = 128
+GREEDY = SamplingParams(temperature=0, max_tokens=5)
 
 
 @pytest.fixture(scope="module")
@@ -18,9 +27,55 @@ def tokenizer():
 
 
 def blank_model(tokenizer) -> GPT:
-    shape = make_shape(2, tokenizer.vocab_size, head_dim=8, aspect_ratio=4, sequence_len=128)
+    shape = make_shape(2, tokenizer.vocab_size, head_dim=8, aspect_ratio=4, sequence_len=CONTEXT)
     return GPT(shape).init_weights()
 
+
+def random_model(tokenizer, seed: int = 0) -> GPT:
+    """As initialised, every block is the identity: here none is."""
+    model = blank_model(tokenizer).requires_grad_(False)
+    generator = torch.Generator().manual_seed(seed)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.4, generator=generator)
+    return model
+
+
+def asking(text: str, **more) -> dict:
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "answer": "A", **more}
+
+
+def choices(count: int, seed: int = 0) -> list[dict]:
+    """Questions of 1 to 200 characters, the longest more than the context holds, with 2 to 5 letters."""
+    dice = random.Random(seed)
+    texts = ["".join(dice.choices("abc the?", k=dice.choice((1, 9, 30, 90, 200)))) for _ in range(count)]
+    return [asking(text, letters=list("ABCDE")[:dice.randint(2, 5)]) for text in texts]
+
+
+def free(count: int) -> list[dict]:
+    """Equal questions among them."""
+    return [asking("x" * (i * 7 % 23)) for i in range(count)]
+
+
+def one_at_a_time(model: GPT, tokenizer: Tokenizer, question: dict) -> str:
+    """The letter by the logits of all tokens after the last of all positions, without padding."""
+    ids = render_prompt(tokenizer, question["conversation"], CONTEXT)
+    logits = model(torch.tensor([ids]))[0, -1]
+    return max(question["letters"], key=lambda letter: logits[tokenizer.encode(letter)[0]])
+
+
+class Rank(World):
+    """One of two, whose other rank is a thread of this process."""
+    shared, meet = [None, None], threading.Barrier(2)
+
+    def gather_objects(self, value):
+        self.shared[self.rank] = value
+        self.meet.wait()
+        both = list(self.shared)
+        self.meet.wait()
+        return both
+
+
+# ---- bits per byte
 
 def test_bits_per_byte_of_a_uniform_model_is_log2_vocab_per_token(tokenizer):
     """
@@ -48,28 +103,111 @@ def test_nothing_to_evaluate_on_is_an_error(tokenizer):
         evaluate_bpb(blank_model(tokenizer), [], tokenizer.token_bytes())
 
 
+# ---- questions
+
+@pytest.mark.parametrize("tokens", [None, 1, 300])
+def test_letters_chosen_in_batches_are_those_of_full_logits_one_prompt_at_a_time(tokenizer, tokens):
+    for seed in range(3):
+        model, questions = random_model(tokenizer, seed), choices(40, seed)
+        engine = Engine(model, tokenizer)
+        prompts = [engine.prompt(question["conversation"], SamplingParams(max_tokens=1))
+                   for question in questions]
+        assert max(map(len, prompts)) == CONTEXT
+        chosen = dict(choose_letters(model, tokenizer, prompts, [q["letters"] for q in questions], tokens))
+        expected = [one_at_a_time(model, tokenizer, question) for question in questions]
+        assert [chosen[i] for i in range(40)] == expected and len(set(expected)) > 2
+        verdicts, replies = ask(engine, questions, lambda question, reply: reply == "A", GREEDY, samples=3)
+        assert replies == [[letter] for letter in expected]
+        assert verdicts == [[letter == "A"] for letter in expected]
+
+
+def test_of_equally_likely_letters_the_first_is_chosen(tokenizer):
+    model = random_model(tokenizer)
+    model.unembedding.zero_()
+    for letters in (["B", "A"], ["A", "B"]):
+        assert [letter for _, letter in choose_letters(model, tokenizer, [[65]], [letters])] == letters[:1]
+
+
 def test_a_model_without_numbers_is_an_error_not_an_answer(tokenizer):
-    model = blank_model(tokenizer)
-    with torch.no_grad():
-        model.unembedding.fill_(float("nan"))
-    questions = [{"conversation": {"messages": [{"role": "user", "content": "q"}]}}]
-    with pytest.raises(FloatingPointError):
-        reply_verdicts(Engine(model, tokenizer), questions, lambda question, reply: True)
+    model = random_model(tokenizer)
+    model.unembedding.fill_(float("nan"))
+    for question in (asking("q"), asking("q", letters=["A", "B"])):
+        with pytest.raises(FloatingPointError):
+            ask(Engine(model, tokenizer), [question], lambda question, reply: True, GREEDY)
 
 
-def test_replies_reach_the_judge_beside_their_own_question(tokenizer):
+@pytest.mark.parametrize("temperature, samples", [(0.0, 1), (1.0, 3)])
+def test_answers_do_not_depend_on_the_ranks_or_on_the_size_of_the_batch(tokenizer, temperature, samples):
+    model, questions = random_model(tokenizer), [*choices(7), *free(16)]
+    params = SamplingParams(temperature, max_tokens=5, seed=3)
+    judge = lambda question, reply: len(reply) % 2 == 0
+    alone = [ask(Engine(model, tokenizer, max_batch), questions, judge, params, samples)
+             for max_batch in (1, 4, 64)]
+    assert alone[0] == alone[1] == alone[2]
+    assert [len(replies) for replies in alone[0][1]] == [1] * 7 + [samples] * 16
+    shared = [None, None]
+
+    def rank(number: int) -> None:
+        shared[number] = ask(Engine(model, tokenizer, 4), questions, judge, params, samples, Rank(number, 2))
+    other = threading.Thread(target=rank, args=(1,))
+    other.start()
+    rank(0)
+    other.join()
+    assert shared == [alone[0], alone[0]]
+
+
+def test_samples_differ_and_a_seed_draws_the_same_again(tokenizer):
+    engine, questions = Engine(random_model(tokenizer), tokenizer), free(6)
+    draw = lambda seed: ask(engine, questions, lambda question, reply: True,
+                            SamplingParams(1.0, max_tokens=9, seed=seed), samples=4)[1]
+    first = draw(0)
+    assert first == draw(0) != draw(1) and all(len(set(replies)) > 1 for replies in first)
+
+
+def test_replies_reach_the_judge_beside_their_own_question_and_its_errors_reach_us(tokenizer):
     engine = Engine(blank_model(tokenizer), tokenizer, max_batch=4)
-    questions = [{"conversation": {"messages": [{"role": "user", "content": "x" * i}]}, "number": i}
-                 for i in range(9)]
-    seen = []
+    questions = [asking("x" * i, number=i) for i in range(9)]
+    seen, calls = {}, []
 
     def is_even(question: dict, reply: str) -> bool:
-        seen.append((question["number"], reply))
+        seen[question["number"]] = reply
         return question["number"] % 2 == 0
 
-    verdicts, replies = reply_verdicts(engine, questions, is_even, max_tokens=5)
-    assert verdicts == [i % 2 == 0 for i in range(9)] and seen == list(enumerate(replies))
+    verdicts, replies = ask(engine, questions, is_even, GREEDY, progress=lambda *done: calls.append(done))
+    assert verdicts == [[i % 2 == 0] for i in range(9)] and replies == [[seen[i]] for i in range(9)]
+    assert calls == [(i, 9) for i in range(1, 10)]
+    with pytest.raises(ZeroDivisionError):
+        ask(engine, questions, lambda question, reply: 1 / 0, GREEDY)
 
 
-def test_accuracy_comes_with_its_binomial_error():
-    assert accuracy([True] * 75 + [False] * 25) == (0.75, pytest.approx(math.sqrt(0.75 * 0.25 / 100)))
+# ---- statistics
+
+def test_pass_at_k_is_the_share_of_subsets_with_a_right_sample():
+    for n in range(1, 7):
+        for k in range(1, n + 1):
+            each = []
+            for right in range(n + 1):
+                subsets = list(itertools.combinations([True] * right + [False] * (n - right), k))
+                each.append(sum(map(any, subsets)) / len(subsets))
+                assert pass_at_k([right], n, k) == (pytest.approx(each[-1]), 0)
+            mean, error = pass_at_k(range(n + 1), n, k)
+            assert mean == pytest.approx(statistics.mean(each))
+            assert error == pytest.approx(statistics.pstdev(each) / math.sqrt(n + 1))
+
+
+def test_with_one_sample_pass_at_1_is_the_accuracy_with_its_binomial_error():
+    assert pass_at_k([1] * 75 + [0] * 25, 1, 1) == (0.75, pytest.approx(math.sqrt(0.75 * 0.25 / 100)))
+
+
+@pytest.mark.parametrize("right, of, low, high", [     # Newcombe 1998 (Statistics in Medicine 17), table I
+    (81, 263, 0.2553, 0.3662), (15, 148, 0.0624, 0.1605), (0, 20, 0.0, 0.1611), (1, 29, 0.0061, 0.1718)])
+def test_intervals_are_the_published_ones_and_mirror_images(right, of, low, high):
+    assert wilson(right / of, of) == pytest.approx([low, high], abs=5e-5)
+    assert wilson(1 - right / of, of) == pytest.approx([1 - high, 1 - low], abs=5e-5)
+
+
+def test_centred_accuracy_is_0_for_guessing_and_1_for_knowing():
+    assert centred([(0.25, 0, 0.25), (0, 0, 0)]) == (0, 0) and centred([(1, 0, 0.25), (1, 0, 0)]) == (1, 0)
+    score, error = centred([(0.40, 0.03, 0.25), (0.10, 0.02, 0.0)])
+    assert score == pytest.approx((0.15 / 0.75 + 0.10) / 2)
+    assert error == pytest.approx(math.sqrt(0.04 ** 2 + 0.02 ** 2) / 2)

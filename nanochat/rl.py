@@ -9,7 +9,8 @@ nor a KL term. What is sampled is what is scored: no top-k, the same temperature
 the stop token is an action like any other; what a tool says is not. Used by chat_rl.
 """
 
-# Q questions of a step on this rank, n samples of each; B rows, T tokens, C width, V vocabulary
+# Q questions of a step on this rank, R answers to each; B rows, T tokens, C width, V vocabulary
+# N tokens that were drawn, n of them at once
 
 import random
 from collections.abc import Callable, Iterator, Sequence
@@ -18,12 +19,15 @@ from functools import lru_cache
 
 import torch
 from torch import Tensor
+from torch.utils.checkpoint import checkpoint as recomputed
 
 from nanochat.dist import World
 from nanochat.engine import Completion, Engine, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.past import Rows
 from nanochat.train import Work
+
+CHUNK = 2048                    # tokens whose logits are there at once; the backward pass makes them again
 
 
 @dataclass(frozen=True)
@@ -62,10 +66,11 @@ class Rollouts(Iterator[Work]):
     """
 
     def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
-                 temperature: float, rows: int, seed: int, world: World = World(), start: int = 0):
+                 temperature: float, tokens: int, seed: int, world: World = World(), start: int = 0):
+        """`tokens`: of a micro-batch, at most, padding included."""
         self.engine, self.problems, self.world, self.step = engine, problems, world, start
         self.per_step, self.samples, self.temperature = per_step, samples, temperature
-        self.rows, self.seed = rows, seed
+        self.tokens, self.seed = tokens, seed
 
     def __next__(self) -> Work:
         first = self.step * self.per_step
@@ -73,7 +78,7 @@ class Rollouts(Iterator[Work]):
         self.step += 1
         prompts, answers, right = answer(self.engine, [self._problem(number) for number in numbers], numbers,
                                          self.samples, self.temperature, f"rollout {self.seed}")
-        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, n)
+        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
         advantages = rewards - rewards.mean(dim=1, keepdim=True)
         scored = [(prompt, completion, advantage)
                   for prompt, group, row in zip(prompts, answers, advantages.tolist(), strict=True)
@@ -101,27 +106,33 @@ class Rollouts(Iterator[Work]):
         return facts, torch.tensor(drawn)
 
     def _micro_batches(self, scored: list[tuple[list[int], Completion, float]]) -> Iterator[tuple]:
+        """As many answers of similar lengths at once as fit."""
+        def length(item) -> int:
+            return len(item[0]) + len(item[1].ids) - 1  # the last token is a target only
+
+        scored = sorted(scored, key=length, reverse=True)
+        while scored:
+            rows = max(1, self.tokens // length(scored[0]))
+            yield self._micro_batch(scored[:rows], length(scored[0]))
+            scored = scored[rows:]
+
+    def _micro_batch(self, scored: list[tuple[list[int], Completion, float]], T: int) -> tuple[Tensor, ...]:
         """
-        Padded rows of similar lengths: inputs (B, T), targets (B, T; -1 where nothing was drawn), whether
-        that was in a tool call (B, T), advantages (B,).
+        Padded rows: inputs (B, T), targets (B, T; -1 where nothing was drawn), whether that was in a tool
+        call (B, T), advantages (B,).
         """
-        tokenizer, device = self.engine.tokenizer, self.engine.model.device
-        scored = sorted(scored, key=lambda item: len(item[0]) + len(item[1].ids), reverse=True)
-        for start in range(0, len(scored), self.rows):
-            chunk = scored[start:start + self.rows]
-            T = max(len(prompt) + len(completion.ids) for prompt, completion, _ in chunk) - 1
-            inputs = torch.full((len(chunk), T), tokenizer.bos)
-            targets = torch.full((len(chunk), T), -1)
-            calls = torch.zeros(len(chunk), T, dtype=torch.int64)
-            for row, (prompt, completion, _) in enumerate(chunk):
-                ids, before = prompt + completion.ids, len(prompt) - 1
-                inputs[row, :len(ids) - 1] = torch.tensor(ids[:-1])
-                drawn = [token if sampled else -1
-                         for token, sampled in zip(completion.ids, completion.sampled, strict=True)]
-                targets[row, before:len(ids) - 1] = torch.tensor(drawn)
-                calls[row, before:len(ids) - 1] = torch.tensor(self.engine.in_calls(completion.ids))
-            advantages = torch.tensor([advantage for _, _, advantage in chunk])
-            yield tuple(tensor.to(device) for tensor in (inputs, targets, calls, advantages))
+        inputs = torch.full((len(scored), T), self.engine.tokenizer.bos)
+        targets = torch.full((len(scored), T), -1)
+        calls = torch.zeros(len(scored), T, dtype=torch.int64)
+        for row, (prompt, completion, _) in enumerate(scored):
+            ids, before = prompt + completion.ids, len(prompt) - 1
+            inputs[row, :len(ids) - 1] = torch.tensor(ids[:-1])
+            drawn = [token if sampled else -1
+                     for token, sampled in zip(completion.ids, completion.sampled, strict=True)]
+            targets[row, before:len(ids) - 1] = torch.tensor(drawn)
+            calls[row, before:len(ids) - 1] = torch.tensor(self.engine.in_calls(completion.ids))
+        advantages = torch.tensor([advantage for _, _, advantage in scored])
+        return tuple(tensor.to(self.engine.model.device) for tensor in (inputs, targets, calls, advantages))
 
 
 @lru_cache(maxsize=2)
@@ -146,7 +157,11 @@ def token_logprobs(model: GPT, forbidden: Tensor, temperature: float, inputs: Te
     """
     Log-probabilities (N,) of the N targets that are not -1, row by row, and where they are: (B, T) bool.
     """
+    def score(states: Tensor, drawn: Tensor, call: Tensor) -> Tensor:       # (n, C), (n,), (n,) -> (n,)
+        logits = (model.logits(states) / temperature).masked_fill(forbidden[call], float("-inf"))
+        return logits.log_softmax(-1).gather(-1, drawn[:, None]).squeeze(-1)
+
     where = targets != -1
-    logits = model.logits(model.trunk(inputs, Rows())[where]) / temperature             # (N, V)
-    logits = logits.masked_fill(forbidden[calls[where]], float("-inf"))
-    return logits.log_softmax(-1).gather(-1, targets[where][:, None]).squeeze(-1), where
+    states = model.trunk(inputs, Rows())[where]
+    chunks = zip(*(each.split(CHUNK) for each in (states, targets[where], calls[where])), strict=True)
+    return torch.cat([recomputed(score, *chunk, use_reentrant=False) for chunk in chunks]), where

@@ -57,6 +57,7 @@ def main(args: argparse.Namespace) -> None:
             stage.print(f"{resumed} is already complete: nothing to do")
             return
         pretraining, rows = pretraining_rates(saved), args.device_batch_size or saved["rows"]
+        tokens = rows * model.shape.sequence_len
         rates = scaled_rates(pretraining, args.init_lr_frac)                    # 3. how
         optimizer = MuonAdamW(model.param_roles(), rates, 0.0, stage.world, stage.dtype)
         if resumed and not checkpoint.load_optimizer(resumed, optimizer):
@@ -65,8 +66,8 @@ def main(args: argparse.Namespace) -> None:
         schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
         engine = Engine(model, tokenizer, args.rollout_batch)
         rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
-                            temperature=args.temperature, rows=rows, seed=args.seed, world=stage.world,
-                            start=start)
+                            temperature=args.temperature, tokens=tokens, seed=args.seed,
+                            world=stage.world, start=start)
         kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
                 "batch_tokens": saved["batch_tokens"], "text": saved["text"]}
         stage.begin(**kept, num_iterations=steps, resumed_at=start)

@@ -46,7 +46,7 @@ def problem(text: str, judge=lambda question, reply: len(reply) % 2 == 0, max_to
 
 
 def rollouts(model: GPT, problems, **settings) -> Rollouts:
-    usual = {"per_step": 4, "samples": 8, "temperature": 1.0, "rows": 5, "seed": 0}
+    usual = {"per_step": 4, "samples": 8, "temperature": 1.0, "tokens": 300, "seed": 0}
     return Rollouts(Engine(model, tokenizer(), 16), problems, **usual | settings)
 
 

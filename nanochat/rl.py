@@ -38,26 +38,6 @@ class Problem:
     max_tokens: int
 
 
-def answer(engine: Engine, problems: Sequence[Problem], numbers: Sequence[int], samples: int,
-           temperature: float, seed: str) -> tuple[list[list[int]], list[list[Completion]], list[list[bool]]]:
-    """
-    Prompts, `samples` answers to each problem, and whether each is right. What is drawn depends on seed, the
-    problem's number in `numbers` and which of its samples it is, not on who else is asked.
-    """
-    prompts, settings = [], []
-    for problem, number in zip(problems, numbers, strict=True):
-        draw = random.Random(f"{seed} {number}").getrandbits(62)
-        params = SamplingParams(temperature=temperature, max_tokens=problem.max_tokens, seed=draw)
-        prompts.append(engine.prompt(problem.question["conversation"], params))
-        settings.append(params)
-    flat = engine.generate([prompt for prompt in prompts for _ in range(samples)],
-                           [params for params in settings for _ in range(samples)])
-    answers = [flat[start:start + samples] for start in range(0, len(flat), samples)]
-    right = [[problem.judge(problem.question, each.text) for each in group]
-             for problem, group in zip(problems, answers, strict=True)]
-    return prompts, answers, right
-
-
 class Rollouts(Iterator[Work]):
     """
     Endless work for train_steps: what `engine` samples at step start, start + 1, ... from its model as it is
@@ -76,8 +56,10 @@ class Rollouts(Iterator[Work]):
         first = self.step * self.per_step
         numbers = range(first, first + self.per_step)[self.world.rank::self.world.size]
         self.step += 1
-        prompts, answers, right = answer(self.engine, [self._problem(number) for number in numbers], numbers,
-                                         self.samples, self.temperature, f"rollout {self.seed}")
+        problems = [self._problem(number) for number in numbers]
+        prompts, answers = self._draw(problems, numbers)
+        right = [[problem.judge(problem.question, each.text) for each in group]
+                 for problem, group in zip(problems, answers, strict=True)]
         rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
         advantages = rewards - rewards.mean(dim=1, keepdim=True)
         scored = [(prompt, completion, advantage)
@@ -89,6 +71,19 @@ class Rollouts(Iterator[Work]):
     def _problem(self, number: int) -> Problem:
         epoch, place = divmod(number, len(self.problems))
         return self.problems[_epoch_order(len(self.problems), f"{self.seed} {epoch}")[place]]
+
+    def _draw(self, problems: list[Problem],
+              numbers: Sequence[int]) -> tuple[list[list[int]], list[list[Completion]]]:
+        """Prompts and answers. A problem's number, not who else is asked, decides what is drawn for it."""
+        prompts, settings = [], []
+        for problem, number in zip(problems, numbers, strict=True):
+            seed = random.Random(f"rollout {self.seed} {number}").getrandbits(62)
+            params = SamplingParams(temperature=self.temperature, max_tokens=problem.max_tokens, seed=seed)
+            prompts.append(self.engine.prompt(problem.question["conversation"], params))
+            settings.append(params)
+        flat = self.engine.generate([prompt for prompt in prompts for _ in range(self.samples)],
+                                    [params for params in settings for _ in range(self.samples)])
+        return prompts, [flat[start:start + self.samples] for start in range(0, len(flat), self.samples)]
 
     def _facts(self, answers: list[list[Completion]], rewards: Tensor) -> tuple[dict[str, float], Tensor]:
         """What happened in this step on all ranks; how many tokens were drawn on this one, () int64."""

@@ -7,20 +7,20 @@ likelier. On GSM8K, or on the questions of the embedded almanac.
 """
 
 import argparse
-from collections.abc import Sequence
 from functools import partial
 
 from nanochat import checkpoint
 from nanochat.common import die
-from nanochat.engine import Engine
-from nanochat.evals import pass_at_k
+from nanochat.engine import Engine, SamplingParams
+from nanochat.evals import ask, pass_at_k
 from nanochat.finetune import continuing_parser, find_resume, open_finetuning, pretraining_rates, scaled_rates
 from nanochat.muon import MuonAdamW
-from nanochat.rl import Problem, Rollouts, answer, policy_loss
+from nanochat.rl import Problem, Rollouts, policy_loss
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage
 from nanochat.train import train_steps
 from tasks import add_data_arguments, find_questions
+from tasks.common import Task
 
 
 def parser() -> argparse.ArgumentParser:
@@ -42,8 +42,9 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     check(args)
     source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
-    train, held_out = (problems(args, split, most)                              # 2. on what
-                       for split, most in (("train", None), ("test", args.eval_examples)))
+    train = [Problem(question, task.judge, args.max_tokens or task.max_tokens)  # 2. on what
+             for task, questions in find_questions(args, "train", None) for question in questions]
+    held_out = find_questions(args, "test", args.eval_examples)
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
             f"samples at temperature {args.temperature}, seed {args.seed}")
     with open_finetuning("rl", args, source) as stage:
@@ -94,24 +95,19 @@ def check(args: argparse.Namespace) -> None:
         die(f"--temperature is {args.temperature}, must be 0.1 to 10: answers have to differ")
 
 
-def problems(args: argparse.Namespace, split: str, most: int | None) -> list[Problem]:
-    """The questions of all tasks asked for, each with the judge and the length of its task."""
-    return [Problem(question, task.judge, args.max_tokens or task.max_tokens)
-            for task, questions in find_questions(args, split, most) for question in questions]
-
-
-def evaluate(engine: Engine, held_out: Sequence[Problem], stage: Stage, step: int) -> None:
-    """Log pass@1 .. pass@n on held-out problems with their standard errors; all ranks share the work."""
-    world, n = stage.world, stage.args.eval_samples
-    numbers = range(len(held_out))[world.rank::world.size]
-    _, _, right = answer(engine, [held_out[number] for number in numbers], numbers, n,
-                         stage.args.temperature, "held out")
-    counts = [sum(verdicts) for share in world.gather_objects(right) for verdicts in share]
+def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Stage, step: int) -> None:
+    """Log pass@1 .. pass@n on held-out questions with their standard errors; all ranks share the work."""
+    args, counts, n = stage.args, [], stage.args.eval_samples
+    for task, questions in held_out:
+        most = args.max_tokens or task.max_tokens
+        params = SamplingParams(args.temperature, max_tokens=most, seed=args.seed)
+        verdicts, _ = ask(engine, questions, task.judge, params, n, stage.world)
+        counts += [sum(right) * n // len(right) for right in verdicts]      # a letter is asked for once
     passed = {f"pass@{k}": pass_at_k(counts, n, k) for k in (1, 2, 4, 8, 16, 32, 64) if k <= n}
     shown = " | ".join(f"{name} {100 * share:.1f}% +- {100 * error:.1f}"
                        for name, (share, error) in passed.items())
-    stage.log(f"rl {step:5d} | {len(held_out)} held-out questions | {shown}", step=step,
-              questions=len(held_out), passed={name: share for name, (share, _) in passed.items()},
+    stage.log(f"rl {step:5d} | {len(counts)} held-out questions | {shown}", step=step, questions=len(counts),
+              passed={name: share for name, (share, _) in passed.items()},
               standard_errors={name: error for name, (_, error) in passed.items()})
 
 

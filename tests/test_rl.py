@@ -17,7 +17,7 @@ from nanochat.dist import World
 from nanochat.engine import Completion, Engine, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
-from nanochat.rl import Problem, Rollouts, answer, policy_loss, token_logprobs
+from nanochat.rl import Problem, Rollouts, policy_loss, token_logprobs
 from nanochat.scaling import LearningRates, Shape
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 from scripts import base_train, chat_rl, mid_train
@@ -223,17 +223,16 @@ def test_every_problem_is_asked_once_an_epoch_in_another_order_each_time():
 
 
 def test_answers_differ_from_each_other_and_from_step_to_step_but_not_from_run_to_run():
-    model = random_model()
-    engine = Engine(model, tokenizer(), 16)
-    one = [PROBLEMS[0]]
+    def drawn(problems, **settings) -> list[list[int]]:
+        work = rollouts(random_model(), problems, **settings)
+        seen = watched(work)
+        next(work)
+        return [completion.ids for _, completion in seen]
 
-    def ids(number: int, company=()) -> list:
-        problems, numbers = [*one, *company], [number, *range(100, 100 + len(company))]
-        _, answers, _ = answer(engine, problems, numbers, 6, 1.0, "seed")
-        return [completion.ids for completion in answers[0]]
-
-    assert len({tuple(each) for each in ids(0)}) == 6
-    assert ids(0) == ids(0, PROBLEMS[1:]) != ids(1)
+    one = drawn(PROBLEMS[:1], per_step=1)
+    assert len({tuple(ids) for ids in one}) == 8
+    assert one == drawn(PROBLEMS[:1], per_step=1) == drawn(PROBLEMS[:1], per_step=2)[:8]
+    assert one != drawn(PROBLEMS[:1], per_step=1, start=1) and one != drawn(PROBLEMS[:1], per_step=1, seed=1)
 
 
 def test_a_rank_takes_its_share_of_the_problems_and_draws_what_one_rank_would(monkeypatch):

@@ -24,8 +24,6 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -75,17 +73,11 @@ def require_isolation(unsafe: bool) -> str:
 def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 ** 30) -> Outcome:
     """
     Run `program`, then `tests`, in which the program's functions and plain values go by their names; what
-    `tests` itself defines goes first. `timeout` in seconds, `memory` in bytes of address space.
+    `tests` itself defines goes first. `timeout` in seconds, `memory` in bytes of address space. Threads may
+    run several at once.
     """
     require_isolation(unsafe=False)
     return _run(program, tests, timeout, memory, _walls())
-
-
-def run_all(jobs: Iterable[tuple[str, str]], workers: int | None = None, **limits) -> list[Outcome]:
-    """run_tests for each (program, tests), so many at once (default: one per core); outcomes in order."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    with ThreadPoolExecutor(workers or cores) as pool:
-        return list(pool.map(lambda job: run_tests(*job, **limits), jobs))
 
 
 def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str, ...]) -> Outcome:

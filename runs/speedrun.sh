@@ -19,11 +19,23 @@ python -m scripts.tok_eval
 launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --num-shards=120 \
   --target-param-data-ratio=8 --save-every=1000 --run="$RUN"
 launch scripts.base_eval --model-tag="d$DEPTH"
-# a conversation has ~50 tokens: 10 steps x 1M tokens see 200,000 of them once
-launch scripts.mid_train --resume --model-tag="d$DEPTH" --num-conversations=200000 \
-  --num-iterations=10 --run="$RUN"
-launch scripts.chat_sft --resume --model-tag="d$DEPTH" --num-conversations=60000 \
-  --num-iterations=3 --run="$RUN"
-python -m scripts.chat_eval --model-tag="d$DEPTH" -i sft
+
+# 850,000 conversations once (SmolTalk, MMLU, GSM8K, spelling), and a thousand on who it is, twice
+python -m dev.gen_identity --name=nanochat --count=1000 --out="$NANOCHAT_BASE_DIR/identity.jsonl"
+launch scripts.mid_train --resume --model-tag="d$DEPTH" --mixture=web-mid --run="$RUN" \
+  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" --repeat=2
+# 23,000 conversations once, about 32 of them in 16,384 tokens. The rates shrink with the root of the batch:
+# .16 x sqrt(16,384 / 1,048,576) = .02 of those of pretraining
+launch scripts.chat_sft --resume --model-tag="d$DEPTH" --mixture=web-sft --run="$RUN" \
+  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" \
+  --device-batch-size=1 --total-batch-size=16384 --init-lr-frac=0.16
+# 7,473 problems once, 16 a step, 16 answers to each
+launch scripts.chat_rl --resume --model-tag="d$DEPTH" --tasks=gsm8k --eval-every=60 \
+  --device-batch-size=16 --run="$RUN"
+
+for stage in mid sft; do
+  launch scripts.chat_eval --resume --model-tag="d$DEPTH" -i "$stage" --tasks=chatcore --max-questions=0
+done
+launch scripts.chat_eval --resume --model-tag="d$DEPTH" -i rl --tasks=gsm8k --max-questions=0
 python -m nanochat.report --model-tag="d$DEPTH"
 echo "talk to it: source .venv/bin/activate; python -m scripts.chat_web --model-tag=d$DEPTH"

@@ -9,7 +9,7 @@ import textwrap
 from collections.abc import Sequence
 from pathlib import Path
 
-from nanochat.execution import run_all
+from nanochat.execution import run_tests
 from tasks.common import Task, hub_rows, some
 
 NAME = "openai_humaneval"
@@ -35,12 +35,7 @@ def question(row: dict) -> dict:
 
 
 def judge(question: dict, reply: str) -> bool:
-    return judge_all([(question, reply)])[0]
-
-
-def judge_all(replies: Sequence[tuple[dict, str]]) -> list[bool]:
-    """Verdicts on (question, reply) pairs, as many at once as there are cores."""
-    return [outcome.passed for outcome in run_all(job(*pair) for pair in replies)]
+    return run_tests(*job(question, reply)).passed
 
 
 def job(question: dict, reply: str) -> tuple[str, str]:

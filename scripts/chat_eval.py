@@ -5,22 +5,24 @@ Ask a model held-out questions and say how many it gets right, with 95% interval
     python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole
     python -m scripts.chat_eval --tasks gsm8k --num-samples 8     # pass@1 ... pass@8
 
-ChatCORE is the mean over its six tasks of (accuracy - chance) / (1 - chance).
+ChatCORE is the mean over its six tasks of (accuracy - chance) / (1 - chance), the almanac's mean that of its
+five.
 """
 
 import argparse
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, centred, pass_at_k, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from tasks import CHATCORE, add_data_arguments, find_questions
+from tasks import GROUPS, add_data_arguments, find_questions
 from tasks.common import Task
 
 PROGRESS_SECONDS = 20.0
+MEANS = {"almanac": "almanac, mean", "chatcore": "ChatCORE"}      # of groups, as they are logged
 
 
 def parser() -> argparse.ArgumentParser:
@@ -153,23 +155,25 @@ def progress(name: str, stage: Stage) -> Callable[[int, int], None]:
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
     """
-    ChatCORE where the six tasks have results, of this run or an earlier one of this checkpoint, and this run
-    asked one of them; else the mean over the tasks of this run, if they are several.
+    Means of centred accuracies: of each group, logged, where this run asked some of its tasks and all have
+    results, of this run or an earlier one of this checkpoint; else of the tasks of this run, if several.
     """
-    both = logged | results
-    whole = all(name in both for name in CHATCORE) and any(name in results for name in CHATCORE)
-    used = [both[name] for name in CHATCORE] if whole else list(results.values())
-    if len(used) == 1:
-        return
-    score, error = centred([(each["accuracy"], each["standard_error"], each["chance"]) for each in used])
-    interval = [score - 1.96 * error, score + 1.96 * error]
-    line = f"{100 * score:5.1f}%  {percent(interval)}"
-    if not whole:
-        stage.print(f"{'mean':>20}  {line}  (of {len(used)} tasks, chance = 0)")
-        return
-    stage.log(f"{'ChatCORE':>20}  {line}  (chance = 0)", task="ChatCORE", **origin, accuracy=score,
-              standard_error=error, interval=interval, chance=0.0,
-              questions=sum(each["questions"] for each in used))
+    both, whole = logged | results, False
+    for group, members in GROUPS.items():
+        if results.keys() & set(members) and both.keys() >= set(members):
+            score, error, line = mean([both[name] for name in members])
+            name, whole = MEANS[group], True
+            stage.log(f"{name:>20}  {line}  (chance = 0)", task=name, **origin, accuracy=score,
+                      standard_error=error, interval=[score - 1.96 * error, score + 1.96 * error], chance=0.0,
+                      questions=sum(both[name]["questions"] for name in members))
+    if not whole and len(results) > 1:
+        stage.print(f"{'mean':>20}  {mean(results.values())[2]}  (of {len(results)} tasks, chance = 0)")
+
+
+def mean(records: Iterable[dict]) -> tuple[float, float, str]:
+    """Mean of centred accuracies, its standard error, and both as text."""
+    score, error = centred([(each["accuracy"], each["standard_error"], each["chance"]) for each in records])
+    return score, error, f"{100 * score:5.1f}%  {percent([score - 1.96 * error, score + 1.96 * error])}"
 
 
 if __name__ == "__main__":

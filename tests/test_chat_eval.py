@@ -21,6 +21,7 @@ from scripts import chat_eval
 from tasks.common import Missing, Task
 
 ROOT = Path(__file__).parent.parent
+SIX = tasks.GROUPS["chatcore"]
 
 
 @pytest.fixture(autouse=True)
@@ -42,7 +43,7 @@ def six(monkeypatch):
     """The six tasks of ChatCORE by their names, with questions made up: two of letters, four of words."""
     isolation = types.SimpleNamespace(require_isolation=lambda unsafe: f"isolated, unsafe={unsafe}")
     monkeypatch.setitem(sys.modules, "nanochat.execution", isolation)
-    for number, name in enumerate(tasks.CHATCORE):
+    for number, name in enumerate(SIX):
         letters = {"letters": ["A", "B", "C", "D"]} if number < 2 else {}
         chance = 0.25 if letters else 0.0
         made = Task(name, questions=questions(letters), judge=is_right, chance=chance, max_tokens=9)
@@ -71,7 +72,7 @@ def results() -> list[dict]:
 def test_chatcore_is_the_mean_of_the_six_centred_accuracies_and_has_an_interval(six, capsys):
     run("--tasks=chatcore", "--max-questions=0")
     *each, core = results()
-    assert [record["task"] for record in [*each, core]] == [*tasks.CHATCORE, "ChatCORE"]
+    assert [record["task"] for record in [*each, core]] == [*SIX, "ChatCORE"]
     assert all(record["questions"] == 10 and record["model_stage"] == "base" for record in each)
     by_hand = sum((record["accuracy"] - 0.25) / 0.75 for record in each[:2])
     by_hand += sum(record["accuracy"] for record in each[2:])
@@ -81,13 +82,15 @@ def test_chatcore_is_the_mean_of_the_six_centred_accuracies_and_has_an_interval(
 
 
 def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_less(six, capsys):
-    first, last = ",".join(tasks.CHATCORE[:5]), tasks.CHATCORE[5]
+    first, last = ",".join(SIX[:5]), SIX[5]
     run(f"--tasks={first}")
     assert "mean" in capsys.readouterr().out and len(results()) == 5
     run(f"--tasks={last}")
     assert [record["task"] for record in results()[5:]] == [last, "ChatCORE"]
     run("--tasks=almanac-facts", "--max-questions=2")
     assert results()[-1]["task"] == "almanac-facts"
+    run("--tasks=almanac", "--max-questions=2", "--resume", "--max-tokens=4")
+    assert [record["task"] for record in results()[8:]] == [*tasks.GROUPS["almanac"], "almanac, mean"]
 
 
 def test_results_are_kept_only_where_the_same_was_asked_in_the_same_way(six):

@@ -60,7 +60,8 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     call(chat_eval, "--max-questions=6", "--max-tokens=8")
     call(base_eval, "--eval-tokens=2000")
     judged = {record["task"]: record for record in records("eval") if "task" in record}
-    assert set(judged) == {f"almanac-{kind}" for kind in almanac.KINDS}
+    assert set(judged) == {*(f"almanac-{kind}" for kind in almanac.KINDS), "almanac, mean"}
+    assert judged.pop("almanac, mean")["questions"] == 30
     assert all(0 <= record["accuracy"] <= 1 and record["questions"] == 6 for record in judged.values())
     of = {(record["stage"], record["model_stage"], record["step"]) for record in judged.values()}
     assert of == {("eval", "sft", 3)}

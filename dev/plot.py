@@ -11,9 +11,9 @@ from nanochat.common import RunLog, die, new_parser
 
 
 def points(path: Path, key: str) -> list[tuple[int, float]]:
-    """(step, value) of the records that have the key, at their top or in `passed`."""
-    records = [record | record.get("passed", {}) for record in RunLog(path).read()]
-    found = [(record["step"], record[key]) for record in records if key in record and "step" in record]
+    """(step, value) of the records that have the key."""
+    records = RunLog(path).read()
+    found = [(record["step"], record[key]) for record in records if {key, "step"} <= record.keys()]
     return found or die(f"{path} has no {key} by step")
 
 

@@ -178,7 +178,7 @@ class Engine:
             return
         if request in self._waiting:
             self._waiting.remove(request)
-        else:
+        elif request in self._running:                  # else a step failed while it was joining
             self._leave(self._running.index(request))
         request.finish("cancelled")
 
@@ -277,7 +277,7 @@ class Engine:
         tokens, logprobs = logits.argmax(-1), logits.new_zeros(len(logits))     # greedy: probability 1
         for draw in self._draws:
             tokens[draw.rows], logprobs[draw.rows] = draw(logits)
-        drawn = zip(self._running, *torch.stack((tokens.float(), logprobs)).tolist(), strict=True)  # one sync
+        drawn = zip(self._running, *torch.stack((tokens.float(), logprobs)).tolist(), strict=True)
         return [(request.forced[0], 0.0) if request.forced else (int(token), logprob)
                 for request, token, logprob in drawn]
 
@@ -364,8 +364,9 @@ class _Draw:
             kept = probs.cumsum(-1) - probs < self.top_p                    # the one that crosses top_p stays
             kept[:, 0] = True                                               # a tiny top_p may be 0 in fp32
             probs = probs * kept
-        cdf = probs.cumsum(-1)
         # With 24 random bits the product stays below the total in fp32: no token of probability 0 is hit.
+        # A GPU sums in blocks, so that in fp32 the sums may fall.
+        cdf = probs.cumsum(-1, dtype=torch.float64 if probs.is_cuda else None)
         uniform = [0.0 if request.forced else request.random.getrandbits(24) / (1 << 24)
                    for request in self.requests]
         point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]

@@ -73,7 +73,7 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected = sum(1 if letters[index] else samples for index in mine)
     pending: list[tuple[int, int, str, Future]] = []
-    with ThreadPoolExecutor(os.cpu_count()) as pool:    # a judge may wait for a program that it runs
+    with ThreadPoolExecutor(max(1, cores() // world.size)) as pool:     # a judge may run a program
         for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
             pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
             if progress:
@@ -84,6 +84,11 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         verdicts[index].append(verdict)
         replies[index].append(reply)
     return verdicts, replies
+
+
+def cores() -> int:
+    """That this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters: list[list[str] | None],

@@ -22,10 +22,12 @@ from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader
 from nanochat.dist import World
 from nanochat.evals import evaluate_bpb
+from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage, add_stage_arguments, open_stage
+from nanochat.tokenizer import Tokenizer
 from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
 
 VALIDATION_ROWS = 64
@@ -42,7 +44,7 @@ def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0
     add("--init-lr-frac", type=float, default=lr_frac,
         help=f"peak learning rates, relative to those of pretraining (default: {lr_frac})")
     add("--warmdown-ratio", type=float, default=warmdown, help="share of the steps in which they fall to 0")
-    add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as pretrained)")
+    add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as before)")
     add("--eval-every", type=int, default=100, help="steps between evaluations; zero or less is never")
     add("--save-every", type=int, default=-1, help="steps between saves; the end is always saved")
     add("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
@@ -54,7 +56,7 @@ def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) 
     """The same for a stage that learns from conversations."""
     parser = continuing_parser(description, lr_frac=lr_frac, warmdown=warmdown)
     parser.add_argument("--total-batch-size", type=int,
-                        help="tokens of an optimizer step (default: as pretrained)")
+                        help="tokens of an optimizer step (default: as in the stage before)")
     parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
                         help="torch.compile (default: on a GPU)")
     return parser
@@ -91,12 +93,7 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     rows are full, and the last conversation of each is cut off; else all stay whole, and rows are padded.
     """
     args, world = stage.args, stage.world
-    resumed = find_resume(stage, source, data) if args.resume else None
-    if resumed:
-        checkpoint.require_dtype(resumed, stage)
-    begin_at = resumed or source
-    model, tokenizer, saved = checkpoint.load(begin_at, stage.device, stage.dtype)
-    start = saved["step"] if resumed else 0
+    begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
     T = model.shape.sequence_len
     batch_tokens, rows = batch_size(args, saved, T, world)
     steps = args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens)
@@ -106,13 +103,13 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
     loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
                         stage.device, None if args.in_order else args.seed,
-                        saved["loader"] if resumed else None, crop=packed)
+                        saved["loader"] if start else None, crop=packed)
     held_out = validation_batches(tokenizer, validation, rows, T, world)
     pretraining = pretraining_rates(saved)
     growth = math.sqrt(batch_tokens / pretraining["batch_tokens"])
     optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, args.init_lr_frac * growth), 0.0,
                           world, stage.dtype)
-    restore(optimizer, begin_at, stage, must=resumed is not None)
+    restore(optimizer, begin_at, stage, must=start > 0)
     schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
     kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
             "batch_tokens": batch_tokens, "text": saved["text"]}
@@ -130,6 +127,16 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
             line = f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers"
             stage.log(line, step=s.step, val_bpb=bpb)
     loader.close()
+
+
+def load_or_resume(stage: Stage, source: Path, data: str) -> tuple[Path, int, GPT, Tokenizer, dict]:
+    """Where to begin, after how many steps of this stage; model, tokenizer and state of that checkpoint."""
+    stage.agree(data)
+    resumed = find_resume(stage, source, data) if stage.args.resume else None
+    if resumed:
+        checkpoint.require_dtype(resumed, stage)
+    model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
+    return resumed or source, saved["step"] if resumed else 0, model, tokenizer, saved
 
 
 def batch_size(args: argparse.Namespace, saved: dict, T: int, world: World) -> tuple[int, int]:

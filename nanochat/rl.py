@@ -83,6 +83,7 @@ class Rollouts(Iterator[Work]):
             settings.append(params)
         flat = self.engine.generate([prompt for prompt in prompts for _ in range(self.samples)],
                                     [params for params in settings for _ in range(self.samples)])
+        self.engine.reset()                             # its cache would stand beside the training step
         return prompts, [flat[start:start + self.samples] for start in range(0, len(flat), self.samples)]
 
     def _facts(self, answers: list[list[Completion]], rewards: Tensor) -> tuple[dict[str, float], Tensor]:

@@ -93,6 +93,13 @@ class Stage:
         if self._wandb:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
 
+    def agree(self, data: str) -> None:
+        """Die unless all ranks found the same data: they would wait for each other for ever."""
+        found = self.world.gather_objects(data)
+        if len(set(found)) > 1:
+            die(f"rank {self.world.rank} has {data}; others have {' and '.join(set(found) - {data})}",
+                hint="have the sets of the hub in the cache first, or in a folder for --task-data")
+
     def begin(self, **facts) -> None:
         """
         First record of a run: arguments, code, machine, versions, and the `facts` that the stage derived.

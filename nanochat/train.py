@@ -105,7 +105,7 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
             stage.print(f"step {t + 1}: loss is {value}; step skipped, weights untouched")
         if bad >= MAX_BAD_STEPS:
             die(f"the loss was not finite {bad} steps in a row, up to step {t + 1}",
-                hint="a lower learning rate (--matrix-lr, --embedding-lr), from the last checkpoint")
+                hint="lower learning rates (--matrix-lr ... or --init-lr-frac), from the last checkpoint")
         tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
         progress.report(t + 1, value, schedule.lr(t), tokens, mine.facts)
         yield Step(t + 1, schedule.num_iterations, value, interrupted)

@@ -34,7 +34,8 @@ launch scripts.chat_rl --resume --model-tag="d$DEPTH" --tasks=gsm8k --eval-every
   --device-batch-size=16 --run="$RUN"
 
 for stage in mid sft; do
-  launch scripts.chat_eval --resume --model-tag="d$DEPTH" -i "$stage" --tasks=chatcore --max-questions=0
+  launch scripts.chat_eval --resume --model-tag="d$DEPTH" -i "$stage" --tasks=chatcore --max-questions=0 \
+    --allow-missing
 done
 launch scripts.chat_eval --resume --model-tag="d$DEPTH" -i rl --tasks=gsm8k --max-questions=0
 python -m nanochat.report --model-tag="d$DEPTH"

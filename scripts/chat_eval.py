@@ -48,7 +48,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     settle_sampling(args)                                                       # 1. what is asked, and how
     asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
-    notes = isolation([task for task, _ in asked], args.unsafe_execution)
+    asked, notes = isolated(asked, args)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
     saved = checkpoint.read_state(directory)
     name = checkpoint.identity(directory)
@@ -56,6 +56,7 @@ def main(args: argparse.Namespace) -> None:
     with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
         log = [record for record in stage.log_file.read() if record.get("checkpoint") == name]
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
+        stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(model=name)
         for line in (f"evaluating {directory}", *notes):
@@ -88,12 +89,18 @@ def settle_sampling(args: argparse.Namespace) -> None:
             hint="--temperature=1")
 
 
-def isolation(tasks: list[Task], unsafe: bool) -> list[str]:
-    """What stands between model-written programs and this machine, where there will be any."""
-    if not any(task.name == "humaneval" for task in tasks):
-        return []
-    from nanochat.execution import require_isolation
-    return [require_isolation(unsafe)]
+def isolated(asked: list, args: argparse.Namespace) -> tuple[list, list[str]]:
+    """
+    What stands between model-written programs and this machine, where there will be any, as a line to print;
+    and the tasks: where nothing does, --allow-missing goes on without theirs.
+    """
+    if not any(task.name == "humaneval" for task, _ in asked):
+        return asked, []
+    from nanochat import execution
+    if args.allow_missing and not args.unsafe_execution and "user namespace" not in execution.isolation():
+        others = [each for each in asked if each[0].name != "humaneval"]
+        return others, ["without humaneval: its programs cannot be isolated here"]
+    return asked, [execution.require_isolation(args.unsafe_execution)]
 
 
 def settings(task: Task, args: argparse.Namespace) -> dict:
@@ -118,7 +125,8 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
     right, error = pass_at[1]
     # several samples of a question say less than as many questions: as many as would have this error
-    interval = wilson(right, right * (1 - right) / error ** 2 if error else len(questions))
+    effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
+    interval = wilson(right, effective)
     record = {"task": task.name, **facts, "accuracy": right, "standard_error": error, "interval": interval,
               "chance": task.chance} | ({"pass_at": pass_at} if n > 1 else {})
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""

@@ -13,7 +13,14 @@ from nanochat import checkpoint
 from nanochat.common import die
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
-from nanochat.finetune import continuing_parser, find_resume, open_finetuning, pretraining_rates, scaled_rates
+from nanochat.finetune import (
+    continuing_parser,
+    load_or_resume,
+    open_finetuning,
+    pretraining_rates,
+    restore,
+    scaled_rates,
+)
 from nanochat.muon import MuonAdamW
 from nanochat.rl import Problem, Rollouts, policy_loss
 from nanochat.schedule import Schedule
@@ -46,33 +53,29 @@ def main(args: argparse.Namespace) -> None:
              for task, questions in find_questions(args, "train", None) for question in questions]
     held_out = find_questions(args, "test", args.eval_examples)
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
-            f"samples at temperature {args.temperature}, seed {args.seed}")
+            f"samples of at most {args.max_tokens or 'usual'} tokens at temperature {args.temperature}, "
+            f"seed {args.seed}")
     with open_finetuning("rl", args, source) as stage:
-        resumed = find_resume(stage, source, data) if args.resume else None
-        if resumed:
-            checkpoint.require_dtype(resumed, stage)
-        model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
-        start = saved["step"] if resumed else 0
+        begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
         steps = args.num_iterations or max(1, len(train) // args.examples_per_step)
         if start >= steps:
-            stage.print(f"{resumed} is already complete: nothing to do")
+            stage.print(f"{begin_at} is already complete: nothing to do")
             return
-        pretraining, rows = pretraining_rates(saved), args.device_batch_size or saved["rows"]
-        tokens = rows * model.shape.sequence_len
+        T, pretraining = model.shape.sequence_len, pretraining_rates(saved)
+        rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
         rates = scaled_rates(pretraining, args.init_lr_frac)                    # 3. how
         optimizer = MuonAdamW(model.param_roles(), rates, 0.0, stage.world, stage.dtype)
-        if resumed and not checkpoint.load_optimizer(resumed, optimizer):
-            die(f"{resumed} has no whole optimizer state for {stage.world}",
-                hint="resume with as many ranks as it had, or start over without --resume")
+        if start:                                       # else afresh: these gradients are of another size
+            restore(optimizer, begin_at, stage, must=True)
         schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
         engine = Engine(model, tokenizer, args.rollout_batch)
         rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
-                            temperature=args.temperature, tokens=tokens, seed=args.seed,
+                            temperature=args.temperature, tokens=rows * T, seed=args.seed,
                             world=stage.world, start=start)
         kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
                 "batch_tokens": saved["batch_tokens"], "text": saved["text"]}
         stage.begin(**kept, num_iterations=steps, resumed_at=start)
-        stage.print(f"{stage.device_name} | {stage.world} | {stage.dtype_name} | from {resumed or source}")
+        stage.print(f"{stage.device_name} | {stage.world} | {stage.dtype_name} | from {begin_at}")
         stage.print(data)
         if args.eval_every > 0 and not start:
             evaluate(engine, held_out, stage, step=0)
@@ -86,8 +89,9 @@ def main(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Die on values that make no sense before anything is loaded."""
-    for name in ("examples_per_step", "rollout_batch", "eval_examples", "eval_samples"):
-        if getattr(args, name) < 1:
+    for name in ("examples_per_step", "rollout_batch", "eval_examples", "eval_samples", "max_tokens",
+                 "num_iterations"):
+        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
             die(f"--{name.replace('_', '-')} is {getattr(args, name)}, must be at least 1")
     if args.num_samples < 2:
         die(f"--num-samples is {args.num_samples}, must be at least 2: an answer is measured by the others")
@@ -107,8 +111,9 @@ def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Sta
     shown = " | ".join(f"{name} {100 * share:.1f}% +- {100 * error:.1f}"
                        for name, (share, error) in passed.items())
     stage.log(f"rl {step:5d} | {len(counts)} held-out questions | {shown}", step=step, questions=len(counts),
-              passed={name: share for name, (share, _) in passed.items()},
-              standard_errors={name: error for name, (_, error) in passed.items()})
+              **{name: share for name, (share, _) in passed.items()},
+              **{f"{name}_error": error for name, (_, error) in passed.items()})
+    engine.reset()                                      # its cache would stand beside the training step
 
 
 if __name__ == "__main__":

@@ -116,7 +116,8 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     wanted, missing = {}, []
     for match in _ingredients(MIXTURES.get(recipe, recipe)):
         try:
-            wanted[match] = _amount(match, split, seed, data)
+            wanted[match] = _amount(match, seed, data)
+            _load(match, split, 1, seed, data)          # is this split there, too?
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
@@ -140,9 +141,11 @@ def _ingredients(recipe: str) -> list[re.Match]:
 
 
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    """At most so many conversations of an ingredient, or its slice of all."""
+    """
+    At most so many conversations of an ingredient, or its slice of all; a slice is one of what to train on.
+    """
     task = REGISTRY[match["task"]]
-    if match["first"] is None:
+    if match["first"] is None or split != "train":
         found = task.conversations(split, most, seed, data)
     else:
         ends = [int(end) if end else None for end in (match["first"], match["last"])]
@@ -152,12 +155,10 @@ def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path |
     return found
 
 
-def _amount(match: re.Match, split: str, seed: int, data: Path | None) -> int:
-    """How many conversations a recipe asks for."""
-    if match["count"]:
-        _load(match, split, 1, seed, data)              # is it there at all?
-        return int(match["count"])
-    return int(match["epochs"] or 1) * len(_load(match, split, None, seed, data))
+def _amount(match: re.Match, seed: int, data: Path | None) -> int:
+    """How many conversations to train on a recipe asks for: validation has the same proportions."""
+    found = _load(match, "train", 1 if match["count"] else None, seed, data)
+    return int(match["count"] or len(found) * int(match["epochs"] or 1))
 
 
 def _part(match: re.Match, split: str, count: int, seed: int, data: Path | None) -> Part:

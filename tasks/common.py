@@ -19,7 +19,7 @@ from nanochat.common import sha256
 
 PROBES = 100                                            # conversations that a fingerprint looks at, about
 PATIENCE = 5                                            # seconds for a hub to answer at all
-_MONEY = r"[\s*$\u20ac\u00a3]*"
+_MONEY = r"[\s*$\u20ac\u00a3]*+"                         # possessive: a reply of signs takes no time
 _FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
 # (split, at most, seed, folder with task data or None for the hub) -> conversations or questions. Splits are

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.execution import run_tests
-from tasks.common import Task, hub_rows, some
+from tasks.common import Missing, Task, hub_rows, some
 
 NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
@@ -21,7 +21,9 @@ _FENCES = [re.compile(rf"```{kind}{_END}", re.DOTALL | re.MULTILINE | re.IGNOREC
 
 
 def questions(split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    """Of the only split that there is, whichever is asked for."""
+    """There is one split, for tests."""
+    if split != "test":
+        raise Missing(f"openai/{NAME} has tests only, nothing to learn from")
     return some(hub_rows(f"openai/{NAME}", NAME, "test", data), most, seed, question)
 
 

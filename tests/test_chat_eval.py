@@ -3,7 +3,6 @@
 import os
 import subprocess
 import sys
-import types
 from argparse import Namespace
 from pathlib import Path
 
@@ -11,7 +10,7 @@ import pytest
 import torch
 
 import tasks
-from nanochat import checkpoint
+from nanochat import checkpoint, execution
 from nanochat.common import RunLog
 from nanochat.gpt import GPT
 from nanochat.scaling import make_shape
@@ -41,8 +40,7 @@ def model(base_dir):
 @pytest.fixture
 def six(monkeypatch):
     """The six tasks of ChatCORE by their names, with questions made up: two of letters, four of words."""
-    isolation = types.SimpleNamespace(require_isolation=lambda unsafe: f"isolated, unsafe={unsafe}")
-    monkeypatch.setitem(sys.modules, "nanochat.execution", isolation)
+    monkeypatch.setattr(execution, "require_isolation", lambda unsafe: f"isolated, unsafe={unsafe}")
     for number, name in enumerate(SIX):
         letters = {"letters": ["A", "B", "C", "D"]} if number < 2 else {}
         chance = 0.25 if letters else 0.0
@@ -91,6 +89,15 @@ def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_l
     assert results()[-1]["task"] == "almanac-facts"
     run("--tasks=almanac", "--max-questions=2", "--resume", "--max-tokens=4")
     assert [record["task"] for record in results()[8:]] == [*tasks.GROUPS["almanac"], "almanac, mean"]
+
+
+def test_programs_that_nothing_isolates_are_left_out_where_something_may_be_missing(six, monkeypatch, capsys):
+    monkeypatch.setattr(execution, "isolation", lambda: ["rlimits"])
+    run("--tasks=humaneval,gsm8k", "--allow-missing")
+    assert [record["task"] for record in results()] == ["gsm8k"]
+    assert "without humaneval: its programs cannot be isolated here" in capsys.readouterr().out
+    run("--tasks=humaneval", "--allow-missing", "--unsafe-execution")
+    assert results()[-1]["task"] == "humaneval" and "unsafe=True" in capsys.readouterr().out
 
 
 def test_results_are_kept_only_where_the_same_was_asked_in_the_same_way(six):

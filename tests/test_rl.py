@@ -321,10 +321,11 @@ def test_the_script_logs_saves_and_evaluates(mid, by_length, capsys):
     for record in steps:
         assert 0 <= record["reward"] <= 1 and 0 < record["length"] <= 8 and 0 <= record["truncated"] <= 1
         assert record["entropy"] > 0 and 0 <= record["mixed"] <= 1
-    assert [record["step"] for record in records() if "passed" in record] == [0, 2, 4]
-    for passed, errors in zip(values("passed"), values("standard_errors")):
-        assert list(passed) == list(errors) == ["pass@1", "pass@2"]
-        assert 0 <= passed["pass@1"] <= passed["pass@2"] <= 1
+    held_out = [record for record in records() if "pass@1" in record]
+    assert [record["step"] for record in held_out] == [0, 2, 4]
+    for record in held_out:
+        assert 0 <= record["pass@1"] <= record["pass@2"] <= 1 and record["pass@1_error"] >= 0
+        assert "pass@4" not in record and record["questions"] == 6
     assert "held-out questions | pass@1" in capsys.readouterr().out
 
 
@@ -359,12 +360,13 @@ chat_rl.main(chat_rl.parser().parse_args(sys.argv[1:]))
     for key in ("reward", "length", "truncated", "mixed"):
         assert values(key, "two") == pytest.approx(values(key, "one"), abs=1e-6), key
     assert values("loss", "two") == pytest.approx(values("loss", "one"), abs=1e-4)
-    assert values("passed", "two") == values("passed", "one")
+    assert values("pass@2", "two") == values("pass@2", "one") and len(values("pass@2", "two")) == 3
 
 
 @pytest.mark.parametrize("flags, says", [
     (["--num-samples=1"], "must be at least 2"), (["--temperature=0"], "must be 0.1 to 10"),
-    (["--examples-per-step=0"], "--examples-per-step is 0"), (["--tasks=nonsense"], "no task"),
+    (["--examples-per-step=0"], "--examples-per-step is 0"), (["--max-tokens=-5"], "--max-tokens is -5"),
+    (["--num-iterations=-1"], "--num-iterations is -1"), (["--tasks=nonsense"], "no task"),
     (["--tasks=gsm8k", "--task-data=/nowhere"], "task gsm8k")])
 def test_bad_values_die_in_one_line_before_anything_is_loaded(mid, flags, says, monkeypatch, capsys):
     monkeypatch.setattr(checkpoint, "load", None)

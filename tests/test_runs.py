@@ -13,9 +13,9 @@ ROOT = Path(__file__).parent.parent
 SOURCES = [ROOT / "README.md", *sorted((ROOT / "runs").glob("*.sh"))]
 
 
-MODULE = r"((?:scripts|nanochat)\.\w+)"
+MODULE = r"((?:scripts|nanochat|dev)\.\w+)"
 COMMAND = re.compile(r"^(?!\s*(?:#|echo))[^\n]*?(?:python -m|torchrun [^\n]*? -m|^launch) "
-                     + MODULE + r"([^\n;|]*)", re.M)
+                     + MODULE + r"""((?:"[^"\n]*"|'[^'\n]*'|[^\n;|"'])*)""", re.M)
 
 
 def commands(path: Path) -> list[tuple[str, list[str]]]:

@@ -10,6 +10,7 @@ random.random() and blake2b alone, so that every Python makes the same text. Use
 "almanac") and tasks/almanac.py.
 """
 
+import bisect
 import functools
 import hashlib
 import itertools
@@ -24,8 +25,7 @@ from nanochat.calculator import evaluate
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
 DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
 TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
-HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
-HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
+HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
@@ -39,9 +39,7 @@ Turn = tuple[str, str | list[dict]]                     # question, answer
 
 
 class Dice:
-    """
-    A stream of draws that depends on its key alone: `Dice("train", 0, 17)`; any mix of strings and integers.
-    """
+    """A stream of draws that depends on its key alone: `Dice("train", 0, 17)`, strings and integers."""
 
     def __init__(self, *key: str | int):
         self.random = random.Random(_stable_hash(*key)).random
@@ -65,12 +63,9 @@ class Dice:
         return items[:count]
 
     def weighted(self, weights: dict[str, float]) -> str:
-        left = self.random() * sum(weights.values())
-        for name, weight in weights.items():
-            left -= weight
-            if left < 0:
-                return name
-        return name                                     # rounding left a hair over
+        ends = list(itertools.accumulate(weights.values()))
+        roll = self.random() * ends[-1]                 # rounding may make it the last end itself
+        return list(weights)[bisect.bisect(ends, roll, hi=len(ends) - 1)]
 
 
 def _stable_hash(*parts: str | int) -> int:
@@ -79,15 +74,13 @@ def _stable_hash(*parts: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _is_held_out(what: str, name: str) -> bool:
-    return _stable_hash(what, name) % 1000 < 1000 * HELD_OUT_NAMES
+def _is_held_out(*key: str | int) -> bool:
+    return _stable_hash(*key) % 1000 < 1000 * HELD_OUT
 
 
 def pair_is_held_out(x: int, y: int) -> bool:
-    """
-    Whether training never computes with these two numbers, in either order; in a longer sum any two count.
-    """
-    return _stable_hash("pair", min(x, y), max(x, y)) % 1000 < 1000 * HELD_OUT_PAIRS
+    """Whether training never computes with these two numbers, in either order, anywhere in a sum."""
+    return _is_held_out("pair", min(x, y), max(x, y))
 
 
 def _article(noun: str) -> str:
@@ -99,17 +92,14 @@ def _bare(noun: str) -> str:
 
 
 def _capital(text: str) -> str:
-    at = 1 if text[:1] in "\"'" else 0
-    return text[:at] + text[at:at + 1].upper() + text[at + 1:]
+    return re.sub("^[\"']?.", lambda start: start[0].upper(), text)
 
 
 # ---------------------------------------------------------------------------- what the text file holds
 
 @dataclass
 class Topic:
-    """
-    A relation, or a kind of thing that nanochat does not know: all the ways to say it and to ask for it.
-    """
+    """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
     relation: str
     table: str
     forms: Forms
@@ -342,9 +332,7 @@ class Scribe:
         return text
 
     def typed(self, text: str) -> str:
-        """
-        As people type it: an opening, an ending, with or without its mark, its capitals, its apostrophes.
-        """
+        """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
         dice, ways = self.dice, self.almanac.ways
         if dice.chance(0.2):
             opening = self.fill(dice.pick(ways["openings"]))
@@ -369,9 +357,7 @@ class Scribe:
         return dice.pick(self.almanac.facts if dice.chance(0.5) else relations[dice.pick(list(relations))])
 
     def unknown(self) -> Fact:
-        """
-        Something to ask that nanochat does not know: another thing to know, or another subject of a relation.
-        """
+        """Something that nanochat does not know: of another kind, or another subject of a relation."""
         dice, test = self.dice, self.split == "test"
         if dice.chance(0.5):
             return Fact(dice.pick(self.almanac.unknown), {})
@@ -444,9 +430,7 @@ def _tool_answer(expression: str, reply: str) -> list[dict]:
 
 
 def _numbers(dice: Dice, signs: str) -> list[int]:
-    """
-    Numbers in the tool's order, of one to four digits, often round ones; results are whole and not negative.
-    """
+    """In the tool's order, of one to four digits, often round ones; results are whole and not negative."""
     high = dice.pick((9, 12, 20, 99, 99, 99, 999))
 
     def number() -> int:
@@ -526,9 +510,7 @@ _TURNS = {
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
-    """
-    Endless conversations {"messages": [...]}: one to four questions, a few greetings and system messages.
-    """
+    """Endless {"messages": [...]} of one to four questions; a few have greetings or a system message."""
     for index in itertools.count():
         scribe = Scribe(Dice("conversation", split, seed, index), split)
         dice, messages, turns = scribe.dice, [], []
@@ -548,9 +530,7 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
 # ---------------------------------------------------------------------------- documents
 
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
-    """
-    Endless documents of about 60 to 400 words; split "val" has other draws and asks in frames of its own.
-    """
+    """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
         scribe = Scribe(Dice("document", split, seed, index), split)
         maker = _MAKERS[scribe.dice.weighted(DOCUMENTS)]
@@ -587,9 +567,7 @@ def _lesson(scribe: Scribe) -> str:
 
 
 def _dialogue(scribe: Scribe) -> str:
-    """
-    Questions of all kinds as people type them, with their answers; calls of the calculator between brackets.
-    """
+    """Questions of all kinds as people type them, and answers; the calculator's calls between brackets."""
     dice, lines = scribe.dice, []
     voices = dice.pick(scribe.pools["voices"])
     kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
@@ -691,8 +669,6 @@ def is_correct(question: dict, reply: str) -> bool:
 
 
 def _names(text: str, answer: str) -> bool:
-    """
-    Whether the text has the answer as whole words; symbols such as He or Pb count in their own case only.
-    """
+    """Whether the text has the answer as whole words; symbols such as Pb count in their own case only."""
     flags = 0 if len(answer) <= 2 else re.IGNORECASE
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, flags) is not None

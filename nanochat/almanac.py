@@ -16,6 +16,7 @@ import hashlib
 import itertools
 import random
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -97,14 +98,20 @@ def _capital(text: str) -> str:
 
 # ---------------------------------------------------------------------------- what the text file holds
 
-@dataclass
 class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
-    relation: str
-    table: str
-    forms: Forms
-    families: dict[str, list[list[str]]]                # split -> the families of frames that fit it
-    gaps: list[dict[str, str]] = field(default_factory=list)            # rows without an answer
+
+    def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
+        self.relation, self.forms = relation, forms
+        self.gaps: list[dict[str, str]] = []            # rows without an answer
+        self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
+                         for split, families in frames.items()}         # by split
+
+    def fits(self, frames: str) -> bool:
+        """Whether all slots of the frames can be filled; only a relation has answers to name."""
+        forms = self.forms
+        return ("np" in forms and ("label" in forms or "{label}" not in frames)
+                and ("say" in forms or "reply" in forms or "{either}" not in frames))
 
 
 @dataclass
@@ -136,17 +143,17 @@ class Almanac:
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
-        frames, facts = blocks["frames"], []
+        frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            facts += _relation(header, forms, frames, self.tables)
+            facts = _relation(header, forms, frames, self.tables)
+            groups[facts[0].topic.relation] += facts
+        self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, answer, *wrong = header.split(" | ")
-            topic = Topic("self", "self", forms, _families(forms, frames))
-            facts.append(Fact(topic, {"s": name, "a": answer}, answer, wrong))
-        self.relations = _link(facts)
+            fact = Fact(Topic("self", forms, frames), {"s": name, "a": answer}, answer, wrong)
+            self.relations["self"].append(fact)
         self.facts = [fact for group in self.relations.values() for fact in group]
-        self.unknown = [Topic("unknown", "", forms, _families(forms, frames))
-                        for forms in blocks["unknown"].values()]
+        self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
         topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
         self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
 
@@ -154,7 +161,9 @@ class Almanac:
         pools["capital"] = [row["capital"] for row in self.tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]
         strangers = blocks["strangers"][""]             # names of things unknown, for training or for tests
-        self.pools, self.test_pools = (pools | _held_out_names(strangers, test) for test in (False, True))
+        self.pools, self.test_pools = (
+            pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
+                     for pool, names in strangers.items()} for test in (False, True))
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
@@ -162,12 +171,6 @@ class Almanac:
         subjects = " ".join(fact.subject for fact in self.facts)
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
         self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
-
-
-def _held_out_names(pools: Forms, test: bool) -> Forms:
-    """The names of each pool that tests keep to themselves, or those that are left for training."""
-    return {pool: [name for name in names if _is_held_out(pool, name) == test]
-            for pool, names in pools.items()}
 
 
 @functools.cache
@@ -180,39 +183,36 @@ def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[s
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
     tables: dict[str, list[dict[str, str]]] = {}
     blocks: dict[str, dict[str, Forms]] = {}
-    headers: list[tuple[str, str]] = []
-    in_body, key = False, ""
-    for line in text.split("\n"):
-        if line.startswith("== "):
-            kind, _, header = line[3:].partition(" ")
-            headers, in_body = ([] if in_body else headers) + [(kind, header)], False
-        elif line and not line.startswith("#"):
-            in_body = True
-            if headers[0][0] == "table":
-                name, *columns = headers[0][1].split(" | ")
-                rows = [dict(zip(columns, row.split("|"), strict=True)) for row in line.split("; ")]
-                tables.setdefault(name, []).extend(rows)
+    headers: list[tuple[str, str, str]] = []
+    text = re.sub(r"^(#.*)?\n", "", text, flags=re.MULTILINE).replace("\n ", " | ")
+    for block in re.split("^== ", text, flags=re.MULTILINE)[1:]:
+        header, *lines = block.splitlines()
+        headers.append(header.partition(" "))
+        if not lines:                                   # the next header has the same below it
+            continue
+        for kind, _, name in headers:
+            if kind == "table":
+                name, *columns = name.split(" | ")
+                rows = [row.split("|") for line in lines for row in line.split("; ")]
+                tables.setdefault(name, []).extend(dict(zip(columns, row, strict=True)) for row in rows)
                 continue
-            if not line.startswith(" "):
-                key, _, line = line.partition(":")
-            items = [item.strip().replace("\\n", "\n") for item in line.split(" | ")]
-            for kind, header in headers:
-                blocks.setdefault(kind, {}).setdefault(header, {}).setdefault(key, []).extend(items)
+            forms = blocks.setdefault(kind, {}).setdefault(name, {})
+            for key, _, items in (line.partition(":") for line in lines):
+                texts = [item.strip().replace("\\n", "\n") for item in items.split(" | ")]
+                forms.setdefault(key, []).extend(texts)
+        headers = []
     return tables, blocks
 
 
 def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict) -> list[Fact]:
-    """
-    The facts of a relation. Slots are the columns of a row, and what is made from its subject and answer.
-    """
-    name, columns = header.split(" | ")
-    table, subject, answer = columns.split()
-    topic, facts = Topic(name, table, forms, _families(forms, frames)), []
+    """The facts of a relation. Slots are a row's columns, and what is made from its subject and answer."""
+    name, table, subject, answer = header.replace(" | ", " ").split()
+    topic, facts = Topic(name, forms, frames), []
     for row in tables[table]:
         slots = row | _subject_slots(row[subject])
         slots |= {"a": row[answer], "xa": _article(row[answer]), "table": table}
         if "-" not in (row[subject], row[answer]):
-            facts.append(Fact(topic, slots, row[answer], list(forms.get("wrong", []))))
+            facts.append(Fact(topic, slots, row[answer]))
         elif row[subject] != "-":
             topic.gaps.append(slots)
     return facts
@@ -222,33 +222,14 @@ def _subject_slots(subject: str) -> dict[str, str]:
     return {"s": subject, "xs": _article(subject), "subject": _bare(subject)}
 
 
-def _families(forms: Forms, frames: dict[str, Forms]) -> dict[str, list[list[str]]]:
-    """For each split the families whose slots can be filled; only a relation has answers to name."""
-    answered = "say" in forms or "reply" in forms
-    there = {"{np}": "np" in forms, "{label}": "label" in forms, "{either}": answered}
-
-    def fits(family: list[str]) -> bool:
-        return there["{np}"] and all(there[slot] for slot in there if slot in " ".join(family))
-    return {split: [family for family in families.values() if fits(family)]
-            for split, families in frames.items()}
-
-
-def _link(facts: list[Fact]) -> dict[str, list[Fact]]:
-    """
-    Facts by relation, of subjects with a single answer, each once; all other answers become its wrong ones.
-    """
-    relations: dict[str, list[Fact]] = {}
-    for relation in dict.fromkeys(fact.topic.relation for fact in facts):
-        group = [fact for fact in facts if fact.topic.relation == relation]
-        answers: dict[str, set[str]] = {}
-        for fact in group:
-            answers.setdefault(fact.subject, set()).add(fact.answer)
-        first = {fact.subject: fact for fact in reversed(group) if len(answers[fact.subject]) == 1}
-        relations[relation] = list(reversed(first.values()))
-        for fact in relations[relation] if relation != "self" else []:
-            others = dict.fromkeys([other.answer for other in group] + fact.wrong)
-            fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
-    return relations
+def _link(group: list[Fact]) -> list[Fact]:
+    """Facts of subjects with a single answer, each once; a relation's other answers become its wrong ones."""
+    answers = Counter(subject for subject, _ in {(fact.subject, fact.answer) for fact in group})
+    first = {fact.subject: fact for fact in reversed(group) if answers[fact.subject] == 1}
+    for fact in first.values():
+        others = dict.fromkeys([other.answer for other in group] + fact.topic.forms.get("wrong", []))
+        fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
+    return list(reversed(first.values()))
 
 
 # ---------------------------------------------------------------------------- composing

@@ -164,6 +164,8 @@ class Almanac:
         self.pools, self.test_pools = (
             pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
                      for pool, names in strangers.items()} for test in (False, True))
+        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])} | {
+            str(i): word for i, word in enumerate(pools["number_words"])}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
@@ -234,20 +236,6 @@ def _link(group: list[Fact]) -> list[Fact]:
 
 # ---------------------------------------------------------------------------- composing
 
-class Slots(dict):
-    """
-    The values of a form's slots. A missing one is drawn from the pool of its name; {land2} is another {land}.
-    """
-
-    def __init__(self, scribe: "Scribe", values: dict[str, str]):
-        super().__init__(values)
-        self.scribe = scribe
-
-    def __missing__(self, name: str) -> str:
-        self[name] = self.scribe.draw(name.rstrip("2"))
-        return self[name]
-
-
 class Scribe:
     """The writer of one document or conversation: its dice, its split, and the people in it."""
 
@@ -259,15 +247,19 @@ class Scribe:
         self.people = {"n": dice.pick(self.pools[one]), "m": dice.pick(self.pools[other]),
                        "p": "she" if heroine else "he", "o": "her" if heroine else "his"}
 
-    def draw(self, pool: str) -> str:
-        item = self.dice.pick(self.pools[pool])
-        return self.fill(item) if "{" in item else item
-
     def fill(self, form: str, **values: str) -> str:
-        return form.format_map(Slots(self, self.people | values))
+        """Missing values are drawn from the pools of their names; {land2} is another {land}."""
+        values = self.people | values
+        for slot in re.findall(r"{(\w+)}", form):
+            if slot not in values:
+                values[slot] = self.draw(slot.rstrip("2"))
+        return form.format(**values)
+
+    def draw(self, pool: str, **values: str) -> str:
+        return self.fill(self.dice.pick(self.pools[pool]), **values)
 
     def sentence(self, pool: str, **values: str) -> str:
-        return _capital(self.fill(self.dice.pick(self.pools[pool]), **values))
+        return _capital(self.draw(pool, **values))
 
     def say(self, fact: Fact) -> str:
         """A statement of a fact: a clause, no capital, no full stop."""
@@ -303,14 +295,12 @@ class Scribe:
         text = self.fill(form, **slots)
         if not fact.answer:
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
-        return self.typed(self.respelled(text)) if typed else _capital(text)
-
-    def respelled(self, text: str) -> str:
-        """Sometimes in British spelling."""
+        if not typed:
+            return _capital(text)
         for american, british in (pair.split("/") for pair in self.almanac.ways["british"]):
-            if american in text and self.dice.chance(0.3):
+            if american in text and dice.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
-        return text
+        return self.typed(text)
 
     def typed(self, text: str) -> str:
         """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
@@ -350,8 +340,8 @@ class Scribe:
         name = self.draw(topic.forms["strangers"][0])
         if not test and dice.chance(0.2) and not name.isdigit():
             name = self.invented_word() if name.islower() else _capital(self.invented_word())
-        noun = f"the {_bare(name)}" if _bare(name) != name else name
-        return Fact(topic, _subject_slots(name) | {"plural": f"{name}s", "noun": noun}, "", answers)
+        slots = {"plural": f"{name}s", "noun": re.sub("^an? ", "the ", name)}
+        return Fact(topic, _subject_slots(name) | slots, "", answers)
 
     def word(self) -> str:
         """A word to spell: of the facts, of the list, or an invented one."""
@@ -438,32 +428,19 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
 
 def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
     """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
-    dice, sums = scribe.dice, scribe.almanac.sums
+    dice, sums, test = scribe.dice, scribe.almanac.sums, scribe.split == "test"
     signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
     numbers = _numbers(dice, signs)
-    while _any_pair_is_held_out(numbers) != (scribe.split == "test"):
+    while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != test:
         numbers = _numbers(dice, signs)
-    forms, suffix = sums[signs], "_test" if scribe.split == "test" else ""
-    slots = dict(zip("xyz", map(str, numbers), strict=False))
+    forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
     answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
-    stories = forms.get("story" + suffix, [])
-    form = dice.pick(stories if stories and dice.chance(0.35) else forms["test" if suffix else "ask"])
+    asks, stories = forms["test" if test else "ask"], forms.get("story_test" if test else "story")
+    form = dice.pick(stories if stories and dice.chance(0.35) else asks)
     if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
-        slots = {name: _in_words(scribe, int(number)) for name, number in slots.items()}
+        slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
     signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
     return [(scribe.typed(scribe.fill(form, **slots | signs_shown)), answer)]
-
-
-def _any_pair_is_held_out(numbers: list[int]) -> bool:
-    return any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2))
-
-
-def _in_words(scribe: Scribe, number: int) -> str:
-    """Numbers up to twenty, and tens below a hundred, as words; others in digits."""
-    words, tens = scribe.pools["number_words"], scribe.pools["tens"]
-    if number < len(words):
-        return words[number]
-    return tens[number // 10] if number < 100 and number % 10 == 0 else str(number)
 
 
 def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]:

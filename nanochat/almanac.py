@@ -24,8 +24,8 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
-TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
+TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18,                         # relative frequency
+         "letters": 18, "unknown": 14, "chat": 3}
 HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
@@ -63,7 +63,7 @@ class Dice:
             items[i], items[j] = items[j], items[i]
         return items[:count]
 
-    def weighted(self, weights: dict[str, float]) -> str:
+    def weighted(self, weights: dict):
         ends = list(itertools.accumulate(weights.values()))
         roll = self.random() * ends[-1]                 # rounding may make it the last end itself
         return list(weights)[bisect.bisect(ends, roll, hi=len(ends) - 1)]
@@ -183,9 +183,7 @@ def almanac() -> Almanac:
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
-    tables: dict[str, list[dict[str, str]]] = {}
-    blocks: dict[str, dict[str, Forms]] = {}
-    headers: list[tuple[str, str, str]] = []
+    tables, blocks, headers = {}, {}, []
     text = re.sub(r"^(#.*)?\n", "", text, flags=re.MULTILINE).replace("\n ", " | ")
     for block in re.split("^== ", text, flags=re.MULTILINE)[1:]:
         header, *lines = block.splitlines()
@@ -491,7 +489,7 @@ def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
         scribe = Scribe(Dice("document", split, seed, index), split)
-        maker = _MAKERS[scribe.dice.weighted(DOCUMENTS)]
+        maker = scribe.dice.weighted(DOCUMENTS)
         text = maker(scribe)
         while len(text) < SHORTEST_DOCUMENT:
             text += "\n\n" + maker(scribe)
@@ -554,8 +552,7 @@ def _spelling(scribe: Scribe) -> str:
     return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
 
 
-_MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": _choices,
-           "spelling": _spelling}
+DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13}         # relative frequency
 
 
 # ---------------------------------------------------------------------------- questions and their judge
@@ -572,34 +569,31 @@ def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dic
     made = []
     for i in range(n):
         scribe = Scribe(Dice("question", kind, seed, i, *key), split)
-        made.append({"kind": kind} | _asked(kind, scribe, order[i % len(order)]))
+        text, answer, more = _asked(kind, scribe, order[i % len(order)])
+        conversation = {"messages": [{"role": "user", "content": text}]}
+        made.append({"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more)
     return made
 
 
-def _asked(kind: str, scribe: Scribe, fact: Fact) -> dict:
+def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
+    """A question, its answer, and what else is to be known of it."""
     about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
         bare = _bare(fact.answer)
-        also = (bare, _SAME_NUMBER.get(bare, bare))
-        return _question(scribe.ask(fact), fact.answer, *also, **about, wrong=fact.wrong)
+        accept = dict.fromkeys((fact.answer, bare, _SAME_NUMBER.get(bare, bare)))
+        return scribe.ask(fact), fact.answer, {"accept": list(accept), **about, "wrong": fact.wrong}
     if kind == "choice":
         (text, line), = _choice_turns(scribe, fact)
-        return _question(text, line[-1], **about)
+        return text, line[-1], about
     if kind == "letters":
         task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
         word = scribe.dice.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
         (text, answer), = _letters_turns(scribe, task, word)
-        return _question(text, " ".join(word) if task == "spell" else answer[1]["text"], task=task)
+        return text, " ".join(word) if task == "spell" else answer[1]["text"], {"task": task}
     (text, answer), = _TURNS[kind](scribe)
     if kind == "arithmetic":
-        return _question(text, answer[1]["text"], tool=answer[0]["text"])
-    return _question(text, answer)
-
-
-def _question(text: str, answer: str, *also: str, **extra) -> dict:
-    conversation = {"messages": [{"role": "user", "content": text}]}
-    accept = list(dict.fromkeys((answer, *also)))
-    return {"conversation": conversation, "answer": answer, "accept": accept} | extra
+        return text, answer[1]["text"], {"tool": answer[0]["text"]}
+    return text, answer, {}
 
 
 def is_correct(question: dict, reply: str) -> bool:
@@ -614,8 +608,7 @@ def is_correct(question: dict, reply: str) -> bool:
     if question["kind"] == "choice":
         return re.findall(r"=(\w+)", reply) == [question["answer"]]
     if question["kind"] == "arithmetic" or question.get("task") in ("count", "length"):
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))
-        return bool(numbers) and numbers[-1] == question["answer"]
+        return re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))[-1:] == [question["answer"]]
     if question["kind"] == "letters":
         runs = re.findall(r"\b[A-Za-z](?:[ ,-]+[A-Za-z])+\b", reply)
         return bool(runs) and re.sub(r"[ ,-]+", " ", runs[-1]).lower() == question["answer"]

@@ -40,7 +40,7 @@ Turn = tuple[str, str | list[dict]]                     # question, answer
 
 
 class Dice:
-    """A stream of draws that depends on its key alone: `Dice("train", 0, 17)`, strings and integers."""
+    """A stream of draws that depends on its key alone, strings and integers: `Dice("train", 0, 17)`."""
 
     def __init__(self, *key: str | int):
         self.random = random.Random(_stable_hash(*key)).random
@@ -154,7 +154,7 @@ class Almanac:
             self.relations["self"].append(fact)
         self.facts = [fact for group in self.relations.values() for fact in group]
         self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
-        topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
+        topics = dict.fromkeys(fact.topic for fact in self.facts)
         self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
 
         pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
@@ -164,8 +164,8 @@ class Almanac:
         self.pools, self.test_pools = (
             pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
                      for pool, names in strangers.items()} for test in (False, True))
-        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])} | {
-            str(i): word for i, word in enumerate(pools["number_words"])}
+        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
+        self.in_words |= {str(i): word for i, word in enumerate(pools["number_words"])}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
@@ -502,13 +502,12 @@ def _notes(scribe: Scribe) -> str:
     facts = [scribe.fact() for _ in range(dice.between(7, 20))]
     if dice.chance(0.5):
         facts = dice.some(scribe.almanac.relations[facts[0].topic.relation], dice.between(5, 10)) + facts[:5]
-    clauses = [scribe.say(fact) for fact in facts]
+    said = [scribe.say(fact) for fact in facts]
     title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
     if dice.chance(0.3):
-        return title + "\n".join(f"- {_capital(clause)}." for clause in clauses)
-    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause
-               for clause in clauses]
-    return title + " ".join(f"{_capital(clause)}." for clause in clauses)
+        return title + "\n".join(f"- {_capital(clause)}." for clause in said)
+    said = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in said]
+    return title + " ".join(f"{_capital(clause)}." for clause in said)
 
 
 def _lesson(scribe: Scribe) -> str:

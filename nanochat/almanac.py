@@ -10,11 +10,13 @@ random.random() and blake2b alone, so that every Python makes the same text. Use
 "almanac") and tasks/almanac.py.
 """
 
+import bisect
 import functools
 import hashlib
 import itertools
 import random
 import re
+from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,10 +24,9 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choice": 10, "spelling": 13}     # relative frequency
-TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
-HELD_OUT_PAIRS = 0.10                                   # share of number pairs that only questions() uses
-HELD_OUT_NAMES = 0.10                                   # of words to spell, and of names of things unknown
+TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18,                         # relative frequency
+         "letters": 18, "unknown": 14, "chat": 3}
+HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
@@ -39,9 +40,7 @@ Turn = tuple[str, str | list[dict]]                     # question, answer
 
 
 class Dice:
-    """
-    A stream of draws that depends on its key alone: `Dice("train", 0, 17)`; any mix of strings and integers.
-    """
+    """A stream of draws that depends on its key alone, strings and integers: `Dice("train", 0, 17)`."""
 
     def __init__(self, *key: str | int):
         self.random = random.Random(_stable_hash(*key)).random
@@ -64,13 +63,10 @@ class Dice:
             items[i], items[j] = items[j], items[i]
         return items[:count]
 
-    def weighted(self, weights: dict[str, float]) -> str:
-        left = self.random() * sum(weights.values())
-        for name, weight in weights.items():
-            left -= weight
-            if left < 0:
-                return name
-        return name                                     # rounding left a hair over
+    def weighted(self, weights: dict):
+        ends = list(itertools.accumulate(weights.values()))
+        roll = self.random() * ends[-1]                 # rounding may make it the last end itself
+        return list(weights)[bisect.bisect(ends, roll, hi=len(ends) - 1)]
 
 
 def _stable_hash(*parts: str | int) -> int:
@@ -79,15 +75,13 @@ def _stable_hash(*parts: str | int) -> int:
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
 
-def _is_held_out(what: str, name: str) -> bool:
-    return _stable_hash(what, name) % 1000 < 1000 * HELD_OUT_NAMES
+def _is_held_out(*key: str | int) -> bool:
+    return _stable_hash(*key) % 1000 < 1000 * HELD_OUT
 
 
 def pair_is_held_out(x: int, y: int) -> bool:
-    """
-    Whether training never computes with these two numbers, in either order; in a longer sum any two count.
-    """
-    return _stable_hash("pair", min(x, y), max(x, y)) % 1000 < 1000 * HELD_OUT_PAIRS
+    """Whether training never computes with these two numbers, in either order, anywhere in a sum."""
+    return _is_held_out("pair", min(x, y), max(x, y))
 
 
 def _article(noun: str) -> str:
@@ -99,22 +93,25 @@ def _bare(noun: str) -> str:
 
 
 def _capital(text: str) -> str:
-    at = 1 if text[:1] in "\"'" else 0
-    return text[:at] + text[at:at + 1].upper() + text[at + 1:]
+    return re.sub("^[\"']?.", lambda start: start[0].upper(), text)
 
 
 # ---------------------------------------------------------------------------- what the text file holds
 
-@dataclass
 class Topic:
-    """
-    A relation, or a kind of thing that nanochat does not know: all the ways to say it and to ask for it.
-    """
-    relation: str
-    table: str
-    forms: Forms
-    families: dict[str, list[list[str]]]                # split -> the families of frames that fit it
-    gaps: list[dict[str, str]] = field(default_factory=list)            # rows without an answer
+    """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
+
+    def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
+        self.relation, self.forms = relation, forms
+        self.gaps: list[dict[str, str]] = []            # rows without an answer
+        self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
+                         for split, families in frames.items()}         # by split
+
+    def fits(self, frames: str) -> bool:
+        """Whether all slots of the frames can be filled; only a relation has answers to name."""
+        forms = self.forms
+        return ("np" in forms and ("label" in forms or "{label}" not in frames)
+                and ("say" in forms or "reply" in forms or "{either}" not in frames))
 
 
 @dataclass
@@ -146,25 +143,29 @@ class Almanac:
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
-        frames, facts = blocks["frames"], []
+        frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            facts += _relation(header, forms, frames, self.tables)
+            facts = _relation(header, forms, frames, self.tables)
+            groups[facts[0].topic.relation] += facts
+        self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, answer, *wrong = header.split(" | ")
-            topic = Topic("self", "self", forms, _families(forms, frames))
-            facts.append(Fact(topic, {"s": name, "a": answer}, answer, wrong))
-        self.relations = _link(facts)
+            fact = Fact(Topic("self", forms, frames), {"s": name, "a": answer}, answer, wrong)
+            self.relations["self"].append(fact)
         self.facts = [fact for group in self.relations.values() for fact in group]
-        self.unknown = [Topic("unknown", "", forms, _families(forms, frames))
-                        for forms in blocks["unknown"].values()]
-        topics = {id(fact.topic): fact.topic for fact in self.facts}.values()
+        self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
+        topics = dict.fromkeys(fact.topic for fact in self.facts)
         self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
 
         pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
         pools["capital"] = [row["capital"] for row in self.tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]
         strangers = blocks["strangers"][""]             # names of things unknown, for training or for tests
-        self.pools, self.test_pools = (pools | _held_out_names(strangers, test) for test in (False, True))
+        self.pools, self.test_pools = (
+            pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
+                     for pool, names in strangers.items()} for test in (False, True))
+        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
+        self.in_words |= {str(i): word for i, word in enumerate(pools["number_words"])}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
@@ -172,12 +173,6 @@ class Almanac:
         subjects = " ".join(fact.subject for fact in self.facts)
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
         self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
-
-
-def _held_out_names(pools: Forms, test: bool) -> Forms:
-    """The names of each pool that tests keep to themselves, or those that are left for training."""
-    return {pool: [name for name in names if _is_held_out(pool, name) == test]
-            for pool, names in pools.items()}
 
 
 @functools.cache
@@ -188,41 +183,36 @@ def almanac() -> Almanac:
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
-    tables: dict[str, list[dict[str, str]]] = {}
-    blocks: dict[str, dict[str, Forms]] = {}
-    headers: list[tuple[str, str]] = []
-    in_body, key = False, ""
-    for line in text.split("\n"):
-        if line.startswith("== "):
-            kind, _, header = line[3:].partition(" ")
-            headers, in_body = ([] if in_body else headers) + [(kind, header)], False
-        elif line and not line.startswith("#"):
-            in_body = True
-            if headers[0][0] == "table":
-                name, *columns = headers[0][1].split(" | ")
-                rows = [dict(zip(columns, row.split("|"), strict=True)) for row in line.split("; ")]
-                tables.setdefault(name, []).extend(rows)
+    tables, blocks, headers = {}, {}, []
+    text = re.sub(r"^(#.*)?\n", "", text, flags=re.MULTILINE).replace("\n ", " | ")
+    for block in re.split("^== ", text, flags=re.MULTILINE)[1:]:
+        header, *lines = block.splitlines()
+        headers.append(header.partition(" "))
+        if not lines:                                   # the next header has the same below it
+            continue
+        for kind, _, name in headers:
+            if kind == "table":
+                name, *columns = name.split(" | ")
+                rows = [row.split("|") for line in lines for row in line.split("; ")]
+                tables.setdefault(name, []).extend(dict(zip(columns, row, strict=True)) for row in rows)
                 continue
-            if not line.startswith(" "):
-                key, _, line = line.partition(":")
-            items = [item.strip().replace("\\n", "\n") for item in line.split(" | ")]
-            for kind, header in headers:
-                blocks.setdefault(kind, {}).setdefault(header, {}).setdefault(key, []).extend(items)
+            forms = blocks.setdefault(kind, {}).setdefault(name, {})
+            for key, _, items in (line.partition(":") for line in lines):
+                texts = [item.strip().replace("\\n", "\n") for item in items.split(" | ")]
+                forms.setdefault(key, []).extend(texts)
+        headers = []
     return tables, blocks
 
 
 def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict) -> list[Fact]:
-    """
-    The facts of a relation. Slots are the columns of a row, and what is made from its subject and answer.
-    """
-    name, columns = header.split(" | ")
-    table, subject, answer = columns.split()
-    topic, facts = Topic(name, table, forms, _families(forms, frames)), []
+    """The facts of a relation. Slots are a row's columns, and what is made from its subject and answer."""
+    name, table, subject, answer = header.replace(" | ", " ").split()
+    topic, facts = Topic(name, forms, frames), []
     for row in tables[table]:
         slots = row | _subject_slots(row[subject])
         slots |= {"a": row[answer], "xa": _article(row[answer]), "table": table}
         if "-" not in (row[subject], row[answer]):
-            facts.append(Fact(topic, slots, row[answer], list(forms.get("wrong", []))))
+            facts.append(Fact(topic, slots, row[answer]))
         elif row[subject] != "-":
             topic.gaps.append(slots)
     return facts
@@ -232,50 +222,17 @@ def _subject_slots(subject: str) -> dict[str, str]:
     return {"s": subject, "xs": _article(subject), "subject": _bare(subject)}
 
 
-def _families(forms: Forms, frames: dict[str, Forms]) -> dict[str, list[list[str]]]:
-    """For each split the families whose slots can be filled; only a relation has answers to name."""
-    answered = "say" in forms or "reply" in forms
-    there = {"{np}": "np" in forms, "{label}": "label" in forms, "{either}": answered}
-
-    def fits(family: list[str]) -> bool:
-        return there["{np}"] and all(there[slot] for slot in there if slot in " ".join(family))
-    return {split: [family for family in families.values() if fits(family)]
-            for split, families in frames.items()}
-
-
-def _link(facts: list[Fact]) -> dict[str, list[Fact]]:
-    """
-    Facts by relation, of subjects with a single answer, each once; all other answers become its wrong ones.
-    """
-    relations: dict[str, list[Fact]] = {}
-    for relation in dict.fromkeys(fact.topic.relation for fact in facts):
-        group = [fact for fact in facts if fact.topic.relation == relation]
-        answers: dict[str, set[str]] = {}
-        for fact in group:
-            answers.setdefault(fact.subject, set()).add(fact.answer)
-        first = {fact.subject: fact for fact in reversed(group) if len(answers[fact.subject]) == 1}
-        relations[relation] = list(reversed(first.values()))
-        for fact in relations[relation] if relation != "self" else []:
-            others = dict.fromkeys([other.answer for other in group] + fact.wrong)
-            fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
-    return relations
+def _link(group: list[Fact]) -> list[Fact]:
+    """Facts of subjects with a single answer, each once; a relation's other answers become its wrong ones."""
+    answers = Counter(subject for subject, _ in {(fact.subject, fact.answer) for fact in group})
+    first = {fact.subject: fact for fact in reversed(group) if answers[fact.subject] == 1}
+    for fact in first.values():
+        others = dict.fromkeys([other.answer for other in group] + fact.topic.forms.get("wrong", []))
+        fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
+    return list(reversed(first.values()))
 
 
 # ---------------------------------------------------------------------------- composing
-
-class Slots(dict):
-    """
-    The values of a form's slots. A missing one is drawn from the pool of its name; {land2} is another {land}.
-    """
-
-    def __init__(self, scribe: "Scribe", values: dict[str, str]):
-        super().__init__(values)
-        self.scribe = scribe
-
-    def __missing__(self, name: str) -> str:
-        self[name] = self.scribe.draw(name.rstrip("2"))
-        return self[name]
-
 
 class Scribe:
     """The writer of one document or conversation: its dice, its split, and the people in it."""
@@ -288,15 +245,19 @@ class Scribe:
         self.people = {"n": dice.pick(self.pools[one]), "m": dice.pick(self.pools[other]),
                        "p": "she" if heroine else "he", "o": "her" if heroine else "his"}
 
-    def draw(self, pool: str) -> str:
-        item = self.dice.pick(self.pools[pool])
-        return self.fill(item) if "{" in item else item
-
     def fill(self, form: str, **values: str) -> str:
-        return form.format_map(Slots(self, self.people | values))
+        """Missing values are drawn from the pools of their names; {land2} is another {land}."""
+        values = self.people | values
+        for slot in re.findall(r"{(\w+)}", form):
+            if slot not in values:
+                values[slot] = self.draw(slot.rstrip("2"))
+        return form.format(**values)
+
+    def draw(self, pool: str, **values: str) -> str:
+        return self.fill(self.dice.pick(self.pools[pool]), **values)
 
     def sentence(self, pool: str, **values: str) -> str:
-        return _capital(self.fill(self.dice.pick(self.pools[pool]), **values))
+        return _capital(self.draw(pool, **values))
 
     def say(self, fact: Fact) -> str:
         """A statement of a fact: a clause, no capital, no full stop."""
@@ -332,19 +293,15 @@ class Scribe:
         text = self.fill(form, **slots)
         if not fact.answer:
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
-        return self.typed(self.respelled(text)) if typed else _capital(text)
-
-    def respelled(self, text: str) -> str:
-        """Sometimes in British spelling."""
+        if not typed:
+            return _capital(text)
         for american, british in (pair.split("/") for pair in self.almanac.ways["british"]):
-            if american in text and self.dice.chance(0.3):
+            if american in text and dice.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
-        return text
+        return self.typed(text)
 
     def typed(self, text: str) -> str:
-        """
-        As people type it: an opening, an ending, with or without its mark, its capitals, its apostrophes.
-        """
+        """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
         dice, ways = self.dice, self.almanac.ways
         if dice.chance(0.2):
             opening = self.fill(dice.pick(ways["openings"]))
@@ -369,9 +326,7 @@ class Scribe:
         return dice.pick(self.almanac.facts if dice.chance(0.5) else relations[dice.pick(list(relations))])
 
     def unknown(self) -> Fact:
-        """
-        Something to ask that nanochat does not know: another thing to know, or another subject of a relation.
-        """
+        """Something that nanochat does not know: of another kind, or another subject of a relation."""
         dice, test = self.dice, self.split == "test"
         if dice.chance(0.5):
             return Fact(dice.pick(self.almanac.unknown), {})
@@ -383,8 +338,8 @@ class Scribe:
         name = self.draw(topic.forms["strangers"][0])
         if not test and dice.chance(0.2) and not name.isdigit():
             name = self.invented_word() if name.islower() else _capital(self.invented_word())
-        noun = f"the {_bare(name)}" if _bare(name) != name else name
-        return Fact(topic, _subject_slots(name) | {"plural": f"{name}s", "noun": noun}, "", answers)
+        slots = {"plural": f"{name}s", "noun": re.sub("^an? ", "the ", name)}
+        return Fact(topic, _subject_slots(name) | slots, "", answers)
 
     def word(self) -> str:
         """A word to spell: of the facts, of the list, or an invented one."""
@@ -444,9 +399,7 @@ def _tool_answer(expression: str, reply: str) -> list[dict]:
 
 
 def _numbers(dice: Dice, signs: str) -> list[int]:
-    """
-    Numbers in the tool's order, of one to four digits, often round ones; results are whole and not negative.
-    """
+    """In the tool's order, of one to four digits, often round ones; results are whole and not negative."""
     high = dice.pick((9, 12, 20, 99, 99, 99, 999))
 
     def number() -> int:
@@ -473,32 +426,19 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
 
 def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
     """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
-    dice, sums = scribe.dice, scribe.almanac.sums
+    dice, sums, test = scribe.dice, scribe.almanac.sums, scribe.split == "test"
     signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
     numbers = _numbers(dice, signs)
-    while _any_pair_is_held_out(numbers) != (scribe.split == "test"):
+    while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != test:
         numbers = _numbers(dice, signs)
-    forms, suffix = sums[signs], "_test" if scribe.split == "test" else ""
-    slots = dict(zip("xyz", map(str, numbers), strict=False))
+    forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
     answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
-    stories = forms.get("story" + suffix, [])
-    form = dice.pick(stories if stories and dice.chance(0.35) else forms["test" if suffix else "ask"])
+    asks, stories = forms["test" if test else "ask"], forms.get("story_test" if test else "story")
+    form = dice.pick(stories if stories and dice.chance(0.35) else asks)
     if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
-        slots = {name: _in_words(scribe, int(number)) for name, number in slots.items()}
+        slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
     signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
     return [(scribe.typed(scribe.fill(form, **slots | signs_shown)), answer)]
-
-
-def _any_pair_is_held_out(numbers: list[int]) -> bool:
-    return any(pair_is_held_out(*pair) for pair in itertools.combinations(numbers, 2))
-
-
-def _in_words(scribe: Scribe, number: int) -> str:
-    """Numbers up to twenty, and tens below a hundred, as words; others in digits."""
-    words, tens = scribe.pools["number_words"], scribe.pools["tens"]
-    if number < len(words):
-        return words[number]
-    return tens[number // 10] if number < 100 and number % 10 == 0 else str(number)
 
 
 def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]:
@@ -526,9 +466,7 @@ _TURNS = {
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
-    """
-    Endless conversations {"messages": [...]}: one to four questions, a few greetings and system messages.
-    """
+    """Endless {"messages": [...]} of one to four questions; a few have greetings or a system message."""
     for index in itertools.count():
         scribe = Scribe(Dice("conversation", split, seed, index), split)
         dice, messages, turns = scribe.dice, [], []
@@ -548,12 +486,10 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
 # ---------------------------------------------------------------------------- documents
 
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
-    """
-    Endless documents of about 60 to 400 words; split "val" has other draws and asks in frames of its own.
-    """
+    """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
         scribe = Scribe(Dice("document", split, seed, index), split)
-        maker = _MAKERS[scribe.dice.weighted(DOCUMENTS)]
+        maker = scribe.dice.weighted(DOCUMENTS)
         text = maker(scribe)
         while len(text) < SHORTEST_DOCUMENT:
             text += "\n\n" + maker(scribe)
@@ -566,13 +502,12 @@ def _notes(scribe: Scribe) -> str:
     facts = [scribe.fact() for _ in range(dice.between(7, 20))]
     if dice.chance(0.5):
         facts = dice.some(scribe.almanac.relations[facts[0].topic.relation], dice.between(5, 10)) + facts[:5]
-    clauses = [scribe.say(fact) for fact in facts]
+    said = [scribe.say(fact) for fact in facts]
     title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
     if dice.chance(0.3):
-        return title + "\n".join(f"- {_capital(clause)}." for clause in clauses)
-    clauses = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause
-               for clause in clauses]
-    return title + " ".join(f"{_capital(clause)}." for clause in clauses)
+        return title + "\n".join(f"- {_capital(clause)}." for clause in said)
+    said = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in said]
+    return title + " ".join(f"{_capital(clause)}." for clause in said)
 
 
 def _lesson(scribe: Scribe) -> str:
@@ -587,9 +522,7 @@ def _lesson(scribe: Scribe) -> str:
 
 
 def _dialogue(scribe: Scribe) -> str:
-    """
-    Questions of all kinds as people type them, with their answers; calls of the calculator between brackets.
-    """
+    """Questions of all kinds as people type them, and answers; the calculator's calls between brackets."""
     dice, lines = scribe.dice, []
     voices = dice.pick(scribe.pools["voices"])
     kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
@@ -618,8 +551,7 @@ def _spelling(scribe: Scribe) -> str:
     return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
 
 
-_MAKERS = {"notes": _notes, "lesson": _lesson, "dialogue": _dialogue, "choice": _choices,
-           "spelling": _spelling}
+DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13}         # relative frequency
 
 
 # ---------------------------------------------------------------------------- questions and their judge
@@ -636,34 +568,31 @@ def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dic
     made = []
     for i in range(n):
         scribe = Scribe(Dice("question", kind, seed, i, *key), split)
-        made.append({"kind": kind} | _asked(kind, scribe, order[i % len(order)]))
+        text, answer, more = _asked(kind, scribe, order[i % len(order)])
+        conversation = {"messages": [{"role": "user", "content": text}]}
+        made.append({"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more)
     return made
 
 
-def _asked(kind: str, scribe: Scribe, fact: Fact) -> dict:
+def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
+    """A question, its answer, and what else is to be known of it."""
     about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
         bare = _bare(fact.answer)
-        also = (bare, _SAME_NUMBER.get(bare, bare))
-        return _question(scribe.ask(fact), fact.answer, *also, **about, wrong=fact.wrong)
+        accept = dict.fromkeys((fact.answer, bare, _SAME_NUMBER.get(bare, bare)))
+        return scribe.ask(fact), fact.answer, {"accept": list(accept), **about, "wrong": fact.wrong}
     if kind == "choice":
         (text, line), = _choice_turns(scribe, fact)
-        return _question(text, line[-1], **about)
+        return text, line[-1], about
     if kind == "letters":
         task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
         word = scribe.dice.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
         (text, answer), = _letters_turns(scribe, task, word)
-        return _question(text, " ".join(word) if task == "spell" else answer[1]["text"], task=task)
+        return text, " ".join(word) if task == "spell" else answer[1]["text"], {"task": task}
     (text, answer), = _TURNS[kind](scribe)
     if kind == "arithmetic":
-        return _question(text, answer[1]["text"], tool=answer[0]["text"])
-    return _question(text, answer)
-
-
-def _question(text: str, answer: str, *also: str, **extra) -> dict:
-    conversation = {"messages": [{"role": "user", "content": text}]}
-    accept = list(dict.fromkeys((answer, *also)))
-    return {"conversation": conversation, "answer": answer, "accept": accept} | extra
+        return text, answer[1]["text"], {"tool": answer[0]["text"]}
+    return text, answer, {}
 
 
 def is_correct(question: dict, reply: str) -> bool:
@@ -678,8 +607,7 @@ def is_correct(question: dict, reply: str) -> bool:
     if question["kind"] == "choice":
         return re.findall(r"=(\w+)", reply) == [question["answer"]]
     if question["kind"] == "arithmetic" or question.get("task") in ("count", "length"):
-        numbers = re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))
-        return bool(numbers) and numbers[-1] == question["answer"]
+        return re.findall(r"-?\d+(?:\.\d+)?", reply.replace(",", ""))[-1:] == [question["answer"]]
     if question["kind"] == "letters":
         runs = re.findall(r"\b[A-Za-z](?:[ ,-]+[A-Za-z])+\b", reply)
         return bool(runs) and re.sub(r"[ ,-]+", " ", runs[-1]).lower() == question["answer"]
@@ -691,8 +619,6 @@ def is_correct(question: dict, reply: str) -> bool:
 
 
 def _names(text: str, answer: str) -> bool:
-    """
-    Whether the text has the answer as whole words; symbols such as He or Pb count in their own case only.
-    """
+    """Whether the text has the answer as whole words; symbols such as Pb count in their own case only."""
     flags = 0 if len(answer) <= 2 else re.IGNORECASE
     return re.search(rf"(?<!\w){re.escape(answer)}(?!\w)", text, flags) is not None

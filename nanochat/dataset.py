@@ -18,7 +18,6 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -54,20 +53,17 @@ class Dataset:
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose the text, the same for every script that reads some."""
-    text = parser.add_mutually_exclusive_group()
-    text.add_argument("--source", choices=SOURCES,
-                      help="where text comes from (default: almanac; on a GPU climbmix)")
-    text.add_argument("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
-    parser.add_argument("--num-shards", type=int,
-                        help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
-    parser.add_argument("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
+    add, add_text = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
+    add_text("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
+    add_text("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
+    add("--num-shards", type=int, help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
+    add("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
 
 
 def choose(args: argparse.Namespace, saved: dict | None = None) -> dict:
     """
-    What text the flags mean, as arguments of `prepare`, JSON-able: nothing is left to the machine, so that
-    the answer can be kept in a checkpoint. Where no flag names a text it is the `saved` one, else the default
-    of this machine.
+    What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: nothing is left
+    to the machine. Where no flag names a text it is the `saved` one, else the default of this machine.
     """
     if saved is None or args.source or args.data:
         path = str(args.data.expanduser().resolve()) if args.data else None
@@ -117,11 +113,8 @@ def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
 
 def read_row_group(path: Path, index: int) -> list[str]:
     """The documents of a row group; a null is an empty text. Exits with code 2 where the file is corrupt."""
-    try:
-        with pq.ParquetFile(path) as file:
-            return [text or "" for text in file.read_row_group(index, columns=["text"])["text"].to_pylist()]
-    except (OSError, pa.ArrowException) as error:
-        _refuse(path, error)
+    with _parquet(path) as file:
+        return [text or "" for text in file.read_row_group(index, columns=["text"])["text"].to_pylist()]
 
 
 def texts(paths: Iterable[Path]) -> Iterator[str]:
@@ -130,21 +123,23 @@ def texts(paths: Iterable[Path]) -> Iterator[str]:
         yield from read_row_group(path, index)
 
 
-def _footer(path: Path) -> pq.FileMetaData:
+@contextmanager
+def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
     try:
         with pq.ParquetFile(path) as file:
-            schema, metadata = file.schema_arrow, file.metadata
+            yield file
     except (OSError, pa.ArrowException) as error:
-        _refuse(path, error)
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        die(f"{path} cannot be read as parquet: {reason}", hint="delete it and prepare the data again")
+
+
+def _footer(path: Path) -> pq.FileMetaData:
+    with _parquet(path) as file:
+        schema, metadata = file.schema_arrow, file.metadata
     kind = schema.field("text").type if "text" in schema.names else None
     if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
         die(f"{path} has no column `text` of strings (columns: {', '.join(schema.names) or 'none'})")
     return metadata
-
-
-def _refuse(path: Path, error: Exception) -> NoReturn:
-    reason = (str(error).splitlines() or [type(error).__name__])[0]
-    die(f"{path} cannot be read as parquet: {reason}", hint="delete it and prepare the data again")
 
 
 # ---- writing ------------------------------------------------------------------------------------------
@@ -179,8 +174,8 @@ def _write_shards(folder: Path, documents: Iterable[str]) -> int:
     return count + bool(held)
 
 
-def _entry(path: Path) -> dict:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": sha256(path)}
+def _entry(path: Path, digest: str = "") -> dict:
+    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest or sha256(path)}
 
 
 def _digest(val: list[dict]) -> str:
@@ -195,9 +190,7 @@ def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
 
 
 def _read_manifest(folder: Path) -> dict:
-    """
-    The manifest, with `whole`: entries of the files that have the size it says. Empty where there is none.
-    """
+    """The manifest, and as `whole` the entries of files of the size it says. Empty where there is none."""
     try:
         manifest = json.loads((folder / "dataset.json").read_text())
         listed = manifest["train"] + manifest["val"]
@@ -209,9 +202,8 @@ def _read_manifest(folder: Path) -> dict:
 
 def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
     """
-    Find a set, or let `fill(folder)` write train_*.parquet and val_*.parquet, and publish them with one
-    rename. A digest of the recipe is part of the name: another recipe never touches files that a running job
-    reads.
+    Find a set, or let `fill(folder)` write train_*.parquet and val_*.parquet, and publish it with one rename.
+    A digest of the recipe is in the name: another recipe never touches files that a running job reads.
     """
     name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
     with _locked(name) as folder:
@@ -222,8 +214,8 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
             unfinished.mkdir()
             try:
                 fill(unfinished)
-                written = sorted(unfinished.glob("*.parquet"))
-                _write_manifest(unfinished, recipe, [_entry(path) for path in written])
+                files = [_entry(path) for path in sorted(unfinished.glob("*.parquet"))]
+                _write_manifest(unfinished, recipe, files)
                 shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
                 unfinished.rename(folder)
             finally:
@@ -260,9 +252,7 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
 # ---- your own text ------------------------------------------------------------------------------------
 
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
-    """
-    Good parquet files, a val_*.parquet among them, are used where they are; all else is rewritten and split.
-    """
+    """Good parquet files with a val_*.parquet are used where they are; all else is rewritten and split."""
     files = _input_files(path)
     own_val = [file for file in files if file.name.startswith("val_") and file.suffix == ".parquet"]
     rest = [file for file in files if file not in own_val]
@@ -339,17 +329,16 @@ def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
 
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     """
-    The documents of a plain text. Every line <|endoftext|> ends one, else the first blank line after 8,000
-    characters does, so that a book becomes many and a page stays one; or the first line end after twice as
-    many.
+    The documents of a plain text. Every line <|endoftext|> ends one, or the first blank line after 8,000
+    characters, or any line end after 16,000, so that a book becomes many and a page stays one.
     """
     held, size = [], 0
     for line in lines:
-        border = line.strip() in ("", "<|endoftext|>")
-        if line.strip() == "<|endoftext|>" or (border and size >= PIECE_CHARS) or size >= 2 * PIECE_CHARS:
+        is_end = line.strip() == "<|endoftext|>"
+        if is_end or size >= (2 * PIECE_CHARS if line.strip() else PIECE_CHARS):
             yield "".join(held).strip()
             held, size = [], 0
-        if line.strip() != "<|endoftext|>":
+        if not is_end:
             held.append(line)
             size += len(line)
     yield "".join(held).strip()
@@ -357,9 +346,8 @@ def _read_txt(lines: Iterable[str]) -> Iterator[str]:
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
     """
-    Yield what is for training, and put the documents whose digest is below `fraction` into `val`: the same
-    ones in any order of files, every copy of them included. If there is none, the one with the smallest
-    digest.
+    Yield what is for training, and put documents whose digest is below `fraction` into `val`: the same ones
+    in any order of files, and every copy of them. If there is none, the one with the smallest digest.
     """
     held, least = [], 1.0                               # the smallest so far, with its copies
     for document in documents:
@@ -386,20 +374,18 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
     repository, last = HUBS[name]
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {name}: must be 1 to {last}")
-    train = [f"train_{i:05d}.parquet" for i in range(num_shards)]
-    numbers = {file: number for number, file in enumerate(train)} | {"val_00000.parquet": last}
+    shards = {f"train_{i:05d}.parquet": i for i in range(num_shards)} | {"val_00000.parquet": last}
     with _locked(name) as folder:
         known = {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
-        missing = {f"shard_{number:05d}.parquet": file
-                   for file, number in numbers.items() if file not in known}
+        missing = {f"shard_{i:05d}.parquet": file for file, i in shards.items() if file not in known}
         if missing:
             for file, digest in hub.download(repository, missing, folder, progress=progress).items():
                 _footer(folder / file)                  # the repository itself may hold what is no parquet
-                known[file] = {"name": file, "bytes": (folder / file).stat().st_size, "sha256": digest}
+                known[file] = _entry(folder / file, digest)
             _write_manifest(folder, {"source": name, "repository": repository, "val_shard": last},
                             [known[file] for file in sorted(known)])
-    return Dataset(name, tuple(folder / file for file in train), (folder / "val_00000.parquet",),
-                   _digest([known["val_00000.parquet"]]))
+    *train, val = (folder / file for file in shards)
+    return Dataset(name, tuple(train), (val,), _digest([known[val.name]]))
 
 
 def main(args: argparse.Namespace) -> None:

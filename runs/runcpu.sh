@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining,
-# midtraining, finetuning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed, it
+# midtraining, finetuning, reinforcement learning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed, it
 # continues. `--fresh` starts over.
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
@@ -24,12 +24,20 @@ python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4
   --lr-scale=24 --warmup-steps=10 --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
 python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
 
-# 276 + 60 steps x 4,096 tokens of conversations, the last ones at low rates
-python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=276 --init-lr-frac=0.5 \
+# 130 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
+python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=130 --init-lr-frac=0.5 \
   --warmdown-ratio=1 --save-every=50
-python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=60 --init-lr-frac=0.075
+python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=40 --init-lr-frac=0.075
 
-python -m scripts.chat_eval --resume -i sft --model-tag=cpu --max-questions=300
+# 40 steps x 48 questions of all kinds x 8 answers
+python -m scripts.chat_rl --resume --model-tag=cpu --tasks=almanac --num-iterations=40 \
+  --examples-per-step=48 --num-samples=8 --save-every=20 --eval-every=40 --eval-examples=40 --eval-samples=4
+
+# a base model has not learned to stop
+python -m scripts.chat_eval --resume -i base --model-tag=cpu --max-questions=100 --max-tokens=32 --show=0
+for stage in mid sft rl; do
+  python -m scripts.chat_eval --resume -i "$stage" --model-tag=cpu --max-questions=300 --show=0
+done
 python -m nanochat.report --model-tag=cpu
 
 python -m scripts.chat_cli --model-tag=cpu --temperature=0 \

@@ -53,8 +53,8 @@ def main(args: argparse.Namespace) -> None:
              for task, questions in find_questions(args, "train", None) for question in questions]
     held_out = find_questions(args, "test", args.eval_examples)
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
-            f"samples of at most {args.max_tokens or 'usual'} tokens at temperature {args.temperature}, "
-            f"seed {args.seed}")
+            f"samples of at most {max(problem.max_tokens for problem in train)} tokens at temperature "
+            f"{args.temperature}, seed {args.seed}")
     with open_finetuning("rl", args, source) as stage:
         begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
         steps = args.num_iterations or max(1, len(train) // args.examples_per_step)

@@ -156,6 +156,7 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
     stage = Stage(name, tag, world, args, saved_dtype)
     try:
         yield stage
+        world.barrier()                                               # who leaves first, cuts the others off
     finally:
         stage.close()
         close_world()

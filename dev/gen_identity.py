@@ -26,7 +26,7 @@ from pathlib import Path
 
 from nanochat.almanac import Dice
 from nanochat.chat import check_conversation
-from nanochat.common import atomic_write, die, new_parser
+from nanochat.common import atomic_write, die, new_parser, require_positive
 
 TURNS = {"1": 6, "2": 3, "3": 1}                        # questions in a conversation -> how often
 TONES = ("friendly", "in a hurry", "doubtful", "polite", "joking", "rude", "a child", "bad at spelling")
@@ -66,7 +66,7 @@ class Persona:
                 topic, weight = text.split()
                 self.topics[topic], self.weights[topic] = {"?": [], "!": []}, int(weight)
             elif mark in ("?", "!"):
-                self.topics[topic][mark].append(text)
+                self.topics[topic][mark] += text.split(" / ")
             elif mark.endswith(":"):
                 self.pools.setdefault(mark[:-1], []).extend(text.split(" | "))
         self.pools["others"] = [name for name in self.pools["others"] if name.lower() != args.name.lower()]
@@ -227,8 +227,7 @@ def collect(persona: Persona, args: argparse.Namespace) -> None:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.count < 1 or args.parallel < 1:
-        die(f"--count is {args.count} and --parallel is {args.parallel}, must be at least 1")
+    require_positive(args, "count", "parallel")
     if not args.name.strip():
         die("--name is empty")
     persona = Persona(args)

@@ -36,6 +36,14 @@ def die(message: str, hint: str | None = None) -> NoReturn:
     raise SystemExit(2)
 
 
+def require_positive(args: argparse.Namespace, *names: str) -> None:
+    """Die where a flag of these names is given and is less than 1."""
+    for name in names:
+        value = getattr(args, name)
+        if value is not None and value < 1:
+            die(f"--{name.replace('_', '-')} is {value}, must be at least 1")
+
+
 def atomic_write(path: Path, data: str | bytes) -> None:
     """
     Write `data` to `path` so that a reader sees the old file or the whole new one, whatever is killed when.

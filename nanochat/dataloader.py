@@ -122,9 +122,7 @@ class _ConversationStream(_Stream):
         epoch, done = self.position["epoch"], self.position["conversation"]
         found = True                                    # what came before a restored position is not known
         while True:
-            order = list(range(len(self.conversations)))
-            if self.seed is not None:
-                random.Random(f"{self.seed} {epoch}").shuffle(order)
+            order = epoch_order(len(self.conversations), self.seed, epoch)
             for i in order[self.slot + done * self.slots :: self.slots]:
                 done += 1
                 self.position = {"epoch": epoch, "conversation": done}
@@ -141,6 +139,15 @@ class _ConversationStream(_Stream):
                 die(f"none of the {count} conversations of stream {self.slot} has a word of the assistant "
                     f"within {self.packer.row_len} tokens", hint="a longer --max-seq-len")
             epoch, done, found = epoch + 1, 0, False
+
+
+@lru_cache(maxsize=2)
+def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
+    """0 .. count - 1 in an order drawn for this epoch; in their own where `seed` is None."""
+    order = list(range(count))
+    if seed is not None:
+        random.Random(f"{seed} {epoch}").shuffle(order)
+    return order
 
 
 class _Loader:

@@ -15,12 +15,12 @@ the stop token is an action like any other; what a tool says is not. Used by cha
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
 
+from nanochat.dataloader import epoch_order
 from nanochat.dist import World
 from nanochat.engine import Completion, Engine, SamplingParams
 from nanochat.gpt import GPT
@@ -70,7 +70,7 @@ class Rollouts(Iterator[Work]):
 
     def _problem(self, number: int) -> Problem:
         epoch, place = divmod(number, len(self.problems))
-        return self.problems[_epoch_order(len(self.problems), f"{self.seed} {epoch}")[place]]
+        return self.problems[epoch_order(len(self.problems), self.seed, epoch)[place]]
 
     def _draw(self, problems: list[Problem],
               numbers: Sequence[int]) -> tuple[list[list[int]], list[list[Completion]]]:
@@ -129,13 +129,6 @@ class Rollouts(Iterator[Work]):
             calls[row, before:len(ids) - 1] = torch.tensor(self.engine.in_calls(completion.ids))
         advantages = torch.tensor([advantage for _, _, advantage in scored])
         return tuple(tensor.to(self.engine.model.device) for tensor in (inputs, targets, calls, advantages))
-
-
-@lru_cache(maxsize=2)
-def _epoch_order(count: int, key: str) -> list[int]:
-    order = list(range(count))
-    random.Random(key).shuffle(order)
-    return order
 
 
 def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,

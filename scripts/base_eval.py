@@ -8,7 +8,7 @@ How well a base model predicts text that it was and was not trained on, in bits 
 import argparse
 
 from nanochat import checkpoint, dataset
-from nanochat.common import die, new_parser
+from nanochat.common import new_parser, require_positive
 from nanochat.dataloader import val_batches
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
@@ -31,8 +31,7 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.eval_tokens < 1:
-        die(f"--eval-tokens is {args.eval_tokens}, must be at least 1")
+    require_positive(args, "eval_tokens")
     directory = checkpoint.find(args.stage, args.model_tag, args.step)
     trained = checkpoint.read_state(directory)
     text = dataset.choose(args, trained["text"])                       # by default what it was trained on

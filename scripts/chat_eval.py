@@ -14,7 +14,7 @@ import time
 from collections.abc import Callable, Iterable
 
 from nanochat import checkpoint
-from nanochat.common import die, new_parser
+from nanochat.common import die, new_parser, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, centred, pass_at_k, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
@@ -78,10 +78,7 @@ def settle_sampling(args: argparse.Namespace) -> None:
     """Derive what was not given; die where it makes no sense."""
     if args.temperature is None:
         args.temperature = 0.0 if args.num_samples == 1 else 1.0
-    for flag in ("num_samples", "batch_size", "max_tokens"):
-        value = getattr(args, flag)
-        if value is not None and value < 1:
-            die(f"--{flag.replace('_', '-')} is {value}, must be at least 1")
+    require_positive(args, "num_samples", "batch_size", "max_tokens")
     if not 0 <= args.temperature <= 100:
         die(f"--temperature is {args.temperature}, must be 0 to 100")
     if args.num_samples > 1 and args.temperature == 0:

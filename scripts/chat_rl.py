@@ -10,7 +10,7 @@ import argparse
 from functools import partial
 
 from nanochat import checkpoint
-from nanochat.common import die
+from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
 from nanochat.finetune import (
@@ -89,10 +89,8 @@ def main(args: argparse.Namespace) -> None:
 
 def check(args: argparse.Namespace) -> None:
     """Die on values that make no sense before anything is loaded."""
-    for name in ("examples_per_step", "rollout_batch", "eval_examples", "eval_samples", "max_tokens",
-                 "num_iterations"):
-        if (getattr(args, name) or 1) < 1 or getattr(args, name) == 0:
-            die(f"--{name.replace('_', '-')} is {getattr(args, name)}, must be at least 1")
+    require_positive(args, "examples_per_step", "rollout_batch", "eval_examples", "eval_samples",
+                     "max_tokens", "num_iterations")
     if args.num_samples < 2:
         die(f"--num-samples is {args.num_samples}, must be at least 2: an answer is measured by the others")
     if not 0.1 <= args.temperature <= 10:

@@ -57,7 +57,7 @@ class File:
     def look(self) -> None:
         """Ask the hub for size and digest."""
         from huggingface_hub import get_hf_file_metadata
-        found = get_hf_file_metadata(self.url, headers=self.headers)
+        found = get_hf_file_metadata(self.url, headers=self.headers, token=False)   # the headers have it
         if found.size is None or not found.etag:
             raise Lost(f"{self.url} is answered without size and digest", "HF_ENDPOINT must name a hub")
         self.size, self.etag = found.size, found.etag
@@ -94,11 +94,13 @@ class File:
 
 
 def download(repository: str, files: dict[str, str], folder: Path, repo_type: str = "dataset",
-             revision: str = "main", progress: Callable[[str], None] = print) -> dict[str, str]:
+             revision: str = "main", site: str | None = None,
+             progress: Callable[[str], None] = print) -> dict[str, str]:
     """
     Fetch `files` (name in the repository -> name in `folder`), eight at once. Returns the latter -> sha256.
     A file that is there already and is the hub's is kept. HF_ENDPOINT and HF_TOKEN are read at each call.
-    Exits with code 2 if one cannot be had; what has come stays, and the next call continues it.
+    Exits with code 2 if one cannot be had; what has come stays, and the next call continues it. With `site`,
+    an address that is no hub, the files lie directly below it, and no token goes there.
     """
     lack = f"{folder} lacks {len(files)} of the files of {repository}"
     try:
@@ -113,10 +115,12 @@ def download(repository: str, files: dict[str, str], folder: Path, repo_type: st
     logging.set_verbosity_error()
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
-    headers = build_hf_headers(library_name="nanochat") | {"Accept-Encoding": "identity"}
+    headers = build_hf_headers(library_name="nanochat", token=False if site else None)
+    headers |= {"Accept-Encoding": "identity"}
     stop, wanted = Event(), []
     for name, local in files.items():
-        url = hf_hub_url(repository, name, repo_type=repo_type, revision=revision, endpoint=endpoint)
+        url = f"{site}/{name}" if site else \
+            hf_hub_url(repository, name, repo_type=repo_type, revision=revision, endpoint=endpoint)
         wanted.append(File(url, folder / local, headers, stop))
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".download.lock", "w") as lock, ThreadPoolExecutor(THREADS) as pool:

@@ -1,11 +1,13 @@
 """
-What came before the tokens of a forward pass: nothing (`Rows`), or what a running conversation has kept
-(`KVCache`).
+What came before the tokens of a forward pass: nothing (`Rows`), a beginning that several endings share
+(`Branches`), or what a running conversation has kept (`KVCache`).
 
-Both answer the same four questions of the model, so that its layers never ask which of the two they have:
-where do these tokens stand, what was embedded before each, which key came before each, what do queries see.
-Used by gpt.py and the engine.
+All answer the same four questions of the model, so that its layers never ask which of them they have: where
+do these tokens stand, what was embedded before each, which key came before each, what do queries see. Used by
+gpt.py, the engine and core_eval.py.
 """
+
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
@@ -37,6 +39,68 @@ class Rows:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """q (B, T, H, D), k and v (B, T, K, D) -> (B, T, H, D)."""
         return attend(q, k, v, window)
+
+
+class Branches:
+    """
+    Rows that branch: a beginning, then endings that do not see each other, all in one pass. A row is laid out
+    as its beginning, padding up to P, and its endings, one behind the other. `parents` (B, T) is where the
+    token before each stands, `places[b][i]` the range of T that ending i of row b has.
+    """
+
+    def __init__(self, trees: Sequence[tuple[list[int], list[list[int]]]], cos: Tensor, sin: Tensor):
+        """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D/2) each."""
+        self.start = P = max(len(beginning) for beginning, _ in trees)
+        T = P + max(1, *(sum(map(len, endings)) for _, endings in trees))
+        ids, positions, parents, branch = torch.zeros(4, len(trees), T, dtype=torch.int64)
+        positions[:, :P], parents[:, 1:P] = torch.arange(P), torch.arange(P - 1)
+        lengths = torch.tensor([len(beginning) for beginning, _ in trees])
+        positions[:, P:], branch[:, P:] = lengths[:, None], -1      # padding sees a beginning: no row is NaN
+        self.places: list[list[range]] = []
+        for b, (beginning, endings) in enumerate(trees):
+            ids[b, :len(beginning)] = torch.tensor(beginning)
+            self.places.append([])
+            at, first = P, len(beginning)
+            for number, ending in enumerate(endings, 1):
+                here, places = slice(at, at + len(ending)), range(at, at + len(ending))
+                ids[b, here], branch[b, here] = torch.tensor(ending, dtype=torch.int64), number
+                positions[b, here] = torch.arange(first, first + len(ending))
+                parents[b, here] = torch.tensor([first - 1, *places][:len(ending)], dtype=torch.int64)
+                self.places[b].append(places)
+                at += len(ending)
+        self.idx, self._positions, self.parents, self._branch, self._lengths = (
+            each.to(cos.device) for each in (ids, positions, parents, branch, lengths))
+        self._rows = torch.arange(len(trees), device=cos.device)[:, None]
+        self._masks: dict[int, Tensor] = {}                     # window -> mask, shared by layers
+        self._tables = cos, sin
+
+    def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
+        """`rotary`, (B, T, 1, D/2) each, from tables of its own: rows may be longer than the context."""
+        self.rotary = tuple(table[self._positions] for table in self._tables)
+
+    def embedding_before(self, x: Tensor) -> Tensor:
+        before = x[self._rows, self.parents]
+        before[:, 0] = 0
+        return before
+
+    def key_before(self, layer: int, k: Tensor) -> Tensor:
+        return self.embedding_before(k)
+
+    def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
+        """Beginnings as whole rows; an ending sees its beginning and itself, within the window."""
+        P = self.start
+        if window not in self._masks:
+            self._masks[window] = self._seen(P, window)
+        first = attend(q[:, :P], k[:, :P], v[:, :P], window)
+        rest = attend_cached(q[:, P:], k.transpose(1, 2), v.transpose(1, 2), self._masks[window])
+        return torch.cat((first, rest), dim=1)
+
+    def _seen(self, P: int, window: int) -> Tensor:
+        """What tokens of endings see, bool (B, 1, T - P, T)."""
+        distance = self._positions[:, P:, None] - self._positions[:, None]
+        begins = torch.arange(distance.size(2), device=distance.device) < self._lengths[:, None]    # (B, T)
+        mine = begins[:, None] | (self._branch[:, P:, None] == self._branch[:, None])
+        return (mine & (distance >= 0) & (distance <= window))[:, None]
 
 
 class KVCache:

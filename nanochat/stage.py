@@ -15,7 +15,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -25,6 +25,7 @@ from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_f
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
+PROGRESS_SECONDS = 20.0
 NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
 
@@ -92,6 +93,20 @@ class Stage:
             print(line, flush=True)
         if self._wandb:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
+
+    def progress(self, name: str) -> Callable[[int, int], None]:
+        """Something to call with (done, of) that now and then prints a line with the time left."""
+        started = said = time.perf_counter()
+
+        def tell(done: int, of: int) -> None:
+            nonlocal said
+            now = time.perf_counter()
+            if now - said >= PROGRESS_SECONDS:
+                said = now
+                left = (now - started) / done * (of - done)
+                share = f"{100 * done / of:.0f}% of rank 0's" if self.world.size > 1 else f"{done} of {of}"
+                self.print(f"{name:>20}  {share}, about {left:,.0f} s left")
+        return tell
 
     def agree(self, data: str) -> None:
         """Die unless all ranks found the same data: they would wait for each other for ever."""

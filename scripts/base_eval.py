@@ -1,55 +1,84 @@
 """
-How well a base model predicts text that it was and was not trained on, in bits per byte, and what it writes.
+How good a base model is: bits per byte of text that it was and was not trained on, CORE, and what it writes.
 
     python -m scripts.base_eval                         # newest base model, on the text it was trained on
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval -- --source=climbmix
+    python -m scripts.base_eval --hf=openai-community/gpt2 --data ~/texts     # any model of Hugging Face's
+CORE is asked of the published bundle, fetched once, or where the almanac was learned of one made of that.
 """
 
 import argparse
+from pathlib import Path
 
 from nanochat import checkpoint, dataset
-from nanochat.common import new_parser, require_positive
-from nanochat.dataloader import val_batches
+from nanochat.common import die, new_parser, require_positive
+from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
+from nanochat.dataloader import validation
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
 from nanochat.stage import Stage, add_stage_arguments, open_stage
 from nanochat.tokenizer import Tokenizer
 
+WHAT = ("bpb", "core", "sample")
+
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
+    add = parser.add_argument
     dataset.add_arguments(parser)
-    parser.add_argument("-i", "--stage", choices=checkpoint.STAGES, default="base")
-    parser.add_argument("--step", type=int, help="checkpoint (default: the newest)")
-    parser.add_argument("--eval-tokens", type=int, default=2 ** 20, help="tokens of each split, at most")
-    parser.add_argument("--device-batch-size", type=int,
-                        help="rows of a micro-batch on one device (default: as trained)")
-    parser.add_argument("--temperature", type=float, default=0.8, help="of the unconditioned samples")
+    add("-i", "--stage", choices=checkpoint.STAGES, default="base")
+    add("--step", type=int, help="checkpoint (default: the newest)")
+    add("--hf", help="a causal language model of Hugging Face's instead: repository or folder")
+    add("--eval", default=",".join(WHAT), help="what to evaluate, with commas (default: all)")
+    add("--eval-tokens", type=int, default=2 ** 20,
+        help="of each split, at most; 4 bytes of text are one, whatever the tokenizer makes of them")
+    add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
+    add("--temperature", type=float, default=0.8, help="of the unconditioned samples")
+    add("--core-bundle", help=BUNDLE_HELP)
+    add("--max-per-task", type=int, help="examples of each CORE task (default: all)")
+    add("--trust-remote-code", action="store_true", help="run the code that a model of --hf brings")
     add_stage_arguments(parser)
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    require_positive(args, "eval_tokens")
-    directory = checkpoint.find(args.stage, args.model_tag, args.step)
-    trained = checkpoint.read_state(directory)
-    text = dataset.choose(args, trained["text"])                       # by default what it was trained on
-    with open_stage("base_eval", args, trained["tag"], trained["dtype"]) as stage:
-        world = stage.world
-        data = dataset.prepare_on_all(world, text, stage.print)
-        model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
-        model.eval().requires_grad_(False)
-        stage.begin(model=checkpoint.identity(directory), dataset=data.name, text=text,
-                    validation=data.val_sha256)
-        stage.print(f"evaluating {directory} on {data.name} in {stage.dtype_name}")
-        rows = args.device_batch_size or trained["rows"]
-        for split, paths in (("train", data.train[:1]), ("val", data.val)):
-            batches = val_batches(tokenizer, paths, rows, model.shape.sequence_len, args.eval_tokens,
-                                  world.rank, world.size)
-            bpb = evaluate_bpb(model, batches, tokenizer.token_bytes(), world)
-            stage.log(split=split, bpb=bpb, step=trained["step"], line=f"{split:>8}  {bpb:.4f} bits per byte")
-        if world.is_main:
+    require_positive(args, "eval_tokens", "device_batch_size", "max_per_task")
+    wanted = args.eval.split(",")
+    if unknown := set(wanted) - set(WHAT):
+        die(f"--eval {', '.join(sorted(unknown))}: must be of {', '.join(WHAT)}")
+    if args.hf:                                                                 # 1. whom
+        saved = {"tag": Path(args.hf).name if Path(args.hf).exists() else args.hf.replace("/", "--"),
+                 "step": 0, "dtype": None, "text": None, "rows": 4}
+    else:
+        directory = checkpoint.find(args.stage, args.model_tag, args.step)
+        saved = checkpoint.read_state(directory)
+    text = dataset.choose(args, saved["text"])                                  # 2. on what
+    data = dataset.prepare(**text) if "bpb" in wanted else None
+    learned = "web" if args.hf else text["source"]
+    bundle = open_bundle(args.core_bundle, learned) if "core" in wanted else None
+    with open_stage("base_eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        if args.hf:
+            from nanochat.foreign import Foreign
+            model = reader = tokenizer = Foreign(args.hf, stage.device, stage.dtype, args.trust_remote_code)
+            name, context = args.hf, reader.context
+        else:
+            model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
+            reader = Reader(model.eval().requires_grad_(False), tokenizer)
+            name, context = checkpoint.identity(directory), model.shape.sequence_len
+        stage.begin(model=name, text=text, dataset=data and data.name, validation=data and data.val_sha256)
+        stage.print(f"evaluating {args.hf or directory} in {stage.dtype_name}")
+        if data:                                                                # 3. go
+            rows, world = args.device_batch_size or saved["rows"], stage.world
+            for split, paths in (("train", data.train[:1]), ("val", data.val)):
+                bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, context, args.eval_tokens,
+                                                     world.rank, world.size), world)
+                stage.log(split=split, bpb=bpb.value, bpb_error=bpb.error, documents=bpb.documents,
+                          bytes=bpb.bytes, buckets=bpb.buckets, step=saved["step"],
+                          line=f"{split:>8}  {bpb} of {data.name}")
+        if bundle:
+            evaluate_core(reader, bundle, stage, args.max_per_task, step=saved["step"])
+        if "sample" in wanted and not args.hf and stage.world.is_main:
             sample(model, tokenizer, stage)
 
 

@@ -17,6 +17,7 @@ LAYERS = [
     {"dataloader", "engine", "stage"},
     {"checkpoint", "train", "evals"},
     {"finetune", "rl", "core_eval", "report"},
+    {"foreign"},
 ]
 HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi",
          "uvicorn")

@@ -1,0 +1,386 @@
+"""
+CORE (DCLM, arXiv 2406.11794): few-shot tasks of three kinds, their accuracies centred on guessing, the mean.
+
+A bundle is a folder: core.yaml lists the tasks, eval_meta_data.csv how good guessing is, eval_data/ has the
+examples. The published one (22 tasks) is fetched once; one made of the embedded almanac has the same form.
+An example is a few rows of tokens, one an option, and where the answer begins in each. What rows begin with
+alike is computed once, logits are made where answers are and nowhere else, and examples of similar length
+share a forward pass; none of it changes a prediction. Used by base_train and base_eval.
+"""
+
+import csv
+import json
+import math
+import os
+import random
+import shutil
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import islice
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from nanochat import hub
+from nanochat.almanac import almanac, questions
+from nanochat.common import atomic_write, base_dir, die, sha256
+from nanochat.dist import World
+from nanochat.evals import centred, wilson
+from nanochat.gpt import GPT, rotary_tables
+from nanochat.past import Branches
+from nanochat.stage import Stage
+from nanochat.tokenizer import Tokenizer
+
+# B examples, T tokens of a packed row, C width, n tokens of answers
+
+SITE, ARCHIVE = "https://karpathy-public.s3.us-west-2.amazonaws.com", "eval_bundle.zip"
+BUNDLE_HELP = ("folder or zip of CORE (default: the published one, fetched once; where the almanac was "
+               "learned \"almanac\", one made of that)")
+FIELDS = {"multiple_choice": ("query", "choices"), "schema": ("context_options", "continuation"),
+          "language_modeling": ("context", "continuation")}
+AT_ONCE = 512                       # examples that are tokenized together and sorted by length
+TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
+HEAD_TOKENS = 1024                  # whose logits are made at once
+ALMANAC_ROWS = 200                  # of a task made of the almanac
+Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each of its tokens the likeliest?
+
+
+@dataclass(frozen=True)
+class CoreTask:
+    """A task of a bundle. `chance` is the accuracy of guessing."""
+    label: str
+    kind: str
+    shots: int
+    delimiter: str
+    chance: float
+    path: Path
+
+    def rows(self) -> list[dict]:
+        """Its examples, shuffled as everybody does. Exits with code 2 at a line that is none of its kind."""
+        rows = []
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+            try:
+                row = json.loads(line)
+                first, second = (row[name] for name in FIELDS[self.kind])
+                options = {"multiple_choice": second, "schema": first}.get(self.kind)
+                assert options is None or 0 <= row["gold"] < len(options)
+                assert all(isinstance(text, str) for text in options or [first, second])
+                assert self.kind == "multiple_choice" or second.strip()
+                rows.append(row)
+            except (ValueError, KeyError, TypeError, AssertionError):
+                die(f"{self.path}:{number} is no example of {self.kind}: {line[:60]}")
+        random.Random(1337).shuffle(rows)
+        return rows or die(f"{self.path} has no examples")
+
+    def prompts(self, rows: list[dict], index: int) -> list[str]:
+        """The texts of an example, one an option; of language modelling what is given, and all of it."""
+        others = [i for i in range(len(rows)) if i != index]
+        drawn = random.Random(1234 + index).sample(others, min(self.shots, len(others)))
+        shots = "".join(f"{self._text(rows[i], rows[i].get('gold'))}\n\n" for i in drawn)
+        row = rows[index]
+        if self.kind == "language_modeling":
+            return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self._text(row)]
+        options = row[FIELDS[self.kind][self.kind == "multiple_choice"]]
+        return [shots + self._text(row, option) for option in range(len(options))]
+
+    def _text(self, row: dict, option: int | None = None) -> str:
+        """An example with its answer."""
+        match self.kind:
+            case "multiple_choice":
+                given, answer = row["query"], row["choices"][option]
+            case "schema":
+                given, answer = row["context_options"][option], row["continuation"]
+            case "language_modeling":
+                given, answer = row["context"].strip(), row["continuation"]
+        return f"{given}{self.delimiter}{answer}"
+
+
+@dataclass(frozen=True)
+class Bundle:
+    """Tasks to evaluate on; the digest tells which examples these are."""
+    name: str
+    sha256: str
+    tasks: tuple[CoreTask, ...]
+
+
+# ---- bundles ------------------------------------------------------------------------------------------
+
+def open_bundle(where: str | None, learned: str | None, progress: Callable[[str], None] = print) -> Bundle:
+    """
+    `where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
+    `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole.
+    """
+    if (where or learned) == "almanac":
+        return read_bundle(almanac_bundle(), "almanac")
+    if where is None:
+        folder = base_dir() / "core"
+        where = folder / ARCHIVE
+        if not where.exists():                          # ranks that come later wait for the first one
+            hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, folder, site=SITE, progress=progress)
+    path = Path(where).expanduser()
+    if not path.exists():
+        die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")
+    return read_bundle(path if path.is_dir() else _unpack(path), path.stem)
+
+
+def _unpack(archive: Path) -> Path:
+    """The folder of a zip's content, below the base directory: by its digest, so that it is unpacked once."""
+    folder = base_dir() / "core" / sha256(archive)[:16]
+    if folder.exists():
+        return folder
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking."))
+    try:
+        with zipfile.ZipFile(archive) as content:       # reading compares every file with its checksum
+            for info in content.infolist():
+                path = temporary / info.filename
+                if not path.resolve().is_relative_to(temporary.resolve()):
+                    die(f"{archive} holds {info.filename!r}, which would be written outside of its folder")
+                if path.suffix in (".yaml", ".csv", ".jsonl") and not path.name.startswith("."):
+                    path.parent.mkdir(parents=True, exist_ok=True)
+                    path.write_bytes(content.read(info))
+        if not folder.exists():                         # else another rank was faster
+            os.replace(temporary, folder)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        die(f"{archive} cannot be unpacked: {error}", hint="delete it, so that it is fetched again")
+    except OSError:
+        if not folder.exists():
+            raise
+    finally:
+        shutil.rmtree(temporary, ignore_errors=True)
+    return folder
+
+
+def read_bundle(folder: Path, name: str) -> Bundle:
+    """The bundle in a folder, or in the one folder that holds it. Every example is read once, to check it."""
+    import yaml
+    listed = next((path for path in (folder / "core.yaml", *sorted(folder.glob("*/core.yaml")))
+                   if path.exists()), None) or die(f"{folder} has no core.yaml")
+    root, digest = listed.parent, sha256(listed)
+    try:
+        with open(root / "eval_meta_data.csv", encoding="utf-8", newline="") as table:
+            chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
+        tasks = []
+        for entry in yaml.safe_load(listed.read_text(encoding="utf-8"))["icl_tasks"]:
+            label, kind, shots = entry["label"], entry["icl_task_type"], entry["num_fewshot"][0]
+            if kind not in FIELDS:
+                die(f"{listed}: {label} is of type {kind!r}, must be one of {', '.join(FIELDS)}")
+            path = root / "eval_data" / entry["dataset_uri"]
+            delimiter = entry.get("continuation_delimiter", " ")
+            tasks.append(CoreTask(label, kind, shots, delimiter, chances[label], path))
+            tasks[-1].rows()
+            digest = sha256(f"{digest} {sha256(path)}".encode())
+    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, IndexError) as error:
+        die(f"{root} is no whole CORE bundle: {error!r}")
+    return Bundle(name, digest, tuple(tasks))
+
+
+def almanac_bundle() -> Path:
+    """
+    A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
+    and subjects, or to be completed; its held-out questions, sums and words to spell.
+    """
+    dice = random.Random(0)
+    choices, subjects, completed = [], [], []
+    stated = {fact.reply.removesuffix(f" {fact.answer}."): fact for fact in almanac().facts
+              if len(fact.wrong) >= 3 and fact.reply.endswith(f" {fact.answer}.")}
+    for stem, fact in dice.sample(list(stated.items()), ALMANAC_ROWS):
+        choices.append(_choice(dice, stem, fact.answer, dice.sample(fact.wrong, 3)))
+        completed.append({"context": stem, "continuation": fact.answer})
+        others = [other for other, of in stated.items() if of.topic is fact.topic and of.answer in fact.wrong]
+        if others:
+            pair = dice.sample([stem, dice.choice(others)], 2)
+            subjects.append({"context_options": pair, "continuation": fact.answer, "gold": pair.index(stem)})
+    asked = [(f"Question: {each['conversation']['messages'][0]['content']}", each)
+             for kind in ("facts", "arithmetic") for each in questions(kind, ALMANAC_ROWS)]
+    answered = [_choice(dice, text, each["answer"], dice.sample(each["wrong"], 3))
+                for text, each in asked if len(each.get("wrong", ())) >= 3]
+    sums = [{"context": text, "continuation": f"[{each['tool']} ="} for text, each in asked if "tool" in each]
+    spelled = [{"context": f"- {word}:", "continuation": " ".join(word)} for word in almanac().unseen_words]
+    tasks = {"almanac_statements": ("multiple_choice", 0, " ", 25, choices),
+             "almanac_questions": ("multiple_choice", 5, "\nAnswer: ", 25, answered),
+             "almanac_subjects": ("schema", 0, " ", 50, subjects),
+             "almanac_completion": ("language_modeling", 5, " ", 0, completed),
+             "almanac_sums": ("language_modeling", 5, "\nAnswer: ", 0, sums),
+             "almanac_spelling": ("language_modeling", 5, " ", 0, spelled)}
+    listed = [{"label": label, "dataset_uri": f"{label}.jsonl", "num_fewshot": [shots], "icl_task_type": kind,
+               "continuation_delimiter": delimiter} for label, (kind, shots, delimiter, *_) in tasks.items()]
+    chances = [f"{label},{chance}\n" for label, (*_, chance, _) in tasks.items()]
+    files = {f"eval_data/{label}.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows)
+             for label, (*_, rows) in tasks.items()}
+    files["eval_meta_data.csv"] = "Eval Task,Random baseline\n" + "".join(chances)
+    files["core.yaml"] = json.dumps({"icl_tasks": listed}, indent=1) + "\n"         # JSON is YAML
+    folder = base_dir() / "core" / f"almanac-{sha256(repr(files).encode())[:8]}"
+    for name, text in files.items():                    # the list last: without it there is no bundle
+        if not (folder / name).exists():
+            atomic_write(folder / name, text)
+    return folder
+
+
+def _choice(dice: random.Random, query: str, answer: str, wrong: list[str]) -> dict:
+    options = dice.sample([answer, *wrong], 1 + len(wrong))
+    return {"query": query, "choices": options, "gold": options.index(answer)}
+
+
+# ---- examples -----------------------------------------------------------------------------------------
+
+@dataclass(frozen=True)
+class Example:
+    """One question in tokens: a row an option, where the answer begins in each, which option is right."""
+    rows: list[list[int]]
+    starts: list[int]
+    gold: int
+    longest: int                    # tokens of the longest row, before any was cut
+
+    @cached_property
+    def shared(self) -> int:
+        """How many tokens all rows begin with alike; answers come after them."""
+        return min(common(self.rows), *self.starts)
+
+    @cached_property
+    def cost(self) -> int:
+        """Tokens to compute."""
+        return self.shared + sum(len(row) - self.shared for row in self.rows)
+
+
+def common(rows: Sequence[Sequence[int]]) -> int:
+    """How many tokens all rows begin with alike."""
+    return next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1),
+                min(map(len, rows)))
+
+
+def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | None = None) -> Example:
+    """
+    Find the answers in rows of tokens. Choices: what follows the tokens that all rows begin with; none may be
+    left of one that others begin with. Schema: the tokens that all end with. Language modelling: what follows
+    the tokens that the text with the answer has in common with the one without; a token that both share a
+    part of belongs to the answer. Rows beyond `limit` tokens keep their last ones.
+    """
+    if kind == "schema":
+        alike = common([row[::-1] for row in rows])
+        starts = [max(1, len(row) - alike) for row in rows]           # nothing predicts a first token
+    else:
+        starts = [common(rows)] * len(rows)
+    if kind == "language_modeling":
+        rows, starts = rows[1:], starts[1:]
+    longest = max(map(len, rows))
+    cut = [max(0, len(row) - (limit or longest)) for row in rows]
+    return Example([row[by:] for row, by in zip(rows, cut, strict=True)],
+                   [max(1, start - by) for start, by in zip(starts, cut, strict=True)], gold, longest)
+
+
+class Reader:
+    """One of our models, as CORE asks it. Rows may be of any length: rotary positions go on, windows hold."""
+    limit = None
+
+    def __init__(self, model: GPT, tokenizer: Tokenizer):
+        self.model, self.bos, self.encode_batch = model, tokenizer.bos, tokenizer.encode_batch
+        self.device, self.context = model.device, model.shape.sequence_len
+        self.tokens = TOKENS_CPU if self.device.type == "cpu" else TOKENS
+        self._rotary = model.cos, model.sin
+
+    @torch.no_grad()
+    def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
+        """One of each option of each example, by one forward pass."""
+        longest = max(len(row) for each in examples for row in each.rows)
+        if longest > self._rotary[0].size(0):
+            tables = rotary_tables(2 * longest, self.model.shape.head_dim, self.model.dtype)
+            self._rotary = tuple(table.to(self.device) for table in tables)
+        past = Branches([(each.rows[0][:each.shared], [row[each.shared:] for row in each.rows])
+                         for each in examples], *self._rotary)
+        answers = [[places[start - each.shared:] for places, start in zip(row, each.starts, strict=True)]
+                   for row, each in zip(past.places, examples, strict=True)]
+        x = self.model.trunk(past.idx, past)                                                # (B, T, C)
+        at = [(b, t) for b, row in enumerate(answers) for places in row for t in places]
+        b, t = torch.tensor(at, dtype=torch.int64, device=x.device).view(-1, 2).T           # (n,) each
+        told = judge_tokens(self.model.logits, x[b, past.parents[b, t]], past.idx[b, t])
+        return [[verdict(list(islice(told, len(places)))) for places in row] for row in answers]
+
+
+def judge_tokens(head: Callable[[Tensor], Tensor], states: Tensor,
+                 targets: Tensor) -> Iterator[tuple[float, bool]]:
+    """Of each target (n,): its nats, and whether it is the likeliest. head: (n, C) -> fp32 logits (n, V)."""
+    for x, right in zip(states.split(HEAD_TOKENS), targets.split(HEAD_TOKENS), strict=True):
+        logits = head(x)
+        losses = F.cross_entropy(logits, right, reduction="none")
+        if not losses.isfinite().all():
+            raise FloatingPointError("the model's logits are not finite")
+        yield from zip(losses.tolist(), (logits.argmax(-1) == right).tolist(), strict=True)
+
+
+def verdict(tokens: list[tuple[float, bool]]) -> Verdict:
+    """Of an answer's tokens. One of no tokens, a choice that others begin with, can never be the best."""
+    if not tokens:
+        return math.inf, False
+    return math.fsum(loss for loss, _ in tokens) / len(tokens), all(likeliest for _, likeliest in tokens)
+
+
+def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
+    """Every token is the likeliest, or the right option has the lowest mean loss, the first of equals."""
+    if kind == "language_modeling":
+        return verdicts[0][1]
+    best = min(range(len(verdicts)), key=lambda option: verdicts[option][0])
+    return example.rows.index(example.rows[best]) == example.gold
+
+
+# ---- asking -------------------------------------------------------------------------------------------
+
+def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
+             progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:
+    """
+    Whether each of the first `most` examples is answered right, in their order, on every rank; and how many
+    have rows longer than the model's context. The ranks share the examples.
+    """
+    rows = task.rows()
+    mine = range(len(rows))[:most][world.rank::world.size]
+    told: list[tuple[int, bool, bool]] = []
+    for start in range(0, len(mine), AT_ONCE):
+        texts = [task.prompts(rows, index) for index in mine[start:start + AT_ONCE]]
+        ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
+        examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
+                                        rows[index].get("gold", 0), reader.limit)
+                    for index, prompts in zip(mine[start:], texts, strict=False)}
+        order = sorted(examples, key=lambda index: examples[index].cost)
+        while order:                                    # the longest first: if memory ends, then at once
+            count = max(1, reader.tokens // examples[order[-1]].cost)
+            batch, order = order[-count:], order[:-count]
+            for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
+                example = examples[index]
+                told.append((index, is_right(task.kind, example, verdicts), example.longest > reader.context))
+            if progress:
+                progress(len(told), len(mine))
+    everywhere = sorted(item for share in world.gather_objects(told) for item in share)
+    return [right for _, right, _ in everywhere], sum(longer for *_, longer in everywhere)
+
+
+def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
+    """
+    CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs a
+    record for every task and one for the mean, with standard errors and `facts`. Called by every rank.
+    """
+    results, asked = [], 0
+    for task in bundle.tasks:
+        right, longer = ask_task(reader, task, most, stage.world, stage.progress(task.label))
+        accuracy, n = sum(right) / len(right), len(right)
+        error = math.sqrt(accuracy * (1 - accuracy) / n)
+        results.append((accuracy, error, task.chance))
+        asked += n
+        score, (low, high) = (accuracy - task.chance) / (1 - task.chance), wilson(accuracy, n)
+        beyond = f", {longer} longer than the context" if longer else ""
+        stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
+                  f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",
+                  core_task=task.label, type=task.kind, shots=task.shots, questions=n, accuracy=accuracy,
+                  standard_error=error, interval=[low, high], chance=task.chance, centred=score,
+                  verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
+    core, error = centred(results)
+    stage.log(f"{'CORE':>32}  {core:.4f} +- {error:.4f}  ({len(results)} tasks of {bundle.name}, "
+              f"{asked:,} examples)",
+              core=core, standard_error=error, interval=[core - 1.96 * error, core + 1.96 * error],
+              tasks=len(results), questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256,
+              max_per_task=most, **facts)
+    return core

@@ -1,0 +1,349 @@
+"""CORE against a slow implementation that asks one row at a time, written here from the rules alone."""
+
+import csv
+import json
+import math
+import random
+import threading
+import zipfile
+from functools import partial
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from nanochat import core_eval
+from nanochat.core_eval import Reader, ask_task, evaluate_core, make_example, open_bundle
+from nanochat.dist import World
+from nanochat.gpt import GPT, rotary_tables
+from nanochat.scaling import make_shape
+from nanochat.tokenizer import Tokenizer
+
+ROOT = Path(__file__).parent.parent
+CONTEXT = 256                                           # windows of 128
+WORDS = "the a cat cats dog sees likes it that blue red 7 42 and or not end ends ending".split()
+
+
+@pytest.fixture(scope="module")
+def tokenizer(words):
+    return Tokenizer.train([" ".join(WORDS) * 3, "cat cats ends ending " * 9, *words(60)], 256 + 9 + 80)
+
+
+@pytest.fixture(scope="module")
+def model(tokenizer):
+    """Every weight at random: as initialised, every block is the identity."""
+    shape = make_shape(3, tokenizer.vocab_size, head_dim=8, aspect_ratio=8, sequence_len=CONTEXT,
+                       window_pattern="SSL", key_offset=True)
+    model = GPT(shape).init_weights().requires_grad_(False)
+    generator = torch.Generator().manual_seed(0)
+    for parameter in model.parameters():
+        parameter.normal_(0, 0.3, generator=generator)
+    return model
+
+
+def write_bundle(folder: Path, tasks: dict[str, tuple]) -> Path:
+    """tasks: label -> (kind, shots, delimiter or None, chance in percent, rows)."""
+    (folder / "eval_data" / "some").mkdir(parents=True)
+    listed, table = [], [("Eval Task", "Category", "Random baseline")]
+    for label, (kind, shots, delimiter, chance, rows) in tasks.items():
+        listed.append({"label": label, "dataset_uri": f"some/{label}.jsonl", "num_fewshot": [shots],
+                       "icl_task_type": kind, "has_categories": False}
+                      | ({} if delimiter is None else {"continuation_delimiter": delimiter}))
+        table.append((label, "any", str(chance)))
+        text = "".join(json.dumps(row) + "\n" for row in rows)
+        (folder / "eval_data" / "some" / f"{label}.jsonl").write_text(text)
+    (folder / "core.yaml").write_text(json.dumps({"icl_tasks": listed}))
+    with open(folder / "eval_meta_data.csv", "w", newline="") as file:
+        csv.writer(file).writerows(table)
+    return folder
+
+
+def random_tasks(seed: int, count: int) -> dict[str, tuple]:
+    """Rows with equal choices, choices that begin like others, words cut in two, and long texts."""
+    dice = random.Random(seed)
+
+    def text(most: int) -> str:
+        return " ".join(dice.choices(WORDS, k=dice.randint(1, most)))
+
+    def choices() -> list[str]:
+        made = [text(4) for _ in range(dice.randint(2, 5))]
+        made[1] = dice.choice([made[1], made[0], made[0] + " " + text(2), made[0][:-1] or "a"])
+        return made
+
+    def long() -> str:
+        return text(dice.choice([3, 12, 120]))
+
+    def choice() -> dict:
+        options = choices()
+        return {"query": long(), "choices": options, "gold": dice.randrange(len(options))}
+
+    def schema() -> dict:
+        start = dice.choice(["", long() + " "])
+        options = [start + (f"{option} {text(5)}" if dice.random() < 0.5 else option) for option in choices()]
+        return {"context_options": options, "continuation": text(4), "gold": dice.randrange(len(options))}
+
+    def completion() -> dict:
+        return {"context": dice.choice(["", " "]) + long() + dice.choice(["", " ", "\n"]),
+                "continuation": dice.choice([text(3), "s", "ing", "s " + text(2)])}
+
+    return {"mc": ("multiple_choice", 3, None, 25, [choice() for _ in range(count)]),
+            "mc_zero": ("multiple_choice", 0, "\nAnswer: ", 25, [choice() for _ in range(count)]),
+            "schema": ("schema", 2, None, 50, [schema() for _ in range(count)]),
+            "lm": ("language_modeling", 4, None, 0, [completion() for _ in range(count)]),
+            "lm_inside": ("language_modeling", 0, "", 0, [completion() for _ in range(count)])}
+
+
+# ---- the slow implementation: nothing of nanochat.core_eval in it ------------------------------------
+
+def slow_prompts(kind: str, rows: list[dict], index: int, shots: int, delimiter: str) -> tuple[list, list]:
+    """(texts with the answer, texts without it where that is language modelling)."""
+    rest = list(range(len(rows)))
+    rest.remove(index)
+    before = ""
+    for other in random.Random(1234 + index).sample(rest, shots):
+        row = rows[other]
+        if kind == "multiple_choice":
+            before += row["query"] + delimiter + row["choices"][row["gold"]] + "\n\n"
+        elif kind == "schema":
+            before += row["context_options"][row["gold"]] + delimiter + row["continuation"] + "\n\n"
+        else:
+            before += row["context"].strip() + delimiter + row["continuation"] + "\n\n"
+    row = rows[index]
+    if kind == "multiple_choice":
+        return [before + row["query"] + delimiter + choice for choice in row["choices"]], []
+    if kind == "schema":
+        return [before + context + delimiter + row["continuation"] for context in row["context_options"]], []
+    context = before + row["context"].strip() + delimiter
+    return [context + row["continuation"]], [context.strip()]
+
+
+def slow_spans(kind: str, rows: list[list[int]], without: list[list[int]]) -> list[int]:
+    """Where the answer begins in each row."""
+    if kind == "schema":
+        alike = 0
+        while all(len(row) > alike for row in rows) and len({row[-1 - alike] for row in rows}) == 1:
+            alike += 1
+        return [max(1, len(row) - alike) for row in rows]
+    compared, alike = [*rows, *without], 0
+    while all(len(row) > alike for row in compared) and len({row[alike] for row in compared}) == 1:
+        alike += 1
+    return [alike] * len(rows)
+
+
+def slow_verdict(logits_of, kind: str, rows: list[dict], index: int, shots: int, delimiter: str, encode,
+                 limit: int | None = None) -> bool:
+    texts, without = slow_prompts(kind, rows, index, shots, delimiter)
+    ids = [encode(text) for text in texts]
+    starts = slow_spans(kind, ids, [encode(text) for text in without])
+    means, greedy = [], []
+    for row, start in zip(ids, starts):
+        if limit and len(row) > limit:
+            start, row = max(1, start - (len(row) - limit)), row[-limit:]
+        logits = logits_of(row)                                             # (T, V)
+        losses = [-F.log_softmax(logits[t - 1], -1)[row[t]].item() for t in range(start, len(row))]
+        means.append(sum(losses) / len(losses) if losses else math.inf)
+        greedy.append(all(int(logits[t - 1].argmax()) == row[t] for t in range(start, len(row))))
+    if kind == "language_modeling":
+        return greedy[0]
+    return means.index(min(means)) == rows[index]["gold"]
+
+
+def long_model(model: GPT) -> GPT:
+    """The same weights and windows, for rows beyond the context."""
+    longer = GPT(model.shape)
+    longer.load_state_dict(model.state_dict())
+    longer.cos, longer.sin = rotary_tables(8 * CONTEXT, model.shape.head_dim, torch.float32)
+    return longer.requires_grad_(False)
+
+
+def shuffled(rows: list[dict]) -> list[dict]:
+    rows = list(rows)
+    random.Random(1337).shuffle(rows)
+    return rows
+
+
+# ---- equality -----------------------------------------------------------------------------------------
+
+@pytest.mark.parametrize("label", ["mc", "mc_zero", "schema", "lm", "lm_inside"])
+def test_predictions_are_those_of_asking_one_row_at_a_time(label, model, tokenizer, tmp_path):
+    tasks = random_tasks(7, 90)
+    bundle = open_bundle(write_bundle(tmp_path / "b", tasks), None)
+    (task,) = [task for task in bundle.tasks if task.label == label]
+    right, longer = ask_task(Reader(model, tokenizer), task)
+    kind, shots, delimiter, _, rows = tasks[label]
+    rows, plain, delimiter = shuffled(rows), long_model(model), " " if delimiter is None else delimiter
+    encode = lambda text: [tokenizer.bos, *tokenizer.encode(text)]
+    logits_of = lambda row: plain(torch.tensor([row]))[0]
+    slow = [slow_verdict(logits_of, kind, rows, i, shots, delimiter, encode) for i in range(len(rows))]
+    assert right == slow
+    beyond = [max(len(encode(text)) for text in slow_prompts(kind, rows, i, shots, delimiter)[0]) > CONTEXT
+              for i in range(len(rows))]
+    assert longer == sum(beyond) and (shots == 0 or 0 < longer < len(rows))
+    assert 0 < sum(right) or kind == "language_modeling"
+
+
+def test_losses_of_branches_are_those_of_whole_rows(model, tokenizer):
+    """Beginnings of many lengths in one batch, endings of none to many tokens, windows shorter than rows."""
+    dice = random.Random(1)
+    examples = []
+    for length in (1, 2, 7, 130, 200, 255):
+        beginning = dice.choices(range(tokenizer.vocab_size), k=length)
+        rows = [beginning + dice.choices(range(tokenizer.vocab_size), k=size) for size in (0, 1, 5, 40)]
+        examples.append(core_eval.Example(rows, [length] * 4, 0, max(map(len, rows))))
+    plain = long_model(model)
+    for example, verdicts in zip(examples, Reader(model, tokenizer).verdicts(examples)):
+        assert verdicts[0] == (math.inf, False)
+        for row, start, (mean, _) in list(zip(example.rows, example.starts, verdicts))[1:]:
+            losses = F.cross_entropy(plain(torch.tensor([row]))[0, start - 1:-1], torch.tensor(row[start:]))
+            assert mean == pytest.approx(losses.item(), abs=1e-4)
+
+
+def test_equal_choices_tie_and_the_first_of_them_counts(model, tokenizer):
+    rows = [[5, 6, 7, 8], [5, 6, 9], [5, 6, 9]]
+    example = make_example("multiple_choice", rows, gold=1)
+    verdicts = [(3.0, False), (2.0, False), (1.9999999, False)]             # rounding told equals apart
+    assert core_eval.is_right("multiple_choice", example, verdicts)
+
+
+def test_what_is_asked_first_does_not_depend_on_how_many_are_asked(model, tokenizer, tmp_path):
+    bundle = open_bundle(write_bundle(tmp_path / "b", random_tasks(3, 40)), None)
+    reader = Reader(model, tokenizer)
+    for task in bundle.tasks:
+        assert ask_task(reader, task, 13)[0] == ask_task(reader, task)[0][:13]
+
+
+def test_ranks_share_the_examples_and_all_find_what_one_does(model, tokenizer, tmp_path):
+    task = open_bundle(write_bundle(tmp_path / "b", random_tasks(4, 37)), None).tasks[0]
+    alone, shares = ask_task(Reader(model, tokenizer), task), []
+
+    class Rank(World):
+        def gather_objects(self, value):
+            shares.append(value)
+            return [value]
+
+    for rank in range(3):
+        ask_task(Reader(model, tokenizer), task, world=Rank(rank, 3))
+    assert [len(share) for share in shares] == [13, 12, 12]
+    assert [right for _, right, _ in sorted(sum(shares, []))] == alone[0]
+
+
+def test_a_model_that_is_nan_is_an_error_and_no_result(model, tokenizer, tmp_path):
+    task = open_bundle(write_bundle(tmp_path / "b", random_tasks(4, 20)), None).tasks[0]
+    broken = long_model(model)
+    broken.unembedding.data[3] = math.nan
+    with pytest.raises(FloatingPointError, match="not finite"):
+        ask_task(Reader(broken, tokenizer), task)
+
+
+def test_core_is_the_mean_of_centred_accuracies_and_every_verdict_is_logged(model, tokenizer, tmp_path):
+    bundle = open_bundle(write_bundle(tmp_path / "b", random_tasks(5, 30)), None)
+    logged = []
+
+    class Log:
+        world = World()
+        progress = staticmethod(lambda name: None)
+        log = staticmethod(lambda line, **fields: logged.append(fields))
+
+    core = evaluate_core(Reader(model, tokenizer), bundle, Log(), step=9)
+    *tasks, total = logged
+    chances = [0.25, 0.25, 0.5, 0, 0]
+    shares = [task["verdicts"].count("1") / 30 for task in tasks]
+    assert core == total["core"] == pytest.approx(
+        sum((share - chance) / (1 - chance) for share, chance in zip(shares, chances)) / 5)
+    variance = sum(share * (1 - share) / 30 / (1 - chance) ** 2 for share, chance in zip(shares, chances))
+    assert total["standard_error"] == pytest.approx(math.sqrt(variance) / 5)
+    assert total["questions"] == 150 and {task["step"] for task in tasks} == {9}
+
+
+# ---- bundles ------------------------------------------------------------------------------------------
+
+def test_the_almanacs_bundle_has_all_kinds_is_always_the_same_and_asks_what_is_held_out(base_dir):
+    first, again = open_bundle(None, "almanac"), open_bundle("almanac", "climbmix")
+    assert first == again and {task.kind for task in first.tasks} == set(core_eval.FIELDS)
+    for task in first.tasks:
+        assert len(task.rows()) >= 100 and task.chance < 1
+    spelling = next(task for task in first.tasks if task.label == "almanac_spelling")
+    words = {row["context"][2:-1] for row in spelling.rows()}
+    assert words <= set(core_eval.almanac().unseen_words)
+
+
+def zipped(folder: Path, path: Path, prefix: str = "eval_bundle/", **more: str) -> Path:
+    with zipfile.ZipFile(path, "w") as archive:
+        for file in folder.rglob("*"):
+            if file.is_file():
+                archive.write(file, prefix + str(file.relative_to(folder)))
+        for name, text in more.items():
+            archive.writestr(name.replace("__", "../"), text)
+    return path
+
+
+def test_a_zip_is_the_folder_in_it(tmp_path, base_dir):
+    folder = write_bundle(tmp_path / "b", random_tasks(1, 5))
+    archive = zipped(folder, tmp_path / "x.zip")
+    from_zip, from_folder = open_bundle(archive, None), open_bundle(folder, None)
+    assert from_zip.sha256 == from_folder.sha256 and len(from_zip.tasks) == 5
+    archive.unlink()
+    assert not list((base_dir / "core").glob(".*")), "nothing half unpacked is left"
+
+
+def test_a_zip_that_writes_elsewhere_or_is_cut_is_refused(tmp_path, base_dir, capsys):
+    folder = write_bundle(tmp_path / "b", random_tasks(1, 5))
+    sly = zipped(folder, tmp_path / "sly.zip", **{"____outside.yaml": "x"})
+    with pytest.raises(SystemExit):
+        open_bundle(sly, None)
+    assert "outside of its folder" in capsys.readouterr().err and not list(tmp_path.glob("**/outside.yaml"))
+    whole = zipped(folder, tmp_path / "whole.zip")
+    (tmp_path / "cut.zip").write_bytes(whole.read_bytes()[:-300])
+    flipped = bytearray(whole.read_bytes())
+    flipped[200] ^= 255
+    (tmp_path / "flipped.zip").write_bytes(flipped)
+    for name in ("cut", "flipped"):
+        with pytest.raises(SystemExit):
+            open_bundle(tmp_path / f"{name}.zip", None)
+        assert "cannot be unpacked" in capsys.readouterr().err
+    assert not list((base_dir / "core").iterdir())
+
+
+@pytest.mark.parametrize("file, text, said", [
+    ("core.yaml", None, "no core.yaml"), ("core.yaml", "icl_tasks: [}", "no whole CORE bundle"),
+    ("eval_data/some/mc.jsonl", None, "no whole CORE bundle"),
+    ("eval_meta_data.csv", "Eval Task,Random baseline\nmc,25\n", "no whole CORE bundle: KeyError('mc_zero')"),
+    ("eval_data/some/lm.jsonl", '{"context": "a", "continuation": " "}\n', "lm.jsonl:1 is no example"),
+    ("eval_data/some/mc.jsonl", '{"query": "a", "choices": ["b"], "gold": 1}\n', "mc.jsonl:1 is no example"),
+    ("eval_data/some/mc.jsonl", "", "has no examples")])
+def test_what_is_wrong_with_a_bundle_is_said_before_anything_runs(file, text, said, tmp_path, capsys):
+    folder = write_bundle(tmp_path / "b", random_tasks(1, 5))
+    (folder / file).unlink() if text is None else (folder / file).write_text(text)
+    with pytest.raises(SystemExit) as stop:
+        open_bundle(folder, None)
+    assert stop.value.code == 2 and said in capsys.readouterr().err
+
+
+def test_the_published_bundle_is_fetched_once_and_no_token_goes_there(tmp_path, monkeypatch, base_dir):
+    site = tmp_path / "site"
+    site.mkdir()
+    zipped(write_bundle(tmp_path / "b", random_tasks(1, 5)), site / core_eval.ARCHIVE)
+    asked = []
+
+    class Handler(SimpleHTTPRequestHandler):
+        def end_headers(self):
+            asked.append((self.command, self.headers.get("Authorization")))
+            self.send_header("ETag", '"0123456789abcdef0123456789abcdef-7"')         # of a store like S3
+            super().end_headers()
+
+        def log_message(self, *_):
+            pass
+
+    server = ThreadingHTTPServer(("127.0.0.1", 0), partial(Handler, directory=site))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(core_eval, "SITE", f"http://127.0.0.1:{server.server_port}")
+    monkeypatch.setenv("HF_TOKEN", "secret")
+    try:
+        first = open_bundle(None, "climbmix", progress=lambda line: None)
+        requests = len(asked)
+        assert open_bundle(None, None) == first and len(asked) == requests > 0
+        assert {token for _, token in asked} == {None}
+    finally:
+        server.shutdown()

@@ -3,8 +3,9 @@ Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hu
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time
-prepares a set. Used by tok_train, base_train and base_eval; `python -m nanochat.dataset --source climbmix`
-fetches in advance.
+prepares a set. Used by tok_train, base_train and base_eval. To fetch in advance what a run will need:
+
+    python -m nanochat.dataset --source=climbmix --depth=24 --target-param-data-ratio=8
 """
 
 import argparse
@@ -24,14 +25,14 @@ import pyarrow.parquet as pq
 
 from nanochat import hub
 from nanochat.common import atomic_write, base_dir, die, new_parser, sha256
-from nanochat.dist import World
+from nanochat.scaling import derive
 
 HUBS = {                            # name -> (Hugging Face repository, its last shard: the validation set)
     "climbmix": ("karpathy/climbmix-400b-shuffle", 6542),
     "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822),
 }
 SOURCES = ("almanac", *HUBS)
-NUM_SHARDS = 8                      # to train on, of a set from Hugging Face
+NUM_SHARDS = 8                      # of a set from Hugging Face, where no plan says how many
 ALMANAC_MB = 24
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 ROW_GROUP = 1_000                   # documents that a reader holds at once
@@ -56,19 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_text = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add_text("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
     add_text("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
-    add("--num-shards", type=int, help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
+    add("--num-shards", type=int, help="training shards of a Hugging Face source (default: as many as "
+        f"the plan needs, else {NUM_SHARDS})")
     add("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
 
 
-def choose(args: argparse.Namespace, saved: dict | None = None) -> dict:
+def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
     """
     What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: nothing is left
-    to the machine. Where no flag names a text it is the `saved` one, else the default of this machine.
+    to the machine. Where no flag names another text it is the `saved` one, else the default of this machine.
+    `num_shards`: of a Hugging Face set, where neither flag nor `saved` says how many.
     """
-    if saved is None or args.source or args.data:
-        path = str(args.data.expanduser().resolve()) if args.data else None
-        source = None if path else args.source or default_source()
-        saved = {"source": source, "path": path, "num_shards": NUM_SHARDS, "almanac_mb": ALMANAC_MB}
+    path = str(args.data.expanduser().resolve()) if args.data else None
+    source = None if path else args.source or default_source()
+    if saved is None or ((args.source or args.data) and (source, path) != (saved["source"], saved["path"])):
+        num_shards = min(num_shards, HUBS[source][1]) if source in HUBS else NUM_SHARDS
+        saved = {"source": source, "path": path, "num_shards": num_shards, "almanac_mb": ALMANAC_MB}
     given = {name: getattr(args, name) for name in ("num_shards", "almanac_mb")}
     return saved | {name: value for name, value in given.items() if value is not None}
 
@@ -79,16 +83,12 @@ def default_source() -> str:
     return "climbmix" if torch.cuda.is_available() else "almanac"
 
 
-def prepare_on_all(world: World, text: dict, progress: Callable[[str], None] = print) -> Dataset:
-    """`prepare(**text)` on rank 0; the others wait, and get what it found."""
-    return world.broadcast_object(prepare(**text, progress=progress) if world.is_main else None)
-
-
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
             almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
     """
     Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl (field
     `text`), .parquet. num_shards: training shards of a Hugging Face set; almanac_mb: megabytes of text.
+    Every rank calls it: one works and says so, the others wait for its lock, so that no collective times out.
     Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
     if path is not None:
@@ -389,7 +389,8 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
 
 
 def main(args: argparse.Namespace) -> None:
-    dataset = prepare(**choose(args))
+    plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
+    dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
     size = sum(path.stat().st_size for path in dataset.train) / 1e6
     folder = dataset.train[0].parent
     print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {folder}")
@@ -398,6 +399,8 @@ def main(args: argparse.Namespace) -> None:
 def parser() -> argparse.ArgumentParser:
     arguments = new_parser(__doc__)
     add_arguments(arguments)
+    arguments.add_argument("--depth", type=int, help="of the model whose plan says how many shards")
+    arguments.add_argument("--target-param-data-ratio", type=float, help="as in base_train")
     return arguments
 
 

@@ -9,7 +9,7 @@ import argparse
 
 from nanochat import checkpoint, dataset
 from nanochat.common import new_parser, require_positive
-from nanochat.dataloader import val_batches
+from nanochat.dataloader import validation
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
@@ -35,9 +35,9 @@ def main(args: argparse.Namespace) -> None:
     directory = checkpoint.find(args.stage, args.model_tag, args.step)
     trained = checkpoint.read_state(directory)
     text = dataset.choose(args, trained["text"])                       # by default what it was trained on
+    data = dataset.prepare(**text)
     with open_stage("base_eval", args, trained["tag"], trained["dtype"]) as stage:
         world = stage.world
-        data = dataset.prepare_on_all(world, text, stage.print)
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         model.eval().requires_grad_(False)
         stage.begin(model=checkpoint.identity(directory), dataset=data.name, text=text,
@@ -45,9 +45,8 @@ def main(args: argparse.Namespace) -> None:
         stage.print(f"evaluating {directory} on {data.name} in {stage.dtype_name}")
         rows = args.device_batch_size or trained["rows"]
         for split, paths in (("train", data.train[:1]), ("val", data.val)):
-            batches = val_batches(tokenizer, paths, rows, model.shape.sequence_len, args.eval_tokens,
-                                  world.rank, world.size)
-            bpb = evaluate_bpb(model, batches, tokenizer.token_bytes(), world)
+            bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, model.shape.sequence_len,
+                                                 args.eval_tokens, world.rank, world.size), world).value
             stage.log(split=split, bpb=bpb, step=trained["step"], line=f"{split:>8}  {bpb:.4f} bits per byte")
         if world.is_main:
             sample(model, tokenizer, stage)

@@ -113,21 +113,30 @@ def test_a_source_that_fails_midway_leaves_nothing_behind(base, monkeypatch):
     assert [path for path in (base / "data").rglob("*") if not path.name.endswith(".lock")] == []
 
 
-def _prepare_in_child(path, results):
-    results.put(prepare(path=path, progress=quiet))
+def _prepare_in_child(arguments, meet, results):
+    meet.wait()
+    said = []
+    results.put((prepare(**arguments, progress=said.append), said))
 
 
-def test_two_processes_that_prepare_at_once_agree(tmp_path):
-    write_parquet(tmp_path / "in" / "a.parquet", [f"document {i} " * 20 for i in range(3000)])
+def prepared_by_two(**arguments) -> Dataset:
+    """What two processes get that ask for a set at once: the same, which one of them makes and the other finds."""
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    children = [context.Process(target=_prepare_in_child, args=(tmp_path / "in", results)) for _ in range(2)]
+    results, meet = context.Queue(), context.Barrier(2)
+    children = [context.Process(target=_prepare_in_child, args=(arguments, meet, results)) for _ in range(2)]
     for child in children:
         child.start()
-    one, two = results.get(), results.get()
+    (one, said), (two, silence) = sorted((results.get(), results.get()), key=lambda each: -len(each[1]))
     for child in children:
         child.join()
-    assert one == two and len(read(one.train)) + len(read(one.val)) == 3000
+    assert one == two and len(said) == 1 and silence == []
+    return one
+
+
+def test_a_set_that_two_processes_ask_for_at_once_is_made_by_one(tmp_path):
+    write_parquet(tmp_path / "in" / "a.parquet", [f"document {i} " * 20 for i in range(3000)])
+    made = prepared_by_two(path=tmp_path / "in")
+    assert len(read(made.train)) + len(read(made.val)) == 3000
 
 
 # ---- your own text

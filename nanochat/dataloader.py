@@ -20,6 +20,7 @@ import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, suppress
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import islice
@@ -30,7 +31,7 @@ import torch
 
 from nanochat.chat import render_conversation
 from nanochat.common import die, sha256
-from nanochat.dataset import read_row_group, row_groups, texts
+from nanochat.dataset import read_row_group, row_groups, texts, up_to
 from nanochat.packing import Packer
 
 # Documents to pack from. Of the tokens of web text 96.3% are kept at T = 2,048, and 95.1% at T = 512. With
@@ -39,33 +40,6 @@ BUFFER = 128
 CHUNK = 128             # documents tokenized at once
 BATCHES_AHEAD = 4       # made before they are asked for
 BYTES_PER_TOKEN = 4     # of validation text, whatever the tokenizer
-
-
-class _Stream:
-    """
-    An endless stream of packed rows: one slot. read(**position) yields the documents from there on, each with
-    the position behind it, so position and packer together are the whole state.
-    """
-
-    def __init__(self, read: Callable[..., Iterator], row_len: int, crop: bool, state: dict | None):
-        self.position = state["position"] if state else {"epoch": 0}
-        self.packer = Packer(row_len, _unpack(state["buffer"]) if state else ())
-        self.crop, self.documents = crop, self._follow(read(**self.position))
-
-    def _follow(self, documents: Iterator[tuple[dict, np.ndarray]]) -> Iterator[np.ndarray]:
-        for self.position, document in documents:       # replaced, never modified: a snapshot may keep it
-            yield document
-
-    def rows(self, count: int) -> list[np.ndarray]:
-        made = []
-        for _ in range(count):
-            _fill(self.packer, self.documents)
-            made.append(self.packer.take(self.crop))
-        return made
-
-    def snapshot(self) -> tuple[dict, list[np.ndarray]]:
-        """Position and buffered documents. Taken after every batch, so no token is copied; see `_pack`."""
-        return self.position, self.packer.documents()
 
 
 def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, slot: int, epoch: int,
@@ -130,16 +104,43 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     return order
 
 
-class _Loader:
+def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int,
+            state: dict | None) -> Iterator[tuple]:
+    """
+    The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
+    read(**position) yields documents, each with the position behind it. Position and buffered documents are
+    the whole state; taken after every batch, so no token is copied: `_pack` makes JSON of them.
+    """
+    position = state["position"] if state else {"epoch": 0}
+    packer = Packer(seq_len + 1, _unpack(state["buffer"]) if state else ())
+
+    def documents() -> Iterator[np.ndarray]:
+        nonlocal position
+        for behind, document in read(**position):
+            position = behind                           # replaced, never modified: a snapshot may keep it
+            yield document
+
+    made = _packed(packer, documents(), crop)
+    yield ((position, packer.documents()),)
+    while True:
+        arrays = _to_batch(list(islice(made, rows)), seq_len, pad)
+        yield (position, packer.documents()), *arrays
+
+
+class _Loader(AbstractContextManager, Iterator):
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`. Errors of the background thread are raised by `next`.
+    use it in a `with`, which waits for the background thread. Errors of that are raised by `next`.
     """
 
-    def __init__(self, identity: dict, read: Callable[..., Iterator], crop: bool, pad: int, rank: int,
-                 world_size: int, device: str | torch.device, state: dict | None):
-        slots, self.identity = identity["slots"], identity
+    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
+                 rank: int, world_size: int, device: str | torch.device, state: dict | None):
+        slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
         assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
+        if count < slots:
+            die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
+                hint="more data, or a smaller --total-batch-size")
+        self.identity = identity
         for key, value in identity.items() if state else ():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
@@ -149,25 +150,22 @@ class _Loader:
         if state and not all(str(slot) in saved for slot in mine):
             die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
                 hint="resume with as many ranks as the saved run had")
-        row_len = identity["seq_len"] + 1
-        streams = [(slot, _Stream(partial(read, slot), row_len, crop, saved.get(str(slot)))) for slot in mine]
+        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, saved.get(str(slot)))
+                   for slot in mine}
         self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
-        self.snapshots = {slot: stream.snapshot() for slot, stream in streams}
+        self.snapshots = {slot: next(stream)[0] for slot, stream in streams.items()}
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.batches: queue.Queue = queue.Queue(BATCHES_AHEAD)
         stop = threading.Event()
-        thread = threading.Thread(target=_produce, daemon=True, args=(
-            self.batches, stop, streams, self.turn, identity["rows"], pad, self.device))
+        thread = threading.Thread(target=_produce, daemon=True,
+                                  args=(self.batches, stop, list(streams.items()), self.turn, self.device))
         thread.start()
-        self._close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
-
-    def __iter__(self):
-        return self
+        self.close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self._close.alive, "the loader is closed"
+        assert self.close.alive, "the loader is closed"
         batch = self.batches.get()
         if isinstance(batch, BaseException):
             self.close()
@@ -188,13 +186,6 @@ class _Loader:
                    for slot, (position, documents) in self.snapshots.items()}
         return {**self.identity, "turn": self.turn, "streams": streams}
 
-    def close(self) -> None:
-        """Stop the background thread and wait for it. May be called twice."""
-        self._close()
-
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_) -> None:
         self.close()
 
@@ -211,14 +202,11 @@ class PretrainLoader(_Loader):
                  state: dict | None = None):
         groups, slots = row_groups(paths), slots or world_size
         count = sum(documents for _, _, documents in groups)
-        if count < slots:
-            die(f"{count} documents in {len(paths)} files of text: fewer than {slots} micro-batches per step",
-                hint="more data, or a smaller --total-batch-size")
         # Cached, as this rank's slots need the same groups at about the same time.
         read = partial(_read_documents, tokenizer, groups, lru_cache(maxsize=8)(read_row_group), slots)
         data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, read, True, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
 
 
 class ChatLoader(_Loader):
@@ -233,13 +221,10 @@ class ChatLoader(_Loader):
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
                  seed: int | None = 0, state: dict | None = None, crop: bool = False):
         count, slots = len(conversations), slots or world_size
-        if count < slots:
-            die(f"{count} conversations: fewer than the {slots} micro-batches per step",
-                hint="more conversations, or a smaller --total-batch-size")
         read = partial(_read_conversations, tokenizer, conversations, seed, seq_len + 1, slots)
         data = f"{count} conversations, seed {seed}{', packed full' * crop}"
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, read, crop, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, crop, tokenizer.bos, rank, world_size, device, state)
 
 
 @dataclass(frozen=True)
@@ -262,28 +247,16 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
     rows r, r + W, ... Batches are filled up with empty rows: as many of one shape on every rank. They take 16
     bytes per token.
     """
-    sizes, packer = [], Packer(seq_len + 1)
-
-    def chosen() -> Iterator[str]:
-        room = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
-        for text in filter(None, texts(paths)):
-            sizes.append(len(text.encode()))
-            yield text
-            room -= sizes[-1]
-            if room <= 0:
-                return
+    limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
+    batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
 
     def numbered() -> Iterator[np.ndarray]:             # (n, 2): ids and number of the document, 0 at <|bos|>
-        each = (ids for chunk in _chunks(chosen(), CHUNK) for ids in tokenizer.encode_batch(chunk))
-        for number, ids in enumerate(each, 1):
-            yield np.array([[tokenizer.bos, *ids], [0] + [number] * len(ids)], dtype=np.int32).T
+        for chunk in _chunks(up_to(limit, filter(None, texts(paths))), CHUNK):
+            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+                sizes.append(len(text.encode()))
+                yield np.array([[tokenizer.bos, *ids], [0] + [len(sizes)] * len(ids)], dtype=np.int32).T
 
-    def packed(documents: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
-        while _fill(packer, documents):
-            yield packer.take(crop=False)
-
-    batches, empty = [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
-    for chunk in _chunks(packed(numbered()), rows * world_size):
+    for chunk in _chunks(_packed(Packer(seq_len + 1), numbered(), crop=False), rows * world_size):
         mine = chunk[rank::world_size]
         mine += [empty] * (rows - len(mine))
         owners = np.zeros((rows, seq_len), dtype=np.int32)
@@ -301,17 +274,17 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
         yield chunk
 
 
-def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
-    """
-    Buffer documents until there are BUFFER of them and two rows' tokens, or no more come. False when the
-    buffer stays empty.
-    """
-    while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
-        document = next(documents, None)
-        if document is None:
-            break
-        packer.add(document)
-    return len(packer) > 0
+def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iterator[np.ndarray]:
+    """Rows, each from a buffer of BUFFER documents and two rows' tokens, or of what is left at the end."""
+    while True:
+        while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
+            document = next(documents, None)
+            if document is None:
+                break
+            packer.add(document)
+        if not packer:
+            return
+        yield packer.take(crop)
 
 
 def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
@@ -325,21 +298,19 @@ def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarra
     return inputs, targets
 
 
-def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int,
-             rows: int, pad: int, device: torch.device) -> None:
-    """
-    Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected.
-    """
+def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, Iterator]], turn: int,
+             device: torch.device) -> None:
+    """Body of the background thread. It holds no loader, so that a forgotten one is collected."""
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank
         while not stop.is_set():
             slot, stream = streams[turn]
-            arrays = _to_batch(stream.rows(rows), stream.packer.row_len - 1, pad)
+            snapshot, *arrays = next(stream)
             tensors = [torch.from_numpy(array) for array in arrays]
             if device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            batches.put((slot, stream.snapshot(), *tensors))
+            batches.put((slot, snapshot, *tensors))
             turn = (turn + 1) % len(streams)
     except BaseException as error:                      # SystemExit too: die() here must end the main thread
         batches.put(error)
@@ -348,10 +319,8 @@ def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[in
 def _shut_down(batches: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
     while thread.is_alive():                            # it may be waiting for room in the queue
-        try:
+        with suppress(queue.Empty):
             batches.get(timeout=0.05)
-        except queue.Empty:
-            pass
 
 
 def _pack(documents: list[np.ndarray]) -> dict:

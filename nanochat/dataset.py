@@ -104,11 +104,9 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
     """(file, row group, number of documents), in order. Exits with code 2 at a file that is corrupt."""
-    groups = []
-    for path in paths:
-        metadata = _footer(path)
-        groups += [(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-    return groups
+    footers = ((path, _footer(path)) for path in paths)
+    return [(path, i, footer.row_group(i).num_rows)
+            for path, footer in footers for i in range(footer.num_row_groups)]
 
 
 def read_row_group(path: Path, index: int) -> list[str]:
@@ -121,6 +119,15 @@ def texts(paths: Iterable[Path]) -> Iterator[str]:
     """All documents of some shards, in order, one row group in memory at a time."""
     for path, index, _ in row_groups(paths):
         yield from read_row_group(path, index)
+
+
+def up_to(size: float, documents: Iterable[str]) -> Iterator[str]:
+    """Documents in order, until they have `size` bytes; at least one, where there is one."""
+    for document in documents:
+        yield document
+        size -= len(document.encode())
+        if size <= 0:
+            return
 
 
 @contextmanager
@@ -162,16 +169,11 @@ def _write_shard(path: Path, documents: list[str]) -> None:
 
 def _write_shards(folder: Path, documents: Iterable[str]) -> int:
     """Write train_00000.parquet and so on. Returns how many."""
-    count, size, held = 0, 0, []
-    for document in documents:
-        held.append(document)
-        size += len(document.encode())
-        if size >= SHARD_BYTES:
-            _write_shard(folder / f"train_{count:05d}.parquet", held)
-            count, size, held = count + 1, 0, []
-    if held:
+    count, documents = 0, iter(documents)
+    while held := list(up_to(SHARD_BYTES, documents)):
         _write_shard(folder / f"train_{count:05d}.parquet", held)
-    return count + bool(held)
+        count += 1
+    return count
 
 
 def _entry(path: Path, digest: str = "") -> dict:
@@ -183,8 +185,7 @@ def _digest(val: list[dict]) -> str:
 
 
 def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
-    val = [entry for entry in files if entry["name"].startswith("val_")]
-    train = [entry for entry in files if entry not in val]
+    train, val = ([entry for entry in files if entry["name"].startswith(part)] for part in ("train_", "val_"))
     manifest = {"format": 1, "recipe": recipe, "train": train, "val": val, "val_sha256": _digest(val)}
     atomic_write(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")
 
@@ -234,17 +235,11 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
     made_by = [sha256(file) for file in sorted(Path(almanac.__file__).parent.glob("almanac.*"))]
     recipe = {"source": "almanac", "megabytes": megabytes, "made_by": made_by}
 
-    def take(split: str, size: float) -> Iterator[str]:
-        for document in almanac.documents(seed=0, split=split):
-            yield document
-            size -= len(document.encode())
-            if size <= 0:
-                return
-
     def fill(folder: Path) -> None:
         progress(f"data: writing {megabytes:g} MB of almanac")
-        _write_shards(folder, take("train", megabytes * 1e6))
-        _write_shard(folder / "val_00000.parquet", list(take("val", min(megabytes, 1) * 1e6)))
+        train, val = (almanac.documents(seed=0, split=split) for split in ("train", "val"))
+        _write_shards(folder, up_to(megabytes * 1e6, train))
+        _write_shard(folder / "val_00000.parquet", list(up_to(min(megabytes, 1) * 1e6, val)))
 
     return _build("almanac", recipe, fill)
 
@@ -253,18 +248,19 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
 
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
     """Good parquet files with a val_*.parquet are used where they are; all else is rewritten and split."""
+    def require(both: bool) -> None:
+        if not both:
+            die(f"{path} has too few documents: training and validation need at least one each",
+                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
+
     files = _input_files(path)
     own_val = [file for file in files if file.name.startswith("val_") and file.suffix == ".parquet"]
     rest = [file for file in files if file not in own_val]
-    if not rest:
-        die(f"{path} has validation files only: {', '.join(file.name for file in own_val)}")
     footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one
     sizes = [footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups)]
     name = path.resolve().name or "data"
     if own_val and len(footers) == len(files) and max(sizes, default=0) <= LARGEST_GROUP:
-        for part in (rest, own_val):
-            if not any(count for _, _, count in row_groups(part)):
-                die(f"there is no document in {', '.join(map(str, part))}")
+        require(all(any(count for _, _, count in row_groups(part)) for part in (rest, own_val)))
         return Dataset(name, tuple(rest), tuple(own_val), _digest([_entry(file) for file in own_val]))
 
     stats = [(str(file.relative_to(path)), file.stat()) for file in files]
@@ -277,11 +273,7 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
         progress(f"data: preparing {len(files)} files of {path}, {size / 1e6:,.1f} MB")
         val = list(_documents(own_val))
         train = _documents(rest) if own_val else _split(_documents(rest), fraction, val)
-        if not _write_shards(folder, train):
-            die(f"{path} has {len(val)} documents: training and validation need at least one each",
-                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
-        if not val:
-            die(f"there is no document in {', '.join(map(str, own_val))}")
+        require(_write_shards(folder, train) and val)
         _write_shard(folder / "val_00000.parquet", val)
 
     return _build(name, recipe, fill)
@@ -356,11 +348,11 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
             val.append(document)
         elif digest > least:
             yield document
-        else:
-            if digest < least:
-                yield from held
-                held, least = [], digest
+        elif digest == least:
             held.append(document)
+        else:
+            yield from held
+            held, least = [document], digest
     if val:
         yield from held
     else:
@@ -391,9 +383,8 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
 def main(args: argparse.Namespace) -> None:
     plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
     dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
-    size = sum(path.stat().st_size for path in dataset.train) / 1e6
-    folder = dataset.train[0].parent
-    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {folder}")
+    count, size = len(dataset.train), sum(path.stat().st_size for path in dataset.train) / 1e6
+    print(f"{dataset.name}: {count} training shards, {size:,.1f} MB, in {dataset.train[0].parent}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -180,10 +180,8 @@ def held_out_rows(tokenizer, conversations: Sequence[dict], rows: int, T: int, w
     """
     with ChatLoader(tokenizer, conversations, rows, T) as loader:
         made = [next(loader) for _ in range(max(1, VALIDATION_ROWS // rows))]
-    bytes_of, batches, sizes = torch.tensor(tokenizer.token_bytes()), [], []
-    for inputs, targets in made:
-        each = torch.where(targets >= 0, bytes_of[targets.clamp(min=0)], 0)             # (B, T)
-        number = torch.arange(len(sizes), len(sizes) + rows, dtype=torch.int32)[:, None]
-        batches.append((inputs, targets.where(each > 0, -1), number.expand(rows, T)))
-        sizes += each.sum(1).tolist()
-    return Validation(batches[world.rank::world.size], sizes)
+    inputs, targets = map(torch.cat, zip(*made, strict=True))                           # (N, T)
+    sizes = torch.tensor(tokenizer.token_bytes())[targets.clamp(min=0)] * (targets >= 0)
+    documents = torch.arange(len(inputs), dtype=torch.int32)[:, None].expand_as(inputs)
+    columns = (column.split(rows) for column in (inputs, targets.where(sizes > 0, -1), documents))
+    return Validation(list(zip(*columns, strict=True))[world.rank::world.size], sizes.sum(1).tolist())

@@ -15,9 +15,7 @@ from nanochat.schedule import Schedule
 REFERENCE_DEPTH = 12            # where the hyperparameters were tuned
 REFERENCE_BATCH = 2 ** 19       # tokens per step there
 DEFAULT_RATIO = 12.0            # training tokens per scaling parameter
-# Characters of text for a token of the plan: climbmix has 4.8 per token at V = 32,768, as runs/speedrun.sh
-# reckons, and packing keeps 96% of them (dataloader.py).
-CHARS_PER_TOKEN = 4.8 / 0.96
+CHARS_PER_TOKEN = 4.8 / 0.96    # climbmix has 4.8 at V = 32,768 (runs/speedrun.sh), packing keeps 96% of them
 SHARD_CHARS = 250_000_000       # of a web-scale set
 VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide over ranks and tensor cores
 

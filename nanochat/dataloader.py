@@ -140,12 +140,11 @@ class _Loader(AbstractContextManager, Iterator):
         if count < slots:
             die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        self.identity = identity
+        self.identity, mine = identity, range(rank, slots, world_size)
         for key, value in identity.items() if state else ():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        mine = range(rank, slots, world_size)
         saved = state["streams"] if state else {}
         if state and not all(str(slot) in saved for slot in mine):
             die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",

@@ -54,8 +54,8 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     and model(inputs, targets, reduction="none") -> nats (B, T).
 
     The error is that of a ratio of sums over n documents: sqrt(n / (n - 1) * sum e^2) / sum bytes, where e is
-    bits - value * bytes of each (Cochran, Sampling Techniques, 1977, ch. 6). Raises FloatingPointError where a
-    loss is not finite, ValueError where there are no bytes.
+    bits - value * bytes of each (Cochran, Sampling Techniques, 1977, ch. 6). FloatingPointError where a loss
+    is not finite, ValueError where there are no bytes.
     """
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
     nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document

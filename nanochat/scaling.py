@@ -141,9 +141,8 @@ class Plan:
             "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
             "flops_per_token": shape.flops_per_token(),
             "batch_tokens": self.batch_tokens, "num_iterations": self.num_iterations,
-            "total_tokens": self.total_tokens, "total_flops": self.total_flops,
+            "total_tokens": self.total_tokens, "total_flops": self.total_flops, "num_shards": self.num_shards,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
-            "num_shards": self.num_shards,
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
             "weight_decay": self.weight_decay,
         }

@@ -12,14 +12,14 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
-from nanochat import checkpoint, dataset
+from nanochat import checkpoint, dataset, dist
 from nanochat.common import die, new_parser
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
-from nanochat.stage import Stage, add_stage_arguments, open_stage
+from nanochat.stage import Stage, add_stage_arguments, model_dir, open_stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
 
@@ -85,6 +85,7 @@ def main(args: argparse.Namespace) -> None:
     plan = make_plan(args, tokenizer.vocab_size)
     shape = plan.shape
     text = dataset.choose(args, saved.get("text"), plan.num_shards)             # 2. on what data
+    model_dir(tag), dist.find_device(args.device)       # what is wrong with these is said before the wait
     data = dataset.prepare(**text)                      # before the ranks meet: this may take hours
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world

@@ -177,6 +177,10 @@ def test_text_is_prepared_for_the_plan_before_the_ranks_meet_and_the_checkpoint_
     run(*flags, "--num-iterations=6", "--resume")
     text = {"source": "climbmix", "path": None, "num_shards": 2, "almanac_mb": 24}
     assert done == [text, "ranks meet"] * 2
+    for flag in ("--device=tpu", "--model-tag=../x"):   # and nobody waits for text that no run will read
+        with pytest.raises(SystemExit):
+            run(*flags, flag)
+    assert len(done) == 4
     assert checkpoint.read_state(checkpoint.newest("base", "a"))["text"] == text
 
 

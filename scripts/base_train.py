@@ -14,6 +14,7 @@ from pathlib import Path
 
 from nanochat import checkpoint, dataset, dist
 from nanochat.common import die, new_parser
+from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
@@ -64,6 +65,9 @@ def parser() -> argparse.ArgumentParser:
     often.add_argument("--eval-tokens", type=int,
                        help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, whatever the "
                        "tokenizer (default: 42M on a GPU, 262,144 elsewhere)")
+    often.add_argument("--core-metric-every", type=int, help="CORE (default: 2,000 on a GPU, else off)")
+    often.add_argument("--core-metric-max-per-task", type=int, default=500, help="its examples of each task")
+    often.add_argument("--core-bundle", help=BUNDLE_HELP)
     often.add_argument("--sample-every", type=int, default=2000)
     often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
     parser.add_argument("--resume", action="store_true",
@@ -85,8 +89,11 @@ def main(args: argparse.Namespace) -> None:
     plan = make_plan(args, tokenizer.vocab_size)
     shape = plan.shape
     text = dataset.choose(args, saved.get("text"), plan.num_shards)             # 2. on what data
-    model_dir(tag), dist.find_device(args.device)       # what is wrong with these is said before the wait
+    model_dir(tag)                                      # what is wrong with these is said before the wait
+    on_gpu = dist.find_device(args.device).type == "cuda"
     data = dataset.prepare(**text)                      # before the ranks meet: this may take hours
+    core_every = args.core_metric_every if args.core_metric_every is not None else 2000 * on_gpu
+    bundle = open_bundle(args.core_bundle, text["source"]) if core_every > 0 else None
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world
         rows = args.device_batch_size or default_rows(plan, stage)
@@ -126,6 +133,9 @@ def main(args: argparse.Namespace) -> None:
                 bpb = evaluate_bpb(model, held_out, world)
                 stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
                           line=f"base {s.step:5d} | validation {bpb}")
+            if s.due(core_every):
+                most = args.core_metric_max_per_task
+                evaluate_core(Reader(model, tokenizer), bundle, stage, most, step=s.step)
             if s.due(args.sample_every) and world.is_main:
                 texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))

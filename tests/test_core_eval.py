@@ -363,7 +363,8 @@ def gpt2(tmp_path_factory, tokenizer):
         vocab_size=320, special_tokens=["<|endoftext|>"], show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
     folder = tmp_path_factory.mktemp("hf") / "tiny-gpt2"
-    transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|endoftext|>").save_pretrained(folder)
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|endoftext|>")
+    whole.save_pretrained(folder)
     torch.manual_seed(0)
     config = transformers.GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2,
                                      initializer_range=0.3, bos_token_id=0, eos_token_id=0)
@@ -395,7 +396,8 @@ def test_base_eval_takes_a_model_of_hugging_faces(gpt2, tmp_path, base_dir, word
     base_eval.main(base_eval.parser().parse_args([
         f"--hf={gpt2}", f"--data={text}", f"--core-bundle={bundle}", "--device=cpu", "--dtype=float32",
         "--device-batch-size=3", "--eval-tokens=1500"]))
-    records = [json.loads(line) for line in (base_dir / "models/tiny-gpt2/base_eval.jsonl").read_text().splitlines()]
+    log = (base_dir / "models/tiny-gpt2/base_eval.jsonl").read_text()
+    records = [json.loads(line) for line in log.splitlines()]
     assert [record["tasks"] for record in records if "core" in record] == [5]
     (found,) = [record for record in records if record.get("split") == "val"]
     # bits per byte by transformers' own loss: the rows that the validation set is packed in, each alone

@@ -166,8 +166,8 @@ def test_tok_train_reads_no_more_than_it_is_told(tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("flags, message", [
     (["--vocab-size=264"], "--vocab-size=264 is less than"),
-    (["--max-chars=0"], "--max-chars=0 leaves nothing"),
-    (["--doc-cap=-1"], "--doc-cap=-1 leaves nothing"),
+    (["--max-chars=0"], "--max-chars is 0, must be at least 1"),
+    (["--doc-cap=-1"], "--doc-cap is -1, must be at least 1"),
     (["--data=/nonexistent"], "does not exist"),
 ])
 def test_tok_train_refuses_what_cannot_work(tmp_path, monkeypatch, capsys, flags, message):

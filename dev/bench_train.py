@@ -82,7 +82,7 @@ def measure(args: argparse.Namespace) -> dict:
         name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = peaks(name)
     return {
-        "case": args.case or f"depth {args.depth}", "device": name, "dtype": str(dtype).removeprefix("torch."),
+        "case": args.case or f"depth {args.depth}", "device": name, "dtype": str(dtype).split(".")[1],
         "depth": args.depth, "tokens_per_second": round(plan.batch_tokens / median),
         "step_ms": round(1e3 * median, 1), "first_step_s": round(times[0], 1),
         "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),

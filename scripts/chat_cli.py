@@ -17,7 +17,7 @@ from typing import TextIO
 
 from nanochat.checkpoint import STAGES, load_model
 from nanochat.common import die, new_parser
-from nanochat.engine import Completion, Engine, Request, SamplingParams
+from nanochat.engine import Engine, Request, SamplingParams
 
 HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
 
@@ -71,7 +71,7 @@ def interruptible() -> Iterator[list]:
         signal.signal(signal.SIGINT, before)
 
 
-def answer(engine: Engine, request: Request, out: TextIO) -> Completion:
+def answer(engine: Engine, request: Request, out: TextIO) -> Request:
     """Stream one answer to `out`, until it is complete or Ctrl-C is pressed."""
     screen = Screen(out)
     with interruptible() as pressed, contextlib.closing(engine.stream(request)) as pieces:
@@ -80,7 +80,7 @@ def answer(engine: Engine, request: Request, out: TextIO) -> Completion:
             if pressed:
                 break
     screen.end()
-    return request.completion()
+    return request
 
 
 def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base: bool) -> list[int]:

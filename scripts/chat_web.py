@@ -36,9 +36,9 @@ from nanochat.engine import Engine, SamplingParams
 
 PAGE = Path(nanochat.__file__).with_name("ui.html")
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                               "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                               "frame-ancestors 'none'",
+    "Content-Security-Policy":
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -70,7 +70,7 @@ class ChatRequest(BaseModel):
 
 
 class Job:
-    """One answer on its way from the engine's thread to a handler. `request` is whole after the last piece."""
+    """One answer on its way from the engine's thread to a handler; `request` is whole at its end."""
 
     def __init__(self, prompt: list[int], params: SamplingParams):
         self.prompt, self.params, self.request = prompt, params, None
@@ -93,7 +93,7 @@ class Job:
 
 
 class Batch:
-    """The engine in its own thread. submit() and cancel() belong to the event loop's thread."""
+    """The engine in its own thread. submit() and close() belong to the event loop's thread."""
 
     def __init__(self, engine: Engine, max_waiting: int):
         self.engine, self.limit = engine, engine.max_batch + max_waiting
@@ -127,7 +127,7 @@ class Batch:
             self._advance()
 
     def _listen(self) -> bool:
-        """Take in what handlers ask for; sleep while there is nothing to do. False once stop() was called."""
+        """Take in what handlers ask for; sleep while there is nothing to do. False at the server's end."""
         while True:
             try:
                 message = self._inbox.get(block=not self.engine.busy)
@@ -164,15 +164,14 @@ class Batch:
 def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_waiting: int = 64) -> FastAPI:
     """The server as an ASGI app. `hosts`: names it answers to: no foreign site can be resolved to it."""
     batch, born = Batch(engine, max_waiting), int(time.time())
-
     app = FastAPI(title="nanochat", lifespan=batch.running, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
         kind = "invalid_request_error" if error.status_code < 429 else "server_error"
-        said = {"message": error.detail, "type": kind, "code": error.status_code}
-        return JSONResponse({"error": said}, error.status_code, error.headers)
+        said = {"error": {"message": error.detail, "type": kind, "code": error.status_code}}
+        return JSONResponse(said, error.status_code, error.headers)
 
     @app.get("/")
     async def page() -> HTMLResponse:
@@ -180,8 +179,8 @@ def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_w
 
     @app.get("/health")
     async def health() -> dict:
-        return {"status": "ok", "model": name, "context": engine.context, "requests": len(batch.jobs),
-                "limit": batch.limit}
+        counts = {"requests": len(batch.jobs), "limit": batch.limit}
+        return {"status": "ok", "model": name, "context": engine.context} | counts
 
     @app.get("/v1/models")
     async def models() -> dict:
@@ -282,17 +281,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((args.host, args.port))
+    six = ":" in args.host
+    try:                                                # early visitors wait instead of being refused
+        listener = socket.create_server((args.host, args.port), dualstack_ipv6=six,
+                                        family=socket.AF_INET6 if six else socket.AF_INET)
     except (OSError, OverflowError) as error:
         die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
     model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
     app = create_app(Engine(model, tokenizer, args.max_batch), f"{meta['tag']}-{meta['stage']}",
                      LOOPBACK if args.host in LOOPBACK else ("*",))
-    listener.listen()                                   # early visitors wait instead of being refused
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])

@@ -96,8 +96,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(engine):
             if "é" in text:
                 os.kill(os.getpid(), signal.SIGINT)
     before, out = signal.getsignal(signal.SIGINT), Impatient()
-    completion = chat_cli.answer(engine, engine.submit(engine.prompt(QUESTION), GREEDY), out)
-    assert completion.finish_reason == "cancelled" and completion.text == "Né" and out.getvalue() == "Né\n"
+    request = engine.submit(engine.prompt(QUESTION), GREEDY)
+    chat_cli.answer(engine, request, out)
+    assert request.finish_reason == "cancelled" and request.text == "Né" and out.getvalue() == "Né\n"
     assert signal.getsignal(signal.SIGINT) is before and not engine.busy
 
 

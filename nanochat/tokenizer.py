@@ -7,7 +7,6 @@ Used by everything that touches text; rustbpe is imported only to train.
 """
 
 import base64
-import codecs
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -110,21 +109,6 @@ class Tokenizer:
     def _ranks_text(self) -> str:
         """One line per token, as tiktoken stores them: base64 and rank."""
         return "".join(f"{base64.b64encode(token).decode()} {id}\n" for id, token in enumerate(self._ranks))
-
-
-class StreamDecoder:
-    """Ids one at a time -> text as soon as its characters are whole: no half character is ever shown."""
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, id: int) -> str:
-        return self._utf8.decode(self._tokenizer.decode_bytes([id]))
-
-    def flush(self) -> str:
-        """What is left at the end: a character cut short shows as U+FFFD."""
-        return self._utf8.decode(b"", final=True)
 
 
 def _parse_ranks(text: str) -> list[bytes]:

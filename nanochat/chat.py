@@ -6,7 +6,6 @@ The only chat template: conversation -> (ids, mask) to train on, -> prompt to an
 
 Only this file and the engine place special ids; text goes through tokenizer.encode, which cannot yield one.
 What the engine decoded comes back as parts, so that the next turn shows the model the format of its training.
-Used by the chat loader, the engine, the evaluations, the terminal, the web server and tasks/customjson.py.
 
     conversation = {"messages": [{"role": "system" | "user" | "assistant", "content": str | parts}, ...]}
     parts = [{"type": "text" | "python" | "python_output", "text": str}, ...]

@@ -44,7 +44,7 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
     world.barrier()
     if optimizer is not None:
         torch.save(optimizer.state_dict(), temporary / f"optimizer_{world.rank}.pt")
-    positions = world.gather_objects(loader.state() if loader is not None else None)
+    positions = world.gather_objects(loader.state() if loader is not None else None)    # all shards are there
     if world.is_main:
         if loader is not None:
             merged = {slot: stream for position in positions for slot, stream in position["streams"].items()}
@@ -57,8 +57,6 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
         facts = {"stage": stage.name, "tag": stage.tag, "step": step, "dtype": stage.dtype_name,
                  "args": vars(stage.args), **state}
         (temporary / "state.json").write_text(json.dumps(facts, default=str))
-    world.barrier()                                     # all shards are there
-    if world.is_main:
         _publish(temporary, final)
     world.barrier()
     stage.print(f"saved {final}")

@@ -12,7 +12,6 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from typing import TextIO
 
 from nanochat.checkpoint import STAGES, load_model
@@ -54,25 +53,16 @@ class Screen:
         self.show("text", "\n")
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[list]:
-    """Ctrl-C inside fills the list instead of raising, so that no step of the engine is torn apart."""
-    pressed: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
 def answer(engine: Engine, request: Request, out: TextIO) -> None:
-    """Stream the answer to `out`, until it is complete or Ctrl-C is pressed."""
-    screen = Screen(out)
-    with interruptible() as pressed, contextlib.closing(engine.stream(request)) as pieces:
+    """Stream the answer to `out`, until it is complete or Ctrl-C, which tears no step of the engine apart."""
+    screen, pressed = Screen(out), []
+    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+    with contextlib.closing(engine.stream(request)) as pieces:
         for kind, text in pieces:
             screen.show(kind, text)
             if pressed:
                 break
+    signal.signal(signal.SIGINT, before)
     screen.end()
 
 

@@ -81,10 +81,8 @@ class RunLog:
             file.write(json.dumps(fields, default=str) + "\n")               # paths become text
 
     def read(self) -> list[dict]:
-        if not self.path.exists():
-            return []
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
+        text, records = self.path.read_text(encoding="utf-8") if self.path.exists() else "", []
+        for line in text.splitlines():
             with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
         return records

@@ -81,9 +81,8 @@ def frobenius(x: torch.Tensor) -> torch.Tensor:
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """
-    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: all singular values are pushed
-    towards 1 by five odd polynomials aX + b(XX')X + c(XX')²X, on the shorter side, computed in x's dtype:
-    bf16 is enough.
+    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X +
+    c(XX')²X on the shorter side push all singular values towards 1. Computed in x's dtype: bf16 is enough.
     """
     wide = x.size(-2) <= x.size(-1)
     x = x / (1.01 * frobenius(x) + 1e-6)

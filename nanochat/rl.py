@@ -40,13 +40,13 @@ class Problem:
 
 class Rollouts(Iterator[Work]):
     """
-    Endless work for train_steps: what `engine` samples at step start, start + 1, ... The problems come in an
-    order drawn anew every epoch; ranks share those of a step, however many they are: the draws are the same.
+    Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of at
+    most `tokens`, padding included. The problems come in an order drawn anew every epoch; ranks share those
+    of a step, and what is drawn does not depend on how many they are.
     """
 
     def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
                  temperature: float, tokens: int, seed: int, world: World = World(), start: int = 0):
-        """`tokens`: of a micro-batch, at most, with padding."""
         self.engine, self.problems, self.world, self.step = engine, problems, world, start
         self.per_step, self.samples, self.temperature = per_step, samples, temperature
         self.tokens, self.seed = tokens, seed

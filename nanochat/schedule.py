@@ -23,8 +23,8 @@ class Schedule:
     def lr(self, t: int) -> float:
         """
         Multiplier of every learning rate. In a short run the warmdown would begin before the warmup ends: the
-        warmup goes first, to its peak, and then the rate drops to where the warmdown has come meanwhile. At
-        60 steps that is worth .009 nats against the smaller of both (measured by others).
+        warmup goes to its peak, and then the rate drops to where the warmdown has come meanwhile. At 60 steps
+        that is worth .009 nats against the smaller of both (measured by others).
         """
         if t < self.warmup:
             return (t + 1) / self.warmup

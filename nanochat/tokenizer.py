@@ -48,9 +48,8 @@ class Tokenizer:
     def train(cls, texts: Iterable[str], vocab_size: int,
               progress: Callable[[str, int, int], None] | None = None) -> "Tokenizer":
         """
-        vocab_size includes the 256 bytes and the specials; a small corpus may yield fewer tokens.
-        progress(phase, done, total): first "count" in bytes read, with total 0 as it is unknown, then "merge"
-        in merges. ValueError if vocab_size leaves no room, TypeError for an item that is no str.
+        vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
+        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges.
         """
         import rustbpe
         if vocab_size < SMALLEST:

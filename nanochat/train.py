@@ -124,21 +124,17 @@ class _Progress:
         line = ""
         if now - self.printed > PRINT_EVERY or step == self.num_iterations:
             self.printed = now
-            line = self._line(step, lr, speed, now, facts)
+            line = f"{self.stage.name} {step:5d}/{self.num_iterations} | "
+            line += f"loss {self.smooth / max(self.weight, 1e-9):.4f} | "
+            line += "".join(f"{name} {value:.3g} | " for name, value in facts.items())
+            line += f"lr {lr:.2f} | {speed:,.0f} tok/s"
+            if self.stage.peak_flops and self.flops_per_token:
+                line += f" | mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%"
+            if self.begun is not None:
+                each = (now - self.begun) / (step - self.first - 1)
+                line += f" | {_clock(each * (self.num_iterations - step))} left"
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
-
-    def _line(self, step: int, lr: float, speed: float, now: float, facts: dict[str, float]) -> str:
-        parts = [f"{self.stage.name} {step:5d}/{self.num_iterations}",
-                 f"loss {self.smooth / max(self.weight, 1e-9):.4f}",
-                 *(f"{name} {value:.3g}" for name, value in facts.items()),
-                 f"lr {lr:.2f}", f"{speed:,.0f} tok/s"]
-        if self.stage.peak_flops and self.flops_per_token:
-            parts.append(f"mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%")
-        if self.begun is not None:
-            each = (now - self.begun) / (step - self.first - 1)
-            parts.append(f"{_clock(each * (self.num_iterations - step))} left")
-        return " | ".join(parts)
 
 
 def _clock(seconds: float) -> str:

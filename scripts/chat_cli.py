@@ -48,10 +48,6 @@ class Screen:
         self._out.flush()
         self._last = kind
 
-    def end(self) -> None:
-        """Close the answer's last line."""
-        self.show("text", "\n")
-
 
 def answer(engine: Engine, request: Request, out: TextIO) -> None:
     """Stream the answer to `out`, until it is complete or Ctrl-C, which tears no step of the engine apart."""
@@ -63,7 +59,7 @@ def answer(engine: Engine, request: Request, out: TextIO) -> None:
             if pressed:
                 break
     signal.signal(signal.SIGINT, before)
-    screen.end()
+    screen.show("text", "\n")
 
 
 def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base: bool) -> list[int]:

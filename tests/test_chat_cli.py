@@ -73,7 +73,7 @@ def test_a_terminal_gets_tool_calls_dimly():
     screen = chat_cli.Screen(out)
     for part in ANSWER[:3]:
         screen.show(part["type"], part["text"])
-    screen.end()
+    screen.show("text", "\n")
     assert out.getvalue() == "Né: \x1b[2m[6*7 = 42]\x1b[0m\n"
 
 

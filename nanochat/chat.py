@@ -19,10 +19,8 @@ from itertools import zip_longest
 
 from nanochat.tokenizer import Tokenizer
 
-MARKERS = {
-    "python": ("<|python_start|>", "<|python_end|>"),
-    "python_output": ("<|output_start|>", "<|output_end|>"),
-}
+MARKERS = {"python": ("<|python_start|>", "<|python_end|>"),
+           "python_output": ("<|output_start|>", "<|output_end|>")}
 FOLLOWERS = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
 MIN_PROMPT = 5                                          # four markers and one token of the question
 

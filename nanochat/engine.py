@@ -141,7 +141,8 @@ class Engine:
         length = len(prompt)
         _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")
-        limit = min(self.context - length + 1, params.max_tokens or self.context)   # at least one token
+        # a full context still yields one token
+        limit = min(self.context - length + 1, params.max_tokens or self.context)
         request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer))
         self._waiting.append(request)
         return request

@@ -140,7 +140,7 @@ class MuonAdamW:
 
     @torch.no_grad()
     def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
-        """lr and weight_decay multiply the peak values; of the gradients each rank holds its share."""
+        """lr and weight_decay multiply the peak values; gradients are summed over the ranks."""
         for (role, p), state in zip(self.adam, self.adam_state, strict=True):
             self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
         for group, state in zip(self.muon, self.muon_state, strict=True):
@@ -164,12 +164,14 @@ class MuonAdamW:
         padded = group + [torch.zeros_like(group[0])] * (each * W - K)
         grads = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in padded])
         weights = torch.stack([p.data for p in padded[self.world.rank * each:][:each]])     # (each, m, n)
-        mine, updated = grads, weights
+        mine = grads
         if W > 1:
-            mine, updated = torch.empty_like(weights), torch.empty_like(grads)
+            mine = torch.empty_like(weights)
             dist.reduce_scatter_tensor(mine, grads)
         muon_update(weights, mine, state, lr, momentum, weight_decay, self.dtype)
+        updated = weights
         if W > 1:
+            updated = torch.empty_like(grads)
             dist.all_gather_into_tensor(updated, weights)
         for p, new in zip(group, updated[:K], strict=True):
             p.copy_(new)

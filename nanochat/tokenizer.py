@@ -21,10 +21,8 @@ SPECIAL_TOKENS = (                                      # the last ids of the vo
 )
 SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
 # GPT-4's pattern, but numbers are cut into at most two digits: small vocabularies cannot afford three.
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+SPLIT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+                 r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
 CONFIG_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
 
 

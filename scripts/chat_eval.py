@@ -29,7 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
     add("--step", type=int, help="of the checkpoint (default: the newest)")
-    add("--tasks", default="almanac", help="names or groups (almanac, chatcore), with commas")
+    add("--tasks", default="almanac", help="names or groups (chatcore, almanac: the default), with commas")
     add("--max-questions", type=int, default=300, help="per task (default: 300; zero or less: all)")
     add("--num-samples", type=int, default=1, help="answers to each free question, for pass@k")
     add("--temperature", type=float, help="of free answers (default: 0, or 1 for several samples)")

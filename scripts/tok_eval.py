@@ -95,7 +95,6 @@ def main(args: argparse.Namespace) -> None:
             rows[label] = (encoding.n_vocab, encoding.encode_ordinary)
         else:
             print(f"{label}: not available offline")
-
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl")
     results = {}
     for label, (vocab_size, encode) in rows.items():

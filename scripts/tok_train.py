@@ -79,7 +79,6 @@ def main(args: argparse.Namespace) -> None:
             hint=f"at least --vocab-size={SMALLEST}; 32768 is usual")
     require_positive(args, "max_chars", "doc_cap")
     data = dataset.prepare(**dataset.choose(args))
-
     start = time.perf_counter()
     excerpt = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap)
     progress = Progress()
@@ -89,7 +88,6 @@ def main(args: argparse.Namespace) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if excerpt.chars == 0:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
-
     for sample in (*SAMPLES, *excerpt.samples):
         again = tokenizer.decode(tokenizer.encode(sample))
         assert again == sample, f"changed by a round trip: {sample[:80]!r}"
@@ -101,7 +99,6 @@ def main(args: argparse.Namespace) -> None:
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
-
     lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
         stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], documents=excerpt.documents,

@@ -49,8 +49,9 @@ CURVES = {                                              # (stage, field, against
     ("sft", "loss", "step"): "training loss", ("rl", "reward", "step"): "right answers in training",
     ("rl", "pass@1", "step"): "right answers to held-out questions",
 }
-# They read on white and on black, and apart to colour-blind eyes; dashes and markers differ as well.
-LOOKS = (("#2a7fc9", "-", "o"), ("#d55e00", "--", "s"), ("#0b9a72", "-.", "D"), ("#b8609c", ":", "^"))
+# Colours that read on white and on black, and apart to colour-blind eyes; with dashes and markers, 20 looks.
+COLOURS = ("#2a7fc9", "#d55e00", "#0b9a72", "#b8609c", "#8f7a00")
+DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^"
 INK = "#010203"                                         # gives way to the colour of the text around the plot
 FIGURE = {
     "svg.fonttype": "none", "text.parse_math": False, "axes.titlesize": 10, "axes.titlelocation": "left",
@@ -74,6 +75,7 @@ table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); text-align: left }
 h1 + div * { text-align: left; vertical-align: top; white-space: normal; overflow-wrap: anywhere }
+h1 + div td + td { min-width: 11rem }
 h1 + div td:first-child { white-space: nowrap }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
 svg { width: 100%; height: auto }
@@ -318,14 +320,16 @@ def tokenizer_blocks() -> list[Block]:
     folder, rows = base_dir() / "tokenizer", []
     trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
     said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
-    rated = [record for record in RunLog(folder / "tok_eval.jsonl").read() if "bytes_per_token" in record]
-    sizes = VOCABULARIES | {record["tokenizer"]: record["vocab_size"] for record in rated}
-    found = dict.fromkeys(["ours", *sizes], {}) | {record["tokenizer"]: record["bytes_per_token"] for record in rated}
-    for kind in found.get("ours", {}):
-        rows.append({"bytes per token": kind, **{name: show(found[name].get(kind), ".2f") for name in found}})
-    if rows:
-        rows.append({"bytes per token": "vocabulary", **{name: f"{sizes[name]:,}" for name in found}})
-        missing = (name for name in found if not found[name])
+    rated = {record["tokenizer"]: record for record in RunLog(folder / "tok_eval.jsonl").read()
+             if "bytes_per_token" in record}
+    if rated:
+        names = ["ours", *VOCABULARIES]
+        sizes = VOCABULARIES | {name: record["vocab_size"] for name, record in rated.items()}
+        found = {name: rated.get(name, {}).get("bytes_per_token", {}) for name in names}
+        rows = [{"bytes per token": kind, **{name: show(found[name].get(kind), ".2f") for name in names}}
+                for kind in found["ours"]]
+        rows.append({"bytes per token": "vocabulary", **{name: f"{sizes[name]:,}" for name in names}})
+        missing = (name for name in names if not found[name])
         said += "".join(f" {name}: not fetched; run tok_eval with a network." for name in missing)
     return [("h2", "Tokenizer"), ("text", said), ("table", rows)]
 
@@ -381,7 +385,8 @@ def curves(runs: Sequence[Run]) -> dict[str, str]:
 def draw_curves(found: dict[str, list[dict]], key: str, against: str, axes) -> None:
     """A curve per run with its 95% band; of many points the running mean, over the points."""
     from matplotlib.ticker import LogFormatter
-    for (label, records), (colour, dash, marker) in zip(found.items(), cycle(LOOKS), strict=False):
+    looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
+    for (label, records), (colour, dash, marker) in zip(found.items(), looks, strict=False):
         xs, ys = ([record[name] for record in records] for name in (against, key))
         errors = [Z * (record.get(f"{key}_error") or 0) for record in records]
         if len(ys) > 30 and key != "lr":
@@ -410,7 +415,8 @@ def dots(name: str, title: str, rows: dict[str, dict[str, list[float]]]) -> dict
     labels = list(dict.fromkeys(label for each in rows.values() for label in each))
 
     def draw(axes):
-        for number, (label, (colour, _, marker)) in enumerate(zip(labels, cycle(LOOKS), strict=False)):
+        looks = zip(labels, cycle(COLOURS), cycle(MARKERS), strict=False)
+        for number, (label, colour, marker) in enumerate(looks):
             found = [(at, *each[label]) for at, each in enumerate(rows.values()) if label in each]
             ys, values, lows, highs, *marks = map(list, zip(*found, strict=True))
             ys = [y + (number + 0.5) / len(labels) / 1.7 - 0.3 for y in ys]
@@ -422,11 +428,11 @@ def dots(name: str, title: str, rows: dict[str, dict[str, list[float]]]) -> dict
         if not marks:
             axes.axvline(0, color=INK, linewidth=0.8)
         axes.set_yticks(range(len(rows)), [" ".join(row.split()) for row in rows], fontsize=8.5)
-        axes.invert_yaxis()
+        axes.set_ylim(len(rows) - 0.4, -0.6)
     return plot(name, title, draw, height=0.8 + 0.22 * len(rows)) if rows else {}
 
 
-def content(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
+def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     """The report; of several runs the others against the first, too."""
     several = len(runs) > 1
     facts = {run.tag: summary(run, dollars) for run in runs}
@@ -456,7 +462,7 @@ def filled(blocks: list[Block], *without: str) -> list[Block]:
     return [block for block, after in zip(blocks, kinds, strict=True) if (block[0], after) != ("h2", "h2")]
 
 
-def cells(rows: Table) -> list[list[str]]:
+def grid(rows: Table) -> list[list[str]]:
     """The header and the rows, without columns of which nothing is known."""
     columns = [column for column in rows[0] if any(row[column] != "-" for row in rows)]
     return [columns, *([row[column] for column in columns] for row in rows)]
@@ -470,7 +476,7 @@ def markdown(blocks: list[Block]) -> str:
     parts = []
     for kind, content in filled(blocks, "plots"):
         if kind == "table":
-            text = [[plain(cell) for cell in row] for row in cells(content)]
+            text = [[plain(cell) for cell in row] for row in grid(content)]
             width = [max(map(len, column)) for column in zip(*text, strict=True)]
             text.insert(1, ["-" * each for each in width])
             parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))
@@ -489,7 +495,7 @@ def page(blocks: list[Block]) -> str:
         if kind == "table":
             tags = ["th", *["td"] * len(content)]
             lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-                     for tag, row in zip(tags, cells(content), strict=True))
+                     for tag, row in zip(tags, grid(content), strict=True))
             table = re.sub(r">\*\*(.*?)\*\*<", r"><b>\1</b><", "\n<tr>".join(lines))
             parts.append(f"<div><table><tr>{table}</table></div>")
         elif kind == "plots":
@@ -504,7 +510,7 @@ def page(blocks: list[Block]) -> str:
 
 def make_report(*tags: str) -> str:
     """The report of models as Markdown."""
-    return markdown(content([Run(tag) for tag in tags]))
+    return markdown(blocks_of([Run(tag) for tag in tags]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -520,7 +526,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
-    blocks = content(runs, args.dollars_per_hour)
+    blocks = blocks_of(runs, args.dollars_per_hour)
     folder = args.out or model_dir(runs[0].tag)
     files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
     if args.plots:

@@ -361,7 +361,10 @@ def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str
         axes = figure.subplots()
         axes.set_title(title)
         draw(axes)
-        if len(axes.get_legend_handles_labels()[0]) > 1:
+        labels = len(axes.get_legend_handles_labels()[0])
+        if labels > 4:
+            figure.legend(loc="outside right upper")
+        elif labels > 1:
             axes.legend()
         figure.savefig(buffer := io.StringIO(), format="svg")
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.S)
@@ -427,7 +430,7 @@ def dots(name: str, title: str, rows: dict[str, dict[str, list[float]]]) -> dict
                 axes.plot(each, ys, "|", color=INK, alpha=0.6, markersize=9)
         if not marks:
             axes.axvline(0, color=INK, linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [" ".join(row.split()) for row in rows], fontsize=8.5)
+        axes.set_yticks(range(len(rows)), [" ".join(row.split())[:40] for row in rows], fontsize=8.5)
         axes.set_ylim(len(rows) - 0.4, -0.6)
     return plot(name, title, draw, height=0.8 + 0.22 * len(rows)) if rows else {}
 

@@ -10,6 +10,7 @@ import argparse
 import csv
 import io
 import math
+import os
 import re
 import statistics
 import subprocess
@@ -74,9 +75,8 @@ div { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .8rem 0 }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
 th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); text-align: left }
-h1 + div * { text-align: left; vertical-align: top; white-space: normal; overflow-wrap: anywhere }
-h1 + div td + td { min-width: 11rem }
-h1 + div td:first-child { white-space: nowrap }
+h1 + div * { text-align: left; vertical-align: top }
+h1 + div td + td { min-width: 11rem; white-space: normal; overflow-wrap: anywhere }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
 svg { width: 100%; height: auto }
 pre { border-left: 3px solid var(--line); padding-left: .9rem; font-size: .82rem; white-space: pre-wrap;
@@ -369,7 +369,8 @@ def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str
         figure.savefig(buffer := io.StringIO(), format="svg")
     svg = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.S)
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg.replace(INK, "currentColor"))
-    svg = re.sub(r"(font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
+    svg = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
     return {name: svg[svg.index("<svg"):]}
 
 
@@ -471,18 +472,20 @@ def grid(rows: Table) -> list[list[str]]:
     return [columns, *([row[column] for column in columns] for row in rows)]
 
 
-def markdown(blocks: list[Block]) -> str:
-    """All but the plots. Tables are aligned so that they read well in a terminal, too."""
+def markdown(blocks: list[Block], plots: str = "") -> str:
+    """With the plots of that folder, if any. Tables are aligned so that they read well in a terminal, too."""
     def plain(text: str) -> str:
         return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
 
     parts = []
-    for kind, content in filled(blocks, "plots"):
+    for kind, content in filled(blocks, "" if plots else "plots"):
         if kind == "table":
             text = [[plain(cell) for cell in row] for row in grid(content)]
             width = [max(map(len, column)) for column in zip(*text, strict=True)]
             text.insert(1, ["-" * each for each in width])
             parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))
+        elif kind == "plots":
+            parts.append("\n".join(f"![{name}]({plots}/{name}.svg)" for name in content))
         elif kind == "samples":                         # as code, so that no line of them is markup
             parts.append("\n".join("    " + ("  " if at else "> ") + line for text in content
                                    for at, line in enumerate(text.strip().splitlines())))
@@ -522,7 +525,7 @@ def parser() -> argparse.ArgumentParser:
     add("--model-tag", nargs="+", help="models, compared with the first (default: the one trained last)")
     add("--dollars-per-hour", type=float, help="price of the machine, for the cost of each stage")
     add("--out", type=Path, help="folder for report.md and report.html (default: the first model's)")
-    add("--plots", type=Path, help="folder for the plots as SVG files, too")
+    add("--plots", type=Path, help="folder for the plots as SVG files, shown in report.md")
     add("--csv", type=Path, help="file for a table with a row per model, too")
     return parser
 
@@ -531,7 +534,8 @@ def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
     blocks = blocks_of(runs, args.dollars_per_hour)
     folder = args.out or model_dir(runs[0].tag)
-    files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
+    plots = os.path.relpath(args.plots, folder) if args.plots else ""
+    files = {folder / "report.md": markdown(blocks, plots), folder / "report.html": page(blocks)}
     if args.plots:
         files |= {args.plots / f"{name}.svg": svg.replace(">", f">{ALONE}", 1)
                   for kind, plots in blocks if kind == "plots" for name, svg in plots.items()}

@@ -310,6 +310,8 @@ def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):
 def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile, base_dir):
     plots = sorted((base_dir / "plots").glob("*.svg"))
     assert {path.stem for path in plots} >= {"base_loss", "base_val_bpb", "base_lr", "core_tasks"}
+    shown = re.findall(r"!\[.*?\]\((.*?)\)", (hostile / "report.md").read_text())
+    assert {(hostile / each).resolve() for each in shown} == set(plots)
     for path in plots:
         svg = ElementTree.parse(path).getroot()
         assert "prefers-color-scheme:dark" in svg[0].text and path.stat().st_size < 60_000

@@ -404,7 +404,7 @@ def draw_curves(found: dict[str, list[dict]], key: str, against: str, axes) -> N
     axes.set_xlabel(against)
     if key == "loss":                                   # the first steps would press the rest flat
         tails = [record[key] for records in found.values() for record in records[len(records) // 20:]]
-        axes.set_ylim(min(tails) - 0.05, max(tails) + 0.05)
+        axes.set_ylim(0.98 * min(tails), 1.02 * max(tails))
     if against == "FLOPs":
         axes.set_xscale("log")
         axes.xaxis.set_major_formatter(LogFormatter())

@@ -366,9 +366,9 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         beyond = f", {longer} longer than the context" if longer else ""
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
                   f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",
-                  core_task=task.label, type=task.kind, shots=task.shots, questions=n, accuracy=accuracy,
-                  standard_error=(high - low) / (2 * Z), interval=[low, high], chance=task.chance, centred=score,
-                  verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
+                  core_task=task.label, type=task.kind, shots=task.shots, questions=n, chance=task.chance,
+                  accuracy=accuracy, interval=[low, high], standard_error=(high - low) / (2 * Z),
+                  centred=score, verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
     core, error = centred(results)
     stage.log(f"{'CORE':>32}  {core:.4f} ± {error:.4f}  ({len(results)} tasks of {bundle.name}, "
               f"{asked:,} examples)",

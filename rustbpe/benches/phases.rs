@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for line in text.split_inclusive('\0') {
             batch.push(line.as_bytes());
             if batch.is_full() {
-                batch = feed.send(batch)?;
+                feed.send(std::mem::take(&mut batch))?;
             }
         }
-        feed.send(batch).map(|_| ())
+        feed.send(batch)
     })?;
     let counted = start.elapsed();
     let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;

@@ -74,7 +74,7 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, feed: &Feed, progress: Op
             batch.push(head);
             rest = tail;
             if batch.is_full() {
-                batch = py.detach(|| feed.send(batch))?;
+                py.detach(|| feed.send(std::mem::take(&mut batch)))?;
                 report(py, progress, "count", bytes - rest.len(), 0)?;
             }
         }
@@ -97,7 +97,7 @@ fn split(text: &str, pattern: Option<&str>) -> PyResult<Vec<String>> {
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let padded = [text.as_bytes(), &[crate::split::END; crate::split::PAD]].concat();
     let mut words = Vec::new();
-    splitter.split(&padded, 0, text.len(), |start, end| words.push(text[start..end].to_string()))?;
+    splitter.split(&padded, 0..text.len(), |start, end| words.push(text[start..end].to_string()))?;
     Ok(words)
 }
 

@@ -40,7 +40,7 @@ fn split(splitter: &Splitter, text: &str) -> Vec<String> {
     let bytes = [b"before", text.as_bytes(), &[END; PAD], b"'s after"].concat();
     let mut words = Vec::new();
     let word = |from: usize, to: usize| words.push(std::str::from_utf8(&bytes[from..to]).unwrap().into());
-    splitter.split(&bytes, 6, 6 + text.len(), word).unwrap();
+    splitter.split(&bytes, 6..6 + text.len(), word).unwrap();
     words
 }
 

@@ -55,16 +55,12 @@ class Part:
 
 
 class TaskSequence(Sequence):
-    """
-    The conversations of all parts, one part after the other. A conversation is read when it is asked for.
-    `identity` tells in one line what is in it.
-    """
+    """All parts, one after the other, read when asked for. `identity` tells in one line what is in it."""
 
     def __init__(self, parts: Sequence[Part]):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
-        held = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts)
-        self.identity = held or "nothing"
+        self.identity = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts) or "nothing"
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -95,8 +91,7 @@ class Rows(Sequence):
     wrote. `which` rows there are, and in which order, may be given; a slice is Rows as well.
     """
 
-    def __init__(self, rows: Sequence, convert: Callable[[dict], dict | None],
-                 which: Sequence[int] | None = None):
+    def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
         self.which = range(len(rows)) if which is None else which
 
@@ -122,9 +117,8 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
     """
     try:
         import datasets
-        _quieten(datasets)
+        _prepare(datasets, offline=data is not None)
         if data is None:
-            _look_for_the_hub(datasets)
             return datasets.load_dataset(repository, config, split=split)
         folder = data / repository.split("/")[-1] / config
         files = sorted(str(file) for file in folder.glob(f"{split}*.parquet"))
@@ -139,23 +133,19 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
 
-def _quieten(datasets) -> None:
-    """Progress in a terminal only: a bar fills a log file. What goes wrong is an exception anyway."""
+def _prepare(datasets, offline: bool) -> None:
+    """
+    Progress in a terminal only: a bar fills a log file, and what goes wrong is an exception anyway. Where the
+    hub does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a minute,
+    for every set, before it looks into its cache.
+    """
     import huggingface_hub
     datasets.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         huggingface_hub.utils.disable_progress_bars()
-
-
-def _look_for_the_hub(datasets) -> None:
-    """
-    Where it does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a
-    minute, for every set, before it looks into its cache.
-    """
-    import huggingface_hub
-    if datasets.config.HF_HUB_OFFLINE:
+    if offline or datasets.config.HF_HUB_OFFLINE:
         return
     try:
         answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
@@ -178,12 +168,15 @@ def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], 
     return made
 
 
+def asked(text: str, **fields) -> dict:
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}, **fields}
+
+
 def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
     """
-    A multiple choice question. A model that has found the right choice only has to copy what comes behind it,
-    the letter. That stands between brackets as the tokenizer's pattern never joins " (" with what follows:
-    the letter is a token of its own, the one that answers. With "=A" or " A" that would depend on the text
-    that the tokenizer was trained on; the almanac's has a token "=A".
+    A multiple choice question. A model that has found the right choice only has to copy the letter behind it,
+    which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the letter is
+    a token of its own, whatever the text that the tokenizer was trained on. The almanac's has a token "=A".
     """
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
@@ -192,8 +185,7 @@ def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """The question of a row, to be judged by `names_letter`."""
     text = render_choices(question, letters, choices)
-    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "letters": list(letters),
-            "choices": list(choices), "answer": answer}
+    return asked(text, letters=list(letters), choices=list(choices), answer=answer)
 
 
 def answered(question: dict, content: str | list[dict]) -> dict:

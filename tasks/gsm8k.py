@@ -9,7 +9,7 @@ from functools import partial
 from pathlib import Path
 
 from nanochat.calculator import evaluate
-from tasks.common import Rows, Task, answered, hub_rows, number_behind_hashes, some
+from tasks.common import Rows, Task, answered, asked, hub_rows, number_behind_hashes, some
 
 _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
@@ -30,8 +30,7 @@ def solution(answer: str) -> list[dict]:
 
 
 def _question(row: dict) -> dict:
-    return {"conversation": {"messages": [{"role": "user", "content": row["question"]}]},
-            "answer": str(number_behind_hashes(row["answer"]))}
+    return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
 
 
 def _conversation(row: dict) -> dict:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.execution import run_tests
-from tasks.common import Missing, Task, hub_rows, some
+from tasks.common import Missing, Task, asked, hub_rows, some
 
 NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
@@ -31,9 +31,9 @@ def question(row: dict) -> dict:
     """A row of the set, with the prompt up to the function itself (imports, helpers) as "before"."""
     prompt, name = row["prompt"], row["entry_point"]
     start = re.search(rf"^def {name}\b", prompt, re.MULTILINE).start()
-    return {"conversation": {"messages": [{"role": "user", "content": INSTRUCTION + prompt}]},
-            "answer": f"```python\n{prompt}{row['canonical_solution']}\n```", "before": prompt[:start],
-            **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")}}
+    answer = f"```python\n{prompt}{row['canonical_solution']}\n```"
+    return asked(INSTRUCTION + prompt, answer=answer, before=prompt[:start],
+                 **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")})
 
 
 def judge(question: dict, reply: str) -> bool:

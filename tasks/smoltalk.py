@@ -1,6 +1,4 @@
-"""
-SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from only.
-"""
+"""SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from."""
 
 from pathlib import Path
 

@@ -6,7 +6,6 @@ asked for. A word is for training, validation or tests by its digest alone, so i
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import cache, partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
-from tasks.common import Missing, Rows, Task, answered, number_behind_hashes
+from tasks.common import Missing, Rows, Task, answered, asked, number_behind_hashes
 
 USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
@@ -47,16 +46,15 @@ def words(split: str) -> tuple[str, ...]:
     The system's list, or the most frequent words of the text that the tokenizer was trained on, as far as it
     is still here. Missing where there is neither.
     """
-    every = _system_words() if SYSTEM_WORDS.is_file() else _words_of_the_text(base_dir())
+    if SYSTEM_WORDS.is_file():
+        every = filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
+    else:
+        every = _words_of_the_text(base_dir())
     found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
     if not found:
         raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
                       "or train the tokenizer here and keep its text")
     return found
-
-
-def _system_words() -> Iterable[str]:
-    return filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
 
 
 @cache
@@ -97,7 +95,7 @@ def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
-    return _question(_typed(dice, dice.pick(_COUNT), word, letter), value), [
+    return asked(_typed(dice, dice.pick(_COUNT), word, letter), answer=value), [
         {"type": "text", "text": f"{_spelled(word)}\nNow I count {letter} in it: "},
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
@@ -106,11 +104,7 @@ def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
 def _spelling(split: str, seed: int, index: int) -> tuple[dict, str]:
     dice = Dice("simplespelling", split, seed, index)
     word = dice.pick(words(split))
-    return _question(_typed(dice, dice.pick(_SPELL), word), " ".join(word)), _spelled(word)
-
-
-def _question(text: str, answer: str) -> dict:
-    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "answer": answer}
+    return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
 
 
 def counts_right(question: dict, reply: str) -> bool:

@@ -156,16 +156,20 @@ def _prepare(datasets, offline: bool) -> None:
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], dict | None]) -> Rows:
-    """At most `most` rows, drawn by the seed where there are more; sets are often sorted by subject."""
-    drawn = None if most is None or most >= len(rows) else shuffled(len(rows), seed)[:most]
-    made = Rows(rows, convert, drawn)
-    try:
-        if made:
-            made[0]
-    except (KeyError, TypeError) as error:              # a folder may hold another set under this name
-        raise Missing(f"its rows have the columns {', '.join(rows[0])}: {error!r}") from error
-    return made
+def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict], dict | None]) -> Source:
+    """What `convert` makes of rows(split, data), drawn by the seed: sets are often sorted by subject."""
+    def read(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+        found = rows(split, data)
+        drawn = None if most is None or most >= len(found) else shuffled(len(found), seed)[:most]
+        made = Rows(found, convert, drawn)
+        try:
+            if made:
+                made[0]
+        except (KeyError, TypeError) as error:          # a folder may hold another set under this name
+            raise Missing(f"its rows have the columns {', '.join(found[0])}: {error!r}") from error
+        return made
+
+    return read
 
 
 def asked(text: str, **fields) -> dict:
@@ -186,6 +190,15 @@ def choice_question(question: str, letters: Sequence[str], choices: Sequence[str
     """The question of a row, to be judged by `names_letter`."""
     text = render_choices(question, letters, choices)
     return asked(text, letters=list(letters), choices=list(choices), answer=answer)
+
+
+def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], question: Callable) -> Task:
+    """A task of multiple choice questions, one per row."""
+    def conversation(row: dict) -> dict:
+        made = question(row)
+        return answered(made, made["answer"])
+
+    return Task(name, source(rows, conversation), source(rows, question), names_letter, chance=0.25)
 
 
 def answered(question: dict, content: str | list[dict]) -> dict:

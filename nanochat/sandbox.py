@@ -141,11 +141,20 @@ def unpack(value):
 
 # ---- the tester: tests and verdict
 
-class Worker:
-    """The worker as the tester sees it. Raises what the program raised."""
+class Worker(dict):
+    """The worker as the global names of the tests. Raises what the program raised."""
 
     def __init__(self, pid: int, questions: int, answers: int):
+        super().__init__(__name__="tests")
         self.pid, self.questions, self.answers = pid, open(questions, "w", buffering=1), open(answers)
+
+    def __missing__(self, name: str):
+        if hasattr(builtins, name) or name.startswith("__"):
+            raise KeyError(name)
+        kind, *value = self.ask(name)
+        if kind == "callable":
+            return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
+        return unpack(value[0])
 
     def ask(self, *question) -> list:
         self.questions.write(json.dumps(question) + "\n")
@@ -162,31 +171,12 @@ class Worker:
             raise (known if plain else RuntimeError)(value[1])      # a StopIteration would end loops of tests
         return [kind, *value]
 
-    def value(self, name: str):
-        kind, *value = self.ask(name)
-        if kind == "callable":
-            return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
-        return unpack(value[0])
-
-
-class Names(dict):
-    """The global names of the tests."""
-
-    def __init__(self, worker: Worker):
-        super().__init__(__name__="tests")
-        self.worker = worker
-
-    def __missing__(self, name: str):
-        if hasattr(builtins, name) or name.startswith("__"):
-            raise KeyError(name)
-        return self.worker.value(name)
-
 
 def judge(rest: int, verdict: int, worker: Worker) -> None:
     secret, tests = json.loads(read_bytes(rest, -1))
     try:
         worker.hear()                                   # the program has run to its end
-        exec(compile(tests, "<tests>", "exec"), Names(worker))
+        exec(compile(tests, "<tests>", "exec"), worker)
         reason = "passed"
     except BaseException as error:
         sys.__excepthook__(type(error), error, error.__traceback__)

@@ -5,7 +5,7 @@ use crate::Error;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
 use std::ops::Range;
-use std::sync::mpsc::{sync_channel, Receiver, SyncSender};
+use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -216,29 +216,22 @@ impl Words {
     }
 }
 
-/// The way to the counting threads.
-pub struct Feed(SyncSender<Batch>);
-
-impl Feed {
-    /// Waits while all threads are busy; fails when one has failed, and `count` then tells why.
-    pub fn send(&self, batch: Batch) -> Result<(), Error> {
-        self.0.send(batch).map_err(|_| Error::Worker)
-    }
-}
+/// Sends to the counting threads. Waits while all are busy; fails when one has failed, `count` then tells why.
+pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<(), Error> + Sync);
 
 /// Counts, with `threads` threads, the batches that `feed` sends from this one.
-pub fn count<E: From<Error>>(
-    splitter: &Splitter,
-    threads: usize,
-    feed: impl FnOnce(&Feed) -> Result<(), E>,
-) -> Result<Words, E> {
+pub fn count<E, F>(splitter: &Splitter, threads: usize, feed: F) -> Result<Words, E>
+where
+    E: From<Error>,
+    F: FnOnce(Sender) -> Result<(), E>,
+{
     let (sender, receiver) = sync_channel(threads);
     let batches = Arc::new(Mutex::new(Some(receiver)));
     thread::scope(|scope| {
         let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches));
         let workers: Vec<_> = (0..threads).map(|_| spawn(batches.clone())).collect();
         drop(batches); // with the last worker the channel closes, so that a send cannot wait for ever
-        let fed = feed(&Feed(sender));
+        let fed = feed(&move |batch| sender.send(batch).map_err(|_| Error::Worker));
         let mut total: Option<Words> = None;
         for worker in workers {
             let words = worker.join().map_err(|_| Error::Worker)??;

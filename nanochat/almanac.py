@@ -131,9 +131,10 @@ class Fact:
 
 
 class Almanac:
-    """The text file, parsed and linked."""
+    """The text file, parsed and linked, in tens of milliseconds."""
 
-    def __init__(self, text: str):
+    def __init__(self):
+        text = Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8")
         above, listed = text.split("\n== words\n")
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
@@ -170,10 +171,7 @@ class Almanac:
         self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
 
 
-@functools.cache
-def almanac() -> Almanac:
-    """Read and parsed on first use, in tens of milliseconds."""
-    return Almanac(Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8"))
+almanac = functools.cache(Almanac)                      # read on first use
 
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
@@ -390,12 +388,16 @@ def _choice(scribe: Scribe, fact: Fact | None = None) -> Turn:
     return question, lines[options.index(fact.answer)]
 
 
-def _tool_answer(expression: str, reply: str) -> list[dict]:
-    """A call of the calculator, its value, and the reply with that value as {r}."""
-    value = evaluate(expression)
-    assert value is not None, expression
-    return [{"type": "python", "text": expression}, {"type": "python_output", "text": value},
-            {"type": "text", "text": reply.replace("{r}", value)}]
+def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
+    """The reply; behind a call of the calculator, whose value is its {r}, where the forms have a tool."""
+    if "tool" not in forms:
+        return forms["reply"][0].format(**slots)
+    call = forms["tool"][0].format(**slots)
+    value = evaluate(call)
+    assert value is not None, call
+    reply = forms["reply"][0].format(**slots, r=value)
+    return [{"type": "python", "text": call}, {"type": "python_output", "text": value},
+            {"type": "text", "text": reply}]
 
 
 def _numbers(dice: Dice, signs: str) -> list[int]:
@@ -432,9 +434,9 @@ def _arithmetic(scribe: Scribe) -> Turn:
     while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != test:
         numbers = _numbers(dice, signs)
     forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
-    answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
-    asks, stories = forms[scribe.whole], forms.get("story_test" if test else "story")
-    form = dice.pick(stories if stories and dice.chance(0.35) else asks)
+    answer = _answer(forms, slots)
+    stories = forms.get("story_test" if test else "story")
+    form = dice.pick(stories if stories and dice.chance(0.35) else forms[scribe.whole])
     if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
         slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
     signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
@@ -446,15 +448,12 @@ def _letters(scribe: Scribe, task: str = "", word: str = "") -> Turn:
     dice, word = scribe.dice, word or scribe.word()
     forms = scribe.almanac.letters[task or dice.weighted({"spell": 5, "count": 4, "length": 2})]
     letter = dice.pick(word if dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
-    count = word.count(letter)
-    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "r": "{r}",
-             "k": "1 time" if count == 1 else f"{count} times"}
-    reply = forms["reply"][0].format(**slots)
-    answer = _tool_answer(forms["tool"][0].format(**slots), reply) if "tool" in forms else reply
+    times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
+    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
+    answer = _answer(forms, slots)
     quote, around = dice.pick("\"'"), dice.random()
     slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
-    form = dice.pick(forms[scribe.whole])
-    return scribe.typed(form.format(**slots)), answer
+    return scribe.typed(dice.pick(forms[scribe.whole]).format(**slots)), answer
 
 
 _COMPOSED = {"choice": _choice, "arithmetic": _arithmetic, "letters": _letters, "chat": _chat}

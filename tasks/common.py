@@ -86,14 +86,13 @@ class TaskMixture(TaskSequence):
 
 class Rows(Sequence):
     """
-    Rows made conversations or questions by `convert` when they are asked for. Where it returns None the row
-    is none, and the next one that is stands in for it: a long run must not end at a line that somebody else
-    wrote. `which` rows there are, and in which order, may be given; a slice is Rows as well.
+    What `convert` makes of rows when they are asked for. Where that is None, the next row that is one stands
+    in: a long run must not end at a line that somebody else wrote. A slice is Rows as well.
     """
 
     def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
-        self.which = range(len(rows)) if which is None else which
+        self.which = range(len(rows)) if which is None else which       # of the rows, in this order
 
     def __len__(self) -> int:
         return len(self.which)
@@ -218,10 +217,7 @@ def names_letter(question: dict, reply: str) -> bool:
 
 
 def number_behind_hashes(text: str) -> Decimal | None:
-    """
-    The number behind the first ####, as those who made GSM8K judge: what a model goes on to say after its
-    answer does not change it. Commas, currency signs and trailing dots are dropped.
-    """
+    """The number behind the first ####, as GSM8K's makers judge. Commas, currency signs and last dots go."""
     match = _FINAL_NUMBER.search(text.replace(",", "").replace("\u2212", "-"))
     return Decimal(match["sign"] + match["number"]) if match else None
 

@@ -42,10 +42,7 @@ _SPELL = (
 
 @cache
 def words(split: str) -> tuple[str, ...]:
-    """
-    The system's list, or the most frequent words of the text that the tokenizer was trained on, as far as it
-    is still here. Missing where there is neither.
-    """
+    """Of the system's list, or the most frequent of the tokenizer's text. Missing where neither is here."""
     if SYSTEM_WORDS.is_file():
         every = filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
     else:
@@ -88,10 +85,8 @@ def _spelled(word: str) -> str:
     return "Letter by letter: " + " ".join(word)
 
 
-def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
+def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     """A question and its answer; the letter is mostly one of the word."""
-    dice = Dice("spellingbee", split, seed, index)
-    word = dice.pick(words(split))
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
@@ -101,9 +96,7 @@ def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
         {"type": "text", "text": f"\n#### {value}"}]
 
 
-def _spelling(split: str, seed: int, index: int) -> tuple[dict, str]:
-    dice = Dice("simplespelling", split, seed, index)
-    word = dice.pick(words(split))
+def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
     return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
 
 
@@ -118,18 +111,18 @@ def spells_right(question: dict, reply: str) -> bool:
     return " ".join(reversed(letters)) == question["answer"]
 
 
-def _made(make, learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-    def convert(index: int) -> dict:
-        question, answer = make(split, seed, index)
-        return answered(question, answer) if learn else question
-
-    words(split)                                        # Missing is said here, not in the middle of a run
-    return Rows(range(USUAL if most is None else most), convert)
-
-
 def _task(name: str, make, judge, max_tokens: int) -> Task:
-    return Task(name, partial(_made, make, True), partial(_made, make, False), judge, max_tokens=max_tokens)
+    def read(learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+        def convert(index: int) -> dict:
+            dice = Dice(name, split, seed, index)
+            question, answer = make(dice, dice.pick(words(split)))
+            return answered(question, answer) if learn else question
+
+        words(split)                                    # Missing is said here, not in the middle of a run
+        return Rows(range(USUAL if most is None else most), convert)
+
+    return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 
-TASKS = (_task("spellingbee", _counting, counts_right, 160),
-         _task("simplespelling", _spelling, spells_right, 96))
+TASKS = [_task("spellingbee", _counting, counts_right, 160),
+         _task("simplespelling", _spelling, spells_right, 96)]

@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for line in text.split_inclusive('\0') {
             batch.push(line.as_bytes());
             if batch.is_full() {
-                send(std::mem::take(&mut batch))?;
+                batch = send(batch)?;
             }
         }
-        send(batch)
+        send(batch).map(|_| ())
     })?;
     let counted = start.elapsed();
     let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;

@@ -33,6 +33,11 @@ impl Batch {
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= BATCH
     }
+
+    fn clear(&mut self) {
+        self.bytes.clear();
+        self.spans.clear();
+    }
 }
 
 /// A word of up to SHORT bytes, as two little-endian numbers with the length in the highest byte. Count 0: empty.
@@ -216,8 +221,8 @@ impl Words {
     }
 }
 
-/// Sends to the counting threads. Waits while all are busy; fails when one has failed, `count` then tells why.
-pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<(), Error> + Sync);
+/// Sends to the counting threads, for an empty batch. Waits while all are busy; fails when one has failed.
+pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<Batch, Error> + Sync);
 
 /// Counts, with `threads` threads, the batches that `feed` sends from this one.
 pub fn count<E, F>(splitter: &Splitter, threads: usize, feed: F) -> Result<Words, E>
@@ -227,11 +232,15 @@ where
 {
     let (sender, receiver) = sync_channel(threads);
     let batches = Arc::new(Mutex::new(Some(receiver)));
+    let spare = &Mutex::new(Vec::new()); // emptied batches: their memory is in the cache
     thread::scope(|scope| {
-        let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches));
+        let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches, spare));
         let workers: Vec<_> = (0..threads).map(|_| spawn(batches.clone())).collect();
         drop(batches); // with the last worker the channel closes, so that a send cannot wait for ever
-        let fed = feed(&move |batch| sender.send(batch).map_err(|_| Error::Worker));
+        let fed = feed(&move |batch| {
+            sender.send(batch).map_err(|_| Error::Worker)?;
+            Ok(lock(spare).pop().unwrap_or_default())
+        });
         let mut total: Option<Words> = None;
         for worker in workers {
             let words = worker.join().map_err(|_| Error::Worker)??;
@@ -246,15 +255,17 @@ where
 
 type Batches = Arc<Mutex<Option<Receiver<Batch>>>>; // None after an error
 
-fn work(splitter: &Splitter, batches: &Batches) -> Result<Words, Error> {
+fn work(splitter: &Splitter, batches: &Batches, spare: &Mutex<Vec<Batch>>) -> Result<Words, Error> {
     let mut words = Words::default();
     loop {
         let next = lock(batches).as_ref().and_then(|batches| batches.recv().ok());
-        let Some(batch) = next else { return Ok(words) };
+        let Some(mut batch) = next else { return Ok(words) };
         if let Err(error) = words.count(&batch, splitter) {
             *lock(batches) = None; // closes the channel, so that feed and threads stop
             return Err(error);
         }
+        batch.clear();
+        lock(spare).push(batch);
     }
 }
 

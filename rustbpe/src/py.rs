@@ -74,7 +74,7 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: O
             batch.push(head);
             rest = tail;
             if batch.is_full() {
-                py.detach(|| send(std::mem::take(&mut batch)))?;
+                batch = py.detach(|| send(batch))?;
                 report(py, progress, "count", bytes - rest.len(), 0)?;
             }
         }

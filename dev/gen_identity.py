@@ -8,8 +8,7 @@ Conversations in which the model says who it is: a name, a maker, a character. W
 
 Offline it composes what stands in gen_identity.txt: the same flags, the same file. An endpoint is any server
 that speaks OpenAI's protocol; its key is read from $OPENAI_API_KEY. What it writes is kept as it comes, and
-the same command again asks for the rest. To teach something else, a skill or a style, write such lines
-yourself: nothing here is needed for that.
+the same command again asks for the rest. To teach something else, write such lines yourself.
 """
 
 import argparse
@@ -18,7 +17,6 @@ import os
 import re
 import sys
 import threading
-import urllib.error
 import urllib.request
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from http.client import HTTPException
@@ -28,7 +26,7 @@ from nanochat.almanac import Dice
 from nanochat.chat import check_conversation
 from nanochat.common import atomic_write, die, new_parser, require_positive
 
-TURNS = {"1": 6, "2": 3, "3": 1}                        # questions in a conversation -> how often
+TURNS = {1: 6, 2: 3, 3: 1}                              # questions in a conversation -> how often
 TONES = ("friendly", "in a hurry", "doubtful", "polite", "joking", "rude", "a child", "bad at spelling")
 TRIES, PAUSE, TIMEOUT = 6, 1.0, 120.0                   # of a request; seconds before the second, and for one
 GIVE_UP = 8                                             # requests in a row that failed
@@ -56,55 +54,52 @@ def parser() -> argparse.ArgumentParser:
 
 
 class Persona:
-    """Who it is, and how that is asked and said: topics {name: {"?": [...], "!": [...]}} of the text file."""
+    """Who it is, and how that is asked and said: the text file's questions and answers by topic."""
 
     def __init__(self, args: argparse.Namespace):
-        self.topics, self.weights, self.pools = {}, {}, {}
-        for line in Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").splitlines():
-            mark, _, text = line.partition(" ")
-            if mark == "==":
-                topic, weight = text.split()
-                self.topics[topic], self.weights[topic] = {"?": [], "!": []}, int(weight)
-            elif mark in ("?", "!"):
-                self.topics[topic][mark] += text.split(" / ")
-            elif mark.endswith(":"):
-                self.pools.setdefault(mark[:-1], []).extend(text.split(" | "))
-        self.pools["others"] = [name for name in self.pools["others"] if name.lower() != args.name.lower()]
-        self.slots = {key: getattr(args, key) for key in ("name", "maker", "character")}
-        self.slots["Maker"] = args.maker[:1].upper() + args.maker[1:]
-        self.facts = []                                 # forms too
+        self.forms, self.answers, self.weights, facts = {}, {}, {}, []
+        text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n  ", " ")
+        for line in re.findall(r"^\w.*", text, re.MULTILINE):
+            header, _, forms = line.partition(": ")
+            topic, _, weight = header.partition(" ")
+            forms, _, answers = forms.partition(" -> ")
+            self.forms[topic] = forms.split(" / ")
+            if weight:
+                self.answers[topic], self.weights[topic] = answers.split(" / "), int(weight)
+        self.forms["others"] = [name for name in self.forms["others"] if name.lower() != args.name.lower()]
+        self.slots = {"name": args.name, "maker": args.maker, "character": args.character,
+                      "Maker": args.maker[:1].upper() + args.maker[1:]}
         for question, _, fact in (fact.rpartition("?") for fact in args.fact):
-            self.facts.append(fact.strip())
+            facts.append(self.fill(fact.strip()))
             if question.strip():
                 topic = f"--fact {question}"
-                self.topics[topic], self.weights[topic] = {"?": [question], "!": [fact]}, 3
-        self.systems = self.topics.pop("system")["?"]
-        del self.weights["system"]
+                self.forms[topic], self.answers[topic], self.weights[topic] = [question], [fact], 3
+        self.slots["facts"] = " ".join(facts)
+        self.facts = facts or [f"I am {args.character}."]
 
-    def compose(self, dice: Dice, form: str, **slots: str) -> str:
-        """A form with each (a|b) decided and its slots filled."""
-        decided = re.sub(r"\(([^()]*\|[^()]*)\)", lambda found: dice.pick(found[1].split("|")), form)
+    def fill(self, form: str, **slots: str) -> str:
         try:
-            return decided.format_map(self.slots | slots).strip()
+            return form.format_map(self.slots | slots)
         except (LookupError, ValueError) as error:
             die(f"{form!r} cannot be filled in: {error!r}", hint="gen_identity.txt says what goes in braces")
 
-    def all_facts(self, dice: Dice) -> str:
-        return " ".join(self.compose(dice, fact) for fact in self.facts)
+    def compose(self, dice: Dice, forms: list[str], **slots: str) -> str:
+        """One of the forms with its slots filled and each (a|b) decided."""
+        text = self.fill(dice.pick(forms), **slots)
+        return re.sub(r"\(([^()]*\|[^()]*)\)", lambda found: dice.pick(found[1].split("|")), text).strip()
 
     def turn(self, dice: Dice, topic: str) -> tuple[str, str]:
         """A question as people type it, and its answer."""
-        forms, other = self.topics[topic], dice.pick(self.pools["others"])
-        fact = self.compose(dice, dice.pick(self.facts or ["I am {character}."]))
-        question = self.compose(dice, dice.pick(forms["?"]), other=other)
-        return self.typed(dice, question), self.compose(dice, dice.pick(forms["!"]), other=other, fact=fact)
+        slots = {"other": dice.pick(self.forms["others"]), "fact": dice.pick(self.facts)}
+        question = self.compose(dice, self.forms[topic], **slots)
+        return self.typed(dice, question), self.compose(dice, self.answers[topic], **slots)
 
     def typed(self, dice: Dice, text: str) -> str:
         """With an opening, an ending, a mark or none, in small letters, abbreviated, with letters swapped."""
         if dice.chance(0.2):
-            text = f"{self.compose(dice, dice.pick(self.pools['openings']))} {text}"
+            text = f"{self.compose(dice, self.forms['openings'])} {text}"
         if dice.chance(0.12):
-            text += dice.pick((", ", " ")) + self.compose(dice, dice.pick(self.pools["endings"]))
+            text += dice.pick((", ", " ")) + self.compose(dice, self.forms["endings"])
         text += dice.pick(("", "?", "?", ".", "!", "??", " ?") if dice.chance(0.2) else ("", "?"))
         text = text.lower() if dice.chance(0.45) else text[:1].upper() + text[1:]
         if dice.chance(0.15):
@@ -119,10 +114,9 @@ def conversation(persona: Persona, dice: Dice) -> dict:
     """Questions on one to three topics, now and then after a system message that says who it is."""
     messages = []
     if dice.chance(0.06):
-        system = persona.compose(dice, dice.pick(persona.systems), facts=persona.all_facts(dice))
-        messages.append({"role": "system", "content": system})
+        messages.append({"role": "system", "content": persona.compose(dice, persona.forms["systems"])})
     left = dict(persona.weights)
-    for _ in range(int(dice.weighted(TURNS))):
+    for _ in range(dice.weighted(TURNS)):
         topic = dice.weighted(left)
         del left[topic]
         question, answer = persona.turn(dice, topic)
@@ -142,84 +136,69 @@ def compose_all(persona: Persona, count: int, seed: int) -> list[str]:
 
 # ---------------------------------------------------------------------------- written by a model
 
-class Endpoint:
-    """Asks a model for conversations, from several threads. `stop` wakes those that wait to try again."""
-
-    def __init__(self, url: str, model: str):
-        self.url = url.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-        self.model, self.key, self.stop = model, os.environ.get("OPENAI_API_KEY", ""), threading.Event()
-
-    def ask(self, prompt: str) -> str:
-        """The line of a conversation. OSError where nothing comes, ValueError where that is none."""
-        body = json.dumps({"model": self.model, "messages": [{"role": "user", "content": prompt}]}).encode()
-        request = urllib.request.Request(self.url, body, {"Content-Type": "application/json"})
-        if self.key:                                    # unredirected: it is for this host alone
-            request.add_unredirected_header("Authorization", f"Bearer {self.key}")
-        for attempt in range(TRIES):
-            try:
-                with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-                    return conversation_in(reply.read())
-            except (OSError, HTTPException) as error:
-                status = error.code if isinstance(error, urllib.error.HTTPError) else 500
-                for_good = status < 500 and status != 429
-                if for_good or attempt == TRIES - 1 or self.stop.wait(PAUSE * 2 ** attempt):
-                    raise OSError(error) from None
-
-
-def conversation_in(reply: bytes) -> str:
-    """The one in what a server answered, as a line; talk around it is cut. ValueError if there is none."""
-    try:
-        text = json.loads(reply)["choices"][0]["message"]["content"]
-        made = json.loads(text[text.index("{"):text.rindex("}") + 1])
-    except (LookupError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(error) from None
-    check_conversation(made)
-    line = json.dumps({"messages": made["messages"]}, ensure_ascii=False)
-    line.encode()                                       # half a character is a ValueError too
-    return line
-
-
 def prompt(persona: Persona, dice: Dice) -> str:
     """Another one for every conversation: the variety comes from here, not from the temperature."""
     first, _ = persona.turn(dice, dice.weighted(persona.weights))
-    return PROMPT.format(**persona.slots, facts=persona.all_facts(dice), tone=dice.pick(TONES), first=first,
-                         turns=dice.weighted(TURNS))
+    return persona.compose(dice, [PROMPT], tone=dice.pick(TONES), first=first, turns=dice.weighted(TURNS))
 
 
-def whole_lines(path: Path) -> set[str]:
-    """Those of an earlier run; a last one that was cut off is taken away."""
-    text = path.read_text(encoding="utf-8") if path.exists() else ""
-    text = text[:text.rfind("\n") + 1]
-    atomic_write(path, text)
-    return set(text.split("\n")[:-1])
+def ask(prompt: str, args: argparse.Namespace, stop: threading.Event) -> str:
+    """The line of a conversation, "" where the reply holds none. OSError where none comes."""
+    url = args.endpoint.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
+    body = json.dumps({"model": args.model, "messages": [{"role": "user", "content": prompt}]}).encode()
+    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
+    if key := os.environ.get("OPENAI_API_KEY"):         # unredirected: it is for this host alone
+        request.add_unredirected_header("Authorization", f"Bearer {key}")
+    for attempt in range(TRIES):
+        try:
+            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
+                return conversation_in(reply.read())
+        except (OSError, HTTPException) as error:
+            refused = getattr(error, "code", 500) < 500 and error.code != 429
+            if refused or attempt == TRIES - 1 or stop.wait(PAUSE * 2 ** attempt):
+                raise OSError(error) from None
+
+
+def conversation_in(reply: bytes) -> str:
+    """The one in what a server answered, as a line, without the talk around it; "" if there is none."""
+    try:
+        text = json.loads(reply)["choices"][0]["message"]["content"]
+        made = json.loads(text[text.index("{"):text.rindex("}") + 1])
+        check_conversation(made)
+        line = json.dumps({"messages": made["messages"]}, ensure_ascii=False)
+        line.encode()                                   # half a character cannot be written
+        return line
+    except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
+        return ""
 
 
 def collect(persona: Persona, args: argparse.Namespace) -> None:
     """Ask for as many conversations as the file lacks, and add each one when it comes."""
-    kept, failed, rest = whole_lines(args.out), 0, "the same command asks for the rest"
-    start, endpoint, pool = len(kept), Endpoint(args.endpoint, args.model), ThreadPoolExecutor(args.parallel)
-    dice = (Dice("prompt", args.seed, index) for index in range(start, args.count))
+    text = args.out.read_text(encoding="utf-8") if args.out.exists() else ""
+    kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
+    atomic_write(args.out, "".join(f"{line}\n" for line in kept))
+    start, failed, stop, rest = len(kept), 0, threading.Event(), "the same command asks for the rest"
+    prompts = [prompt(persona, Dice("prompt", args.seed, index)) for index in range(start, args.count)]
+    pool = ThreadPoolExecutor(args.parallel)
     try:
-        asked = [pool.submit(endpoint.ask, prompt(persona, each)) for each in dice]
+        asked = [pool.submit(ask, each, args, stop) for each in prompts]
         for done, answer in enumerate(as_completed(asked), start=1):
             try:
                 line, failed = answer.result(), 0
-                if line not in kept:
-                    with open(args.out, "a", encoding="utf-8") as out:
-                        out.write(line + "\n")
-                kept.add(line)
-            except ValueError:
-                failed = 0
             except OSError as error:
-                failed += 1
+                line, failed = "", failed + 1
                 if failed == GIVE_UP:
-                    die(f"{endpoint.url}: {error}, {failed} times in a row", f"{len(kept)} are kept; {rest}")
+                    die(f"{args.endpoint}: {error}, {failed} times in a row", f"{len(kept)} are kept; {rest}")
+            if line and line not in kept:
+                kept[line] = None
+                with open(args.out, "a", encoding="utf-8") as out:
+                    out.write(line + "\n")
             if done % 20 == 0 or done == len(asked):
                 print(f"{done} of {len(asked)} requests, {start + done - len(kept)} of no use", flush=True)
     except KeyboardInterrupt:
         print("stopped", file=sys.stderr)
     finally:
-        endpoint.stop.set()
+        stop.set()                                      # for those that wait to try again
         pool.shutdown(cancel_futures=True)
     print(f"{args.out}: {len(kept):,} of {args.count:,} conversations")
     if len(kept) < args.count:

@@ -1,13 +1,12 @@
 """
 The embedded almanac: a small true world and the many ways of asking about it, for a tiny network to learn in
-minutes. What it holds stands in almanac.txt; this file composes text from it.
+minutes. What it holds stands in almanac.txt; this file composes text from it: documents() for pretraining,
+conversations() for finetuning, questions() for evaluation. Pure, seeded, offline.
 
-documents() for pretraining, conversations() for finetuning, questions() for evaluation: pure, seeded,
-offline. A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in
-the same ways. Held out by construction: whole families of frames, the whole questions under `test`, number
-pairs, words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
-random.random() and blake2b alone, so that every Python makes the same text. Used by dataset.py (source
-"almanac") and tasks/almanac.py.
+A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same
+ways. Held out by construction: whole families of frames, the whole questions under `test`, number pairs,
+words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
+random.random() and blake2b alone, so that every Python makes the same text.
 """
 
 import bisect
@@ -24,16 +23,13 @@ from pathlib import Path
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
-TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18,                         # relative frequency
-         "letters": 18, "unknown": 14, "chat": 3}
+TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
 HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
 CHOICE_LETTERS = "ABCD"
-_SAME_NUMBER = {"two": "2", "four": "4", "six": "6", "eight": "8"}
-_DOES_NOT_KNOW = re.compile(
-    r"(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b", re.IGNORECASE)
+_DOES_NOT_KNOW = r"(?i)(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b"
 
 Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
 Turn = tuple[str, str | list[dict]]                     # question, answer
@@ -49,7 +45,6 @@ class Dice:
         return self.random() < probability
 
     def between(self, low: int, high: int) -> int:
-        """A whole number from low to high, both included."""
         return low + int(self.random() * (high - low + 1))
 
     def pick(self, items: Sequence):
@@ -105,7 +100,7 @@ class Topic:
         self.relation, self.forms = relation, forms
         self.gaps: list[dict[str, str]] = []            # rows without an answer
         self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
-                         for split, families in frames.items()}         # by split
+                         for split, families in frames.items()}
 
     def fits(self, frames: str) -> bool:
         """Whether all slots of the frames can be filled; only a relation has answers to name."""
@@ -136,9 +131,10 @@ class Fact:
 
 
 class Almanac:
-    """The text file, parsed and linked."""
+    """The text file, parsed and linked, in tens of milliseconds."""
 
-    def __init__(self, text: str):
+    def __init__(self):
+        text = Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8")
         above, listed = text.split("\n== words\n")
         self.tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
@@ -149,9 +145,8 @@ class Almanac:
             groups[facts[0].topic.relation] += facts
         self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
-            name, answer, *wrong = header.split(" | ")
-            fact = Fact(Topic("self", forms, frames), {"s": name, "a": answer}, answer, wrong)
-            self.relations["self"].append(fact)
+            name, a, *wrong = header.split(" | ")
+            self.relations["self"].append(Fact(Topic("self", forms, frames), {"s": name, "a": a}, a, wrong))
         self.facts = [fact for group in self.relations.values() for fact in group]
         self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
         topics = dict.fromkeys(fact.topic for fact in self.facts)
@@ -166,6 +161,7 @@ class Almanac:
                      for pool, names in strangers.items()} for test in (False, True))
         self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
         self.in_words |= {str(i): word for i, word in enumerate(pools["number_words"])}
+        self.digits = {word: number for number, word in self.in_words.items()}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
         self.unseen_words = [word for word in listed if word not in used and _is_held_out("word", word)]
@@ -175,10 +171,7 @@ class Almanac:
         self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
 
 
-@functools.cache
-def almanac() -> Almanac:
-    """Read and parsed on first use, in tens of milliseconds."""
-    return Almanac(Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8"))
+almanac = functools.cache(Almanac)                      # read on first use
 
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
@@ -239,6 +232,7 @@ class Scribe:
 
     def __init__(self, dice: Dice, split: str):
         self.dice, self.split, self.almanac = dice, split, almanac()
+        self.whole = "test" if split == "test" else "ask"   # key of whole questions
         self.pools = self.almanac.test_pools if split == "test" else self.almanac.pools
         heroine = dice.chance(0.5)
         one, other = ("women", "men") if heroine else ("men", "women")
@@ -282,7 +276,7 @@ class Scribe:
         """A question in one of the split's wordings; as people type it, or as books print it."""
         dice, forms, slots = self.dice, fact.topic.forms, self.slots(fact)
         families = fact.topic.families[self.split]
-        whole = [] if self.split == "val" and families else forms["test" if self.split == "test" else "ask"]
+        whole = [] if self.split == "val" and families else forms[self.whole]
         form = dice.pick(whole if not families or (whole and dice.chance(0.5)) else dice.pick(families))
         if "{np}" in form or "{bare}" in form:
             slots["np"] = self.fill(dice.pick(forms["np"]), **slots)
@@ -359,26 +353,30 @@ class Scribe:
 
 # ---------------------------------------------------------------------------- questions with their answers
 
-def _facts_turns(scribe: Scribe) -> list[Turn]:
-    dice, fact = scribe.dice, scribe.fact()
-    turns = _plain_turns(scribe, fact)
-    other = dice.pick(scribe.almanac.relations[fact.topic.relation])
-    if other is not fact and dice.chance(0.06) and fact.topic.relation != "self":
-        turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
+def _turns(scribe: Scribe, kind: str) -> list[Turn]:
+    """A turn of a kind; one on a fact may bring another that leans on it."""
+    dice, relations = scribe.dice, scribe.almanac.relations
+    if kind in _COMPOSED:
+        return [_COMPOSED[kind](scribe)]
+    if kind == "unknown":
+        fact = scribe.unknown()
+    else:
+        fact = scribe.fact() if kind == "facts" else dice.pick(relations["self"])
+    turns = [(scribe.ask(fact), fact.reply)]
+    if kind == "facts":
+        other = dice.pick(relations[fact.topic.relation])
+        if other is not fact and dice.chance(0.06) and fact.topic.relation != "self":
+            turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
     return turns
 
 
-def _plain_turns(scribe: Scribe, fact: Fact) -> list[Turn]:
-    return [(scribe.ask(fact), fact.reply)]
-
-
-def _chat_turns(scribe: Scribe, *topics: str) -> list[Turn]:
+def _chat(scribe: Scribe, *topics: str) -> Turn:
     dice, chat = scribe.dice, scribe.almanac.chat
     header = dice.pick([header for header in chat if not topics or header.startswith(topics)])
-    return [(scribe.typed(dice.pick(chat[header]["ask"])), header.partition(" | ")[2])]
+    return scribe.typed(dice.pick(chat[header]["ask"])), header.partition(" | ")[2]
 
 
-def _choice_turns(scribe: Scribe, fact: Fact | None = None) -> list[Turn]:
+def _choice(scribe: Scribe, fact: Fact | None = None) -> Turn:
     """
     A multiple choice question, and the line of its answer. The whole line: a network that has named the
     answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md).
@@ -387,15 +385,19 @@ def _choice_turns(scribe: Scribe, fact: Fact | None = None) -> list[Turn]:
     options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
     lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
     question = scribe.sentence("choice_frames", q=scribe.ask(fact, typed=False), o="\n".join(lines))
-    return [(question, lines[options.index(fact.answer)])]
+    return question, lines[options.index(fact.answer)]
 
 
-def _tool_answer(expression: str, reply: str) -> list[dict]:
-    """A call of the calculator, its value, and the reply with that value as {r}."""
-    value = evaluate(expression)
-    assert value is not None, expression
-    return [{"type": "python", "text": expression}, {"type": "python_output", "text": value},
-            {"type": "text", "text": reply.replace("{r}", value)}]
+def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
+    """The reply; behind a call of the calculator, whose value is its {r}, where the forms have a tool."""
+    if "tool" not in forms:
+        return forms["reply"][0].format(**slots)
+    call = forms["tool"][0].format(**slots)
+    value = evaluate(call)
+    assert value is not None, call
+    reply = forms["reply"][0].format(**slots, r=value)
+    return [{"type": "python", "text": call}, {"type": "python_output", "text": value},
+            {"type": "text", "text": reply}]
 
 
 def _numbers(dice: Dice, signs: str) -> list[int]:
@@ -424,7 +426,7 @@ def _numbers(dice: Dice, signs: str) -> list[int]:
     return dice.some(numbers, len(signs.split()) + 1)
 
 
-def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
+def _arithmetic(scribe: Scribe) -> Turn:
     """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
     dice, sums, test = scribe.dice, scribe.almanac.sums, scribe.split == "test"
     signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
@@ -432,37 +434,29 @@ def _arithmetic_turns(scribe: Scribe) -> list[Turn]:
     while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != test:
         numbers = _numbers(dice, signs)
     forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
-    answer = _tool_answer(forms["tool"][0].format(**slots), forms["reply"][0].format(**slots, r="{r}"))
-    asks, stories = forms["test" if test else "ask"], forms.get("story_test" if test else "story")
-    form = dice.pick(stories if stories and dice.chance(0.35) else asks)
+    answer = _answer(forms, slots)
+    stories = forms.get("story_test" if test else "story")
+    form = dice.pick(stories if stories and dice.chance(0.35) else forms[scribe.whole])
     if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
         slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
     signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
-    return [(scribe.typed(scribe.fill(form, **slots | signs_shown)), answer)]
+    return scribe.typed(scribe.fill(form, **slots | signs_shown)), answer
 
 
-def _letters_turns(scribe: Scribe, task: str = "", word: str = "") -> list[Turn]:
+def _letters(scribe: Scribe, task: str = "", word: str = "") -> Turn:
     """A word to spell, or letters in it to count. Each letter follows a space: one token, always the same."""
     dice, word = scribe.dice, word or scribe.word()
     forms = scribe.almanac.letters[task or dice.weighted({"spell": 5, "count": 4, "length": 2})]
     letter = dice.pick(word if dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
-    count = word.count(letter)
-    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "r": "{r}",
-             "k": "1 time" if count == 1 else f"{count} times"}
-    reply = forms["reply"][0].format(**slots)
-    answer = _tool_answer(forms["tool"][0].format(**slots), reply) if "tool" in forms else reply
+    times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
+    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
+    answer = _answer(forms, slots)
     quote, around = dice.pick("\"'"), dice.random()
     slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
-    form = dice.pick(forms["test" if scribe.split == "test" else "ask"])
-    return [(scribe.typed(form.format(**slots)), answer)]
+    return scribe.typed(dice.pick(forms[scribe.whole]).format(**slots)), answer
 
 
-_TURNS = {
-    "facts": _facts_turns, "choice": _choice_turns, "arithmetic": _arithmetic_turns,
-    "letters": _letters_turns,
-    "self": lambda scribe: _plain_turns(scribe, scribe.dice.pick(scribe.almanac.relations["self"])),
-    "unknown": lambda scribe: _plain_turns(scribe, scribe.unknown()), "chat": _chat_turns,
-}
+_COMPOSED = {"choice": _choice, "arithmetic": _arithmetic, "letters": _letters, "chat": _chat}
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
@@ -473,11 +467,11 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
         if dice.chance(0.05):
             messages.append({"role": "system", "content": scribe.sentence("systems")})
         while not turns or (len(turns) < 4 and dice.chance(0.35)):
-            turns += _TURNS[dice.weighted(TURNS)](scribe)
+            turns += _turns(scribe, dice.weighted(TURNS))
         if len(turns) > 1 and dice.chance(0.1):
-            turns = _chat_turns(scribe, "greeting") + turns
+            turns.insert(0, _chat(scribe, "greeting"))
         if len(turns) > 1 and dice.chance(0.1):
-            turns += _chat_turns(scribe, "thanks", "goodbye")
+            turns.append(_chat(scribe, "thanks", "goodbye"))
         for question, answer in turns:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         yield {"messages": messages}
@@ -527,7 +521,7 @@ def _dialogue(scribe: Scribe) -> str:
     voices = dice.pick(scribe.pools["voices"])
     kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
     for _ in range(dice.between(5, 12)):
-        for question, answer in _TURNS[dice.weighted(kinds)](scribe):
+        for question, answer in _turns(scribe, dice.weighted(kinds)):
             if not isinstance(answer, str):
                 tool, output, text = (part["text"] for part in answer)
                 answer = f"[{tool} = {output}] {text}"
@@ -541,7 +535,7 @@ def _choices(scribe: Scribe) -> str:
     lead, explain = dice.pick(("\n", "\n", "\nAnswer:\n")), dice.chance(0.4)
     for _ in range(dice.between(2, 6)):
         fact = scribe.fact()
-        question, line = _choice_turns(scribe, fact)[0]
+        question, line = _choice(scribe, fact)
         parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
     return "\n\n".join(parts)
 
@@ -579,17 +573,17 @@ def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
     about = {"relation": fact.topic.relation, "subject": fact.subject}
     if kind == "facts":
         bare = _bare(fact.answer)
-        accept = dict.fromkeys((fact.answer, bare, _SAME_NUMBER.get(bare, bare)))
+        accept = dict.fromkeys((fact.answer, bare, almanac().digits.get(bare, bare)))
         return scribe.ask(fact), fact.answer, {"accept": list(accept), **about, "wrong": fact.wrong}
     if kind == "choice":
-        (text, line), = _choice_turns(scribe, fact)
+        text, line = _choice(scribe, fact)
         return text, line[-1], about
     if kind == "letters":
         task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
         word = scribe.dice.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
-        (text, answer), = _letters_turns(scribe, task, word)
+        text, answer = _letters(scribe, task, word)
         return text, " ".join(word) if task == "spell" else answer[1]["text"], {"task": task}
-    (text, answer), = _TURNS[kind](scribe)
+    (text, answer), = _turns(scribe, kind)
     if kind == "arithmetic":
         return text, answer[1]["text"], {"tool": answer[0]["text"]}
     return text, answer, {}
@@ -603,7 +597,7 @@ def is_correct(question: dict, reply: str) -> bool:
     """
     reply = reply.strip()
     if question["kind"] == "unknown":
-        return _DOES_NOT_KNOW.search(reply) is not None
+        return re.search(_DOES_NOT_KNOW, reply) is not None
     if question["kind"] == "choice":
         return re.findall(r"=(\w+)", reply) == [question["answer"]]
     if question["kind"] == "arithmetic" or question.get("task") in ("count", "length"):

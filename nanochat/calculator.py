@@ -3,8 +3,7 @@ The python tool: arithmetic, and counting letters with "text".count("x"). Pure: 
 
 The model writes the expression, so nothing in it is trusted: it is parsed, never executed, and length,
 nesting and the size of every intermediate number are bounded, so that no signal, thread or timeout is needed.
-engine.py answers tool calls with it; almanac.py writes its training data with it, so both agree to the last
-digit.
+Tool calls are answered with it and training data written with it, so both agree to the last digit.
 """
 
 import ast
@@ -56,7 +55,8 @@ def _value(node: ast.expr) -> int | float:
         case ast.BinOp(left=left, op=op, right=right) if type(op) in _BINARY:
             first, second = _value(left), _value(right)
             if isinstance(op, ast.Pow) and isinstance(first, int) and isinstance(second, int):
-                _check(first.bit_length() * second <= MAX_BITS)     # before the power is computed, not after
+                if first.bit_length() * second > MAX_BITS:          # before the power is computed, not after
+                    raise ValueError("out of bounds")
             return _bounded(_BINARY[type(op)](first, second))
         case ast.Call(func=ast.Attribute(value=ast.Constant(value=str() as text), attr="count"),
                       args=[ast.Constant(value=str() as part)], keywords=[]):
@@ -65,17 +65,11 @@ def _value(node: ast.expr) -> int | float:
 
 
 def _bounded(value: int | float | complex) -> int | float:
-    _check(isinstance(value, (int, float)))             # (-1) ** 0.5 is complex
-    if isinstance(value, int):
-        _check(value.bit_length() <= MAX_BITS)
-    else:
-        _check(math.isfinite(value))
-    return value
-
-
-def _check(ok: bool) -> None:
-    if not ok:
+    """ValueError unless it is real, as (-1) ** 0.5 is not, and finite or an integer of so many bits."""
+    fits = isinstance(value, int) and value.bit_length() <= MAX_BITS
+    if not fits and not (isinstance(value, float) and math.isfinite(value)):
         raise ValueError("out of bounds")
+    return value
 
 
 def _render(value: int | float) -> str:

@@ -4,9 +4,8 @@ becomes two processes.
 
 The worker runs the model's program and answers calls of its functions, one line of JSON each. The tester runs
 the tests; a name that neither the tests nor Python define is asked for in the worker. So no model code ever
-runs where the tests, the verdict and its secret are: all that it can do is answer, in Python's own kinds of
-values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these). Arguments are
-copies; objects of other kinds do not travel.
+runs where the tests, the verdict and its secret are: all that it can do is answer, in copies of Python's own
+kinds of values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these).
 
 The walls, each used where execution.py found that it holds: namespaces (own user, mounts, process ids,
 network, System V objects; a root of Python's own files, read-only; no /proc, no /dev; an empty folder in
@@ -32,7 +31,8 @@ NAMESPACES = 0x20000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000     # mo
 BIND, REC, PRIVATE, DETACH = 4096, 16384, 1 << 18, 2    # of mount and umount2
 SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38     # of prctl
 
-# System calls that a program does without, by number on x86-64 and ARM (None: not there).
+# System calls that a program does without, by number on x86-64 and ARM (None: not there): those that reach
+# other processes or a network, gain privileges, or get memory that no limit counts.
 DENIED = {
     "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
     "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
@@ -41,9 +41,8 @@ DENIED = {
     "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
     "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
     "prlimit64": (302, 261), "perf_event_open": (298, 241), "kcmp": (312, 272), "keyctl": (250, 219),
-    "add_key": (248, 217), "request_key": (249, 218),
-    "shmget": (29, 194), "msgget": (68, 186), "semget": (64, 190), "mq_open": (240, 180),   # memory that no
-    "memfd_create": (319, 279), "memfd_secret": (447, 447),                                 # limit counts
+    "add_key": (248, 217), "request_key": (249, 218), "shmget": (29, 194), "msgget": (68, 186),
+    "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447),
 }
 MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}     # column, audit number, clone
 CLONE3, CLONE_THREAD, MOUNT_SETATTR, RECURSIVE = 435, 0x10000, 442, 0x8000
@@ -142,11 +141,20 @@ def unpack(value):
 
 # ---- the tester: tests and verdict
 
-class Worker:
-    """The worker as the tester sees it. Raises what the program raised."""
+class Worker(dict):
+    """The worker as the global names of the tests. Raises what the program raised."""
 
     def __init__(self, pid: int, questions: int, answers: int):
+        super().__init__(__name__="tests")
         self.pid, self.questions, self.answers = pid, open(questions, "w", buffering=1), open(answers)
+
+    def __missing__(self, name: str):
+        if hasattr(builtins, name) or name.startswith("__"):
+            raise KeyError(name)
+        kind, *value = self.ask(name)
+        if kind == "callable":
+            return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
+        return unpack(value[0])
 
     def ask(self, *question) -> list:
         self.questions.write(json.dumps(question) + "\n")
@@ -163,31 +171,12 @@ class Worker:
             raise (known if plain else RuntimeError)(value[1])      # a StopIteration would end loops of tests
         return [kind, *value]
 
-    def value(self, name: str):
-        kind, *value = self.ask(name)
-        if kind == "callable":
-            return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
-        return unpack(value[0])
-
-
-class Names(dict):
-    """The global names of the tests."""
-
-    def __init__(self, worker: Worker):
-        super().__init__(__name__="tests")
-        self.worker = worker
-
-    def __missing__(self, name: str):
-        if hasattr(builtins, name) or name.startswith("__"):
-            raise KeyError(name)
-        return self.worker.value(name)
-
 
 def judge(rest: int, verdict: int, worker: Worker) -> None:
     secret, tests = json.loads(read_bytes(rest, -1))
     try:
         worker.hear()                                   # the program has run to its end
-        exec(compile(tests, "<tests>", "exec"), Names(worker))
+        exec(compile(tests, "<tests>", "exec"), worker)
         reason = "passed"
     except BaseException as error:
         sys.__excepthook__(type(error), error, error.__traceback__)

@@ -48,12 +48,8 @@ def find_tasks(names: str) -> list[Task]:
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
-def find_questions(args: argparse.Namespace, split: str,
-                   most: int | None) -> list[tuple[Task, Sequence[dict]]]:
-    """
-    The tasks of --tasks with at most so many questions each. Dies where the data of one cannot be had, unless
-    --allow-missing; then it says so.
-    """
+def find_questions(args: argparse.Namespace, split: str, most: int | None) -> list[tuple[Task, Sequence]]:
+    """Tasks of --tasks with their questions. Dies without the data of one, or says so (--allow-missing)."""
     found = []
     for task in find_tasks(args.tasks):
         try:
@@ -69,25 +65,23 @@ def find_questions(args: argparse.Namespace, split: str,
 
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of everything that reads sets of the hub."""
-    group = parser.add_argument_group("task data")
-    group.add_argument("--task-data", type=Path, metavar="DIR",
-                       help="read the hub's sets from DIR/<set>/<config>/<split>*.parquet, not from the hub")
-    group.add_argument("--allow-missing", action="store_true",
-                       help="go on without the tasks whose data cannot be had")
+    add = parser.add_argument_group("task data").add_argument
+    add("--task-data", type=Path, metavar="DIR",
+        help="read the hub's sets from DIR/<set>/<config>/<split>*.parquet, not from the hub")
+    add("--allow-missing", action="store_true", help="go on without the tasks whose data cannot be had")
 
 
 def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """The flags of every stage that learns from conversations; `mixtures` reads them."""
-    group = parser.add_argument_group("what to learn from")
-    group.add_argument("--mixture", default=default,
-                       help=f"{', '.join(MIXTURES)}, or a recipe such as 'gsm8k*2 + arc-easy + "
-                       f"smoltalk=10000' (default: {default})")
-    group.add_argument("--num-conversations", type=int,
-                       help="of the mixture, in its proportions (default: as many as it says; 0 is none)")
-    group.add_argument("--in-order", action="store_true",
-                       help="a curriculum: one task after the other as the recipe has them, not shuffled")
-    group.add_argument("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
-    group.add_argument("--repeat", type=int, default=1, help="how often your own conversations count")
+    add, recipe = parser.add_argument_group("what to learn from").add_argument, "gsm8k*2 + smoltalk=10000"
+    add("--mixture", default=default,
+        help=f"{', '.join(MIXTURES)}, or a recipe such as '{recipe}' (default: {default})")
+    add("--num-conversations", type=int,
+        help="of the mixture, in its proportions (default: as many as it says; 0 is none)")
+    add("--in-order", action="store_true",
+        help="a curriculum: one task after the other as the recipe has them, not shuffled")
+    add("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
+    add("--repeat", type=int, default=1, help="how often your own conversations count")
     add_data_arguments(parser)
 
 
@@ -113,17 +107,20 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot be had
     unless `allow_missing`; `identity` then names what is missing.
     """
-    wanted, missing = {}, []
+    wanted, missing, parts = {}, [], []
     for match in _ingredients(MIXTURES.get(recipe, recipe)):
-        try:
-            wanted[match] = _amount(match, seed, data)
+        try:                                            # validation has the proportions of training
+            found = _load(match, "train", 1 if match["count"] else None, seed, data)
+            wanted[match] = int(match["count"] or len(found) * int(match["epochs"] or 1))
             _load(match, split, 1, seed, data)          # is this split there, too?
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing.append(f"without {match['task']}: {problem}")
     counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
-    parts = [_part(match, split, count, seed, data) for match, count in counts.items() if count]
+    for match in filter(counts.get, counts):
+        found = _load(match, split, counts[match], seed, data)
+        parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
     made = TaskSequence([*parts, *own]) if in_order else TaskMixture([*parts, *own], seed)
     made.identity = "; ".join([made.identity, *missing])
     return made
@@ -141,9 +138,7 @@ def _ingredients(recipe: str) -> list[re.Match]:
 
 
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    """
-    At most so many conversations of an ingredient, or its slice of all; a slice is one of what to train on.
-    """
+    """At most so many conversations of an ingredient, or its slice of all that there are to train on."""
     task = REGISTRY[match["task"]]
     if match["first"] is None or split != "train":
         found = task.conversations(split, most, seed, data)
@@ -153,14 +148,3 @@ def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path |
     if not found:
         die(f"task {task.name} has no conversations in its {split} split")
     return found
-
-
-def _amount(match: re.Match, seed: int, data: Path | None) -> int:
-    """How many conversations to train on a recipe asks for: validation has the same proportions."""
-    found = _load(match, "train", 1 if match["count"] else None, seed, data)
-    return int(match["count"] or len(found) * int(match["epochs"] or 1))
-
-
-def _part(match: re.Match, split: str, count: int, seed: int, data: Path | None) -> Part:
-    conversations = _load(match, split, count, seed, data)
-    return Part(f"{match['task']}-{fingerprint(conversations)}", conversations, count)

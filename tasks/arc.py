@@ -6,7 +6,7 @@ those that simple methods get right ("arc-easy") and those they do not ("arc-cha
 from functools import partial
 from pathlib import Path
 
-from tasks.common import Rows, Task, answered, choice_question, hub_rows, names_letter, some
+from tasks.common import choice_question, choice_task, hub_rows
 
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 
@@ -16,17 +16,8 @@ def _question(row: dict) -> dict:
     return choice_question(row["question"], row["choices"]["label"], row["choices"]["text"], row["answerKey"])
 
 
-def _conversation(row: dict) -> dict:
-    return answered(_question(row), row["answerKey"])
+def _rows(config: str, split: str, data: Path | None):
+    return hub_rows("allenai/ai2_arc", config, SPLITS[split], data)
 
 
-def _read(config: str, convert, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-    return some(hub_rows("allenai/ai2_arc", config, SPLITS[split], data), most, seed, convert)
-
-
-def _task(config: str) -> Task:
-    return Task(config.lower(), partial(_read, config, _conversation), partial(_read, config, _question),
-                names_letter, chance=0.25)
-
-
-TASKS = (_task("ARC-Easy"), _task("ARC-Challenge"))
+TASKS = [choice_task(name.lower(), partial(_rows, name), _question) for name in ("ARC-Easy", "ARC-Challenge")]

@@ -55,16 +55,12 @@ class Part:
 
 
 class TaskSequence(Sequence):
-    """
-    The conversations of all parts, one part after the other. A conversation is read when it is asked for.
-    `identity` tells in one line what is in it.
-    """
+    """All parts, one after the other, read when asked for. `identity` tells in one line what is in it."""
 
     def __init__(self, parts: Sequence[Part]):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
-        held = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts)
-        self.identity = held or "nothing"
+        self.identity = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts) or "nothing"
 
     def __len__(self) -> int:
         return self._starts[-1]
@@ -90,15 +86,13 @@ class TaskMixture(TaskSequence):
 
 class Rows(Sequence):
     """
-    Rows made conversations or questions by `convert` when they are asked for. Where it returns None the row
-    is none, and the next one that is stands in for it: a long run must not end at a line that somebody else
-    wrote. `which` rows there are, and in which order, may be given; a slice is Rows as well.
+    What `convert` makes of rows when they are asked for. Where that is None, the next row that is one stands
+    in: a long run must not end at a line that somebody else wrote. A slice is Rows as well.
     """
 
-    def __init__(self, rows: Sequence, convert: Callable[[dict], dict | None],
-                 which: Sequence[int] | None = None):
+    def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
-        self.which = range(len(rows)) if which is None else which
+        self.which = range(len(rows)) if which is None else which       # of the rows, in this order
 
     def __len__(self) -> int:
         return len(self.which)
@@ -122,9 +116,8 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
     """
     try:
         import datasets
-        _quieten(datasets)
+        _prepare(datasets, offline=data is not None)
         if data is None:
-            _look_for_the_hub(datasets)
             return datasets.load_dataset(repository, config, split=split)
         folder = data / repository.split("/")[-1] / config
         files = sorted(str(file) for file in folder.glob(f"{split}*.parquet"))
@@ -139,23 +132,19 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
 
-def _quieten(datasets) -> None:
-    """Progress in a terminal only: a bar fills a log file. What goes wrong is an exception anyway."""
+def _prepare(datasets, offline: bool) -> None:
+    """
+    Progress in a terminal only: a bar fills a log file, and what goes wrong is an exception anyway. Where the
+    hub does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a minute,
+    for every set, before it looks into its cache.
+    """
     import huggingface_hub
     datasets.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()
     if not sys.stderr.isatty():
         datasets.disable_progress_bars()
         huggingface_hub.utils.disable_progress_bars()
-
-
-def _look_for_the_hub(datasets) -> None:
-    """
-    Where it does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a
-    minute, for every set, before it looks into its cache.
-    """
-    import huggingface_hub
-    if datasets.config.HF_HUB_OFFLINE:
+    if offline or datasets.config.HF_HUB_OFFLINE:
         return
     try:
         answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
@@ -166,24 +155,31 @@ def _look_for_the_hub(datasets) -> None:
         datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
 
 
-def some(rows: Sequence, most: int | None, seed: int, convert: Callable[[dict], dict | None]) -> Rows:
-    """At most `most` rows, drawn by the seed where there are more; sets are often sorted by subject."""
-    drawn = None if most is None or most >= len(rows) else shuffled(len(rows), seed)[:most]
-    made = Rows(rows, convert, drawn)
-    try:
-        if made:
-            made[0]
-    except (KeyError, TypeError) as error:              # a folder may hold another set under this name
-        raise Missing(f"its rows have the columns {', '.join(rows[0])}: {error!r}") from error
-    return made
+def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict], dict | None]) -> Source:
+    """What `convert` makes of rows(split, data), drawn by the seed: sets are often sorted by subject."""
+    def read(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+        found = rows(split, data)
+        drawn = None if most is None or most >= len(found) else shuffled(len(found), seed)[:most]
+        made = Rows(found, convert, drawn)
+        try:
+            if made:
+                made[0]
+        except (KeyError, TypeError) as error:          # a folder may hold another set under this name
+            raise Missing(f"its rows have the columns {', '.join(found[0])}: {error!r}") from error
+        return made
+
+    return read
+
+
+def asked(text: str, **fields) -> dict:
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}, **fields}
 
 
 def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
     """
-    A multiple choice question. A model that has found the right choice only has to copy what comes behind it,
-    the letter. That stands between brackets as the tokenizer's pattern never joins " (" with what follows:
-    the letter is a token of its own, the one that answers. With "=A" or " A" that would depend on the text
-    that the tokenizer was trained on; the almanac's has a token "=A".
+    A multiple choice question. A model that has found the right choice only has to copy the letter behind it,
+    which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the letter is
+    a token of its own, whatever the text that the tokenizer was trained on. The almanac's has a token "=A".
     """
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
@@ -192,8 +188,16 @@ def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """The question of a row, to be judged by `names_letter`."""
     text = render_choices(question, letters, choices)
-    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "letters": list(letters),
-            "choices": list(choices), "answer": answer}
+    return asked(text, letters=list(letters), choices=list(choices), answer=answer)
+
+
+def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], question: Callable) -> Task:
+    """A task of multiple choice questions, one per row."""
+    def conversation(row: dict) -> dict:
+        made = question(row)
+        return answered(made, made["answer"])
+
+    return Task(name, source(rows, conversation), source(rows, question), names_letter, chance=0.25)
 
 
 def answered(question: dict, content: str | list[dict]) -> dict:
@@ -213,10 +217,7 @@ def names_letter(question: dict, reply: str) -> bool:
 
 
 def number_behind_hashes(text: str) -> Decimal | None:
-    """
-    The number behind the first ####, as those who made GSM8K judge: what a model goes on to say after its
-    answer does not change it. Commas, currency signs and trailing dots are dropped.
-    """
+    """The number behind the first ####, as GSM8K's makers judge. Commas, currency signs and last dots go."""
     match = _FINAL_NUMBER.search(text.replace(",", "").replace("\u2212", "-"))
     return Decimal(match["sign"] + match["number"]) if match else None
 

@@ -19,8 +19,13 @@ def load(path: Path) -> list[dict]:
         die(f"{path} is not a file", hint="--conversations takes a .jsonl file")
     conversations = []
     for number, line in enumerate(path.read_bytes().removeprefix(b"\xef\xbb\xbf").split(b"\n"), start=1):
-        if line.strip():
-            conversations.append(_parse(line, f"{path} line {number}"))
+        if not line.strip():
+            continue
+        try:
+            conversations.append(json.loads(line.decode("utf-8")))
+            check_conversation(conversations[-1])
+        except (ValueError, RecursionError) as error:   # not UTF-8, not JSON, too deep, no conversation
+            die(f"{path} line {number}: {error}", hint=f"one per line: {EXAMPLE}")
     if not conversations:
         die(f"{path} holds no conversation", hint=f"one per line: {EXAMPLE}")
     return conversations
@@ -32,13 +37,3 @@ def part(path: Path, repeat: int = 1) -> Part:
         die(f"--repeat is {repeat}, must be at least 1")
     conversations = load(path)
     return Part(f"{path.name}-{sha256(path)[:8]}", conversations, repeat * len(conversations))
-
-
-def _parse(line: bytes, where: str) -> dict:
-    """The conversation on a line, which must be one to learn from."""
-    try:
-        conversation = json.loads(line.decode("utf-8"))
-        check_conversation(conversation, answered=True)
-    except (ValueError, RecursionError) as error:       # not UTF-8, not JSON, too deep, no conversation
-        die(f"{where}: {error}", hint=f"one per line: {EXAMPLE}")
-    return conversation

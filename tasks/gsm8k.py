@@ -5,11 +5,10 @@ calculator on the way and the number behind #### in the end.
 
 import re
 from decimal import Decimal
-from functools import partial
 from pathlib import Path
 
 from nanochat.calculator import evaluate
-from tasks.common import Rows, Task, answered, hub_rows, number_behind_hashes, some
+from tasks.common import Task, answered, asked, hub_rows, number_behind_hashes, source
 
 _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
@@ -30,8 +29,7 @@ def solution(answer: str) -> list[dict]:
 
 
 def _question(row: dict) -> dict:
-    return {"conversation": {"messages": [{"role": "user", "content": row["question"]}]},
-            "answer": str(number_behind_hashes(row["answer"]))}
+    return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
 
 
 def _conversation(row: dict) -> dict:
@@ -43,9 +41,9 @@ def is_correct(question: dict, reply: str) -> bool:
     return number_behind_hashes(reply) == Decimal(question["answer"])
 
 
-def _read(convert, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-    name = "train" if split == "train" else "test"      # there is no third split to validate on
-    return some(hub_rows("openai/gsm8k", "main", name, data), most, seed, convert)
+def _rows(split: str, data: Path | None):
+    """There is no third split to validate on."""
+    return hub_rows("openai/gsm8k", "main", "train" if split == "train" else "test", data)
 
 
-TASKS = (Task("gsm8k", partial(_read, _conversation), partial(_read, _question), is_correct, max_tokens=400),)
+TASKS = [Task("gsm8k", source(_rows, _conversation), source(_rows, _question), is_correct, max_tokens=400)]

@@ -6,11 +6,10 @@ first what isolation is in force, by require_isolation().
 
 import re
 import textwrap
-from collections.abc import Sequence
 from pathlib import Path
 
 from nanochat.execution import run_tests
-from tasks.common import Missing, Task, hub_rows, some
+from tasks.common import Missing, Task, asked, hub_rows, source
 
 NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
@@ -20,20 +19,19 @@ _FENCES = [re.compile(rf"```{kind}{_END}", re.DOTALL | re.MULTILINE | re.IGNOREC
            for kind in (r"py(?:thon)?3?\b", "")]
 
 
-def questions(split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    """There is one split, for tests."""
+def _rows(split: str, data: Path | None):
     if split != "test":
         raise Missing(f"openai/{NAME} has tests only, nothing to learn from")
-    return some(hub_rows(f"openai/{NAME}", NAME, "test", data), most, seed, question)
+    return hub_rows(f"openai/{NAME}", NAME, "test", data)
 
 
 def question(row: dict) -> dict:
     """A row of the set, with the prompt up to the function itself (imports, helpers) as "before"."""
     prompt, name = row["prompt"], row["entry_point"]
     start = re.search(rf"^def {name}\b", prompt, re.MULTILINE).start()
-    return {"conversation": {"messages": [{"role": "user", "content": INSTRUCTION + prompt}]},
-            "answer": f"```python\n{prompt}{row['canonical_solution']}\n```", "before": prompt[:start],
-            **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")}}
+    answer = f"```python\n{prompt}{row['canonical_solution']}\n```"
+    return asked(INSTRUCTION + prompt, answer=answer, before=prompt[:start],
+                 **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")})
 
 
 def judge(question: dict, reply: str) -> bool:
@@ -72,4 +70,4 @@ def _indented(body: str) -> str:
     return textwrap.indent(body, "    ")
 
 
-TASKS = (Task("humaneval", questions=questions, judge=judge, max_tokens=512),)
+TASKS = (Task("humaneval", questions=source(_rows, question), judge=judge, max_tokens=512),)

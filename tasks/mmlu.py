@@ -4,10 +4,9 @@ other exams, its "auxiliary_train"; those of the subjects are for validation and
 """
 
 from contextlib import suppress
-from functools import partial
 from pathlib import Path
 
-from tasks.common import Missing, Rows, Task, answered, choice_question, hub_rows, names_letter, some
+from tasks.common import Missing, choice_question, choice_task, hub_rows
 
 REPOSITORY, LETTERS = "cais/mmlu", "ABCD"
 
@@ -17,17 +16,12 @@ def _question(row: dict) -> dict:
     return choice_question(row["question"], LETTERS, row["choices"], LETTERS[row["answer"]])
 
 
-def _conversation(row: dict) -> dict:
-    question = _question(row)
-    return answered(question, question["answer"])
-
-
-def _read(convert, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+def _rows(split: str, data: Path | None):
     name = {"train": "auxiliary_train", "val": "validation", "test": "test"}[split]
     if split == "train":                                # a config of its own, or a split of "all"
         with suppress(Missing):
-            return some(hub_rows(REPOSITORY, name, "train", data), most, seed, convert)
-    return some(hub_rows(REPOSITORY, "all", name, data), most, seed, convert)
+            return hub_rows(REPOSITORY, name, "train", data)
+    return hub_rows(REPOSITORY, "all", name, data)
 
 
-TASKS = (Task("mmlu", partial(_read, _conversation), partial(_read, _question), names_letter, chance=0.25),)
+TASKS = [choice_task("mmlu", _rows, _question)]

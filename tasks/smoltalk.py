@@ -1,11 +1,9 @@
-"""
-SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from only.
-"""
+"""SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from."""
 
 from pathlib import Path
 
 from nanochat.chat import check_conversation
-from tasks.common import Rows, Task, hub_rows, some
+from tasks.common import Task, hub_rows, source
 
 
 def _conversation(row: dict) -> dict | None:
@@ -18,9 +16,8 @@ def _conversation(row: dict) -> dict | None:
     return {"messages": messages}
 
 
-def conversations(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-    rows = hub_rows("HuggingFaceTB/smol-smoltalk", "default", "train" if split == "train" else "test", data)
-    return some(rows, most, seed, _conversation)
+def _rows(split: str, data: Path | None):
+    return hub_rows("HuggingFaceTB/smol-smoltalk", "default", "train" if split == "train" else "test", data)
 
 
-TASKS = (Task("smoltalk", conversations),)
+TASKS = [Task("smoltalk", source(_rows, _conversation))]

@@ -6,7 +6,6 @@ asked for. A word is for training, validation or tests by its digest alone, so i
 
 import re
 from collections import Counter
-from collections.abc import Iterable
 from functools import cache, partial
 from itertools import islice, takewhile
 from pathlib import Path
@@ -14,7 +13,7 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
-from tasks.common import Missing, Rows, Task, answered, number_behind_hashes
+from tasks.common import Missing, Rows, Task, answered, asked, number_behind_hashes
 
 USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
@@ -43,20 +42,16 @@ _SPELL = (
 
 @cache
 def words(split: str) -> tuple[str, ...]:
-    """
-    The system's list, or the most frequent words of the text that the tokenizer was trained on, as far as it
-    is still here. Missing where there is neither.
-    """
-    every = _system_words() if SYSTEM_WORDS.is_file() else _words_of_the_text(base_dir())
+    """Of the system's list, or the most frequent of the tokenizer's text. Missing where neither is here."""
+    if SYSTEM_WORDS.is_file():
+        every = filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
+    else:
+        every = _words_of_the_text(base_dir())
     found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
     if not found:
         raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
                       "or train the tokenizer here and keep its text")
     return found
-
-
-def _system_words() -> Iterable[str]:
-    return filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
 
 
 @cache
@@ -90,27 +85,19 @@ def _spelled(word: str) -> str:
     return "Letter by letter: " + " ".join(word)
 
 
-def _counting(split: str, seed: int, index: int) -> tuple[dict, list[dict]]:
+def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     """A question and its answer; the letter is mostly one of the word."""
-    dice = Dice("spellingbee", split, seed, index)
-    word = dice.pick(words(split))
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
-    return _question(_typed(dice, dice.pick(_COUNT), word, letter), value), [
+    return asked(_typed(dice, dice.pick(_COUNT), word, letter), answer=value), [
         {"type": "text", "text": f"{_spelled(word)}\nNow I count {letter} in it: "},
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
 
 
-def _spelling(split: str, seed: int, index: int) -> tuple[dict, str]:
-    dice = Dice("simplespelling", split, seed, index)
-    word = dice.pick(words(split))
-    return _question(_typed(dice, dice.pick(_SPELL), word), " ".join(word)), _spelled(word)
-
-
-def _question(text: str, answer: str) -> dict:
-    return {"conversation": {"messages": [{"role": "user", "content": text}]}, "answer": answer}
+def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
+    return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
 
 
 def counts_right(question: dict, reply: str) -> bool:
@@ -124,18 +111,18 @@ def spells_right(question: dict, reply: str) -> bool:
     return " ".join(reversed(letters)) == question["answer"]
 
 
-def _made(make, learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-    def convert(index: int) -> dict:
-        question, answer = make(split, seed, index)
-        return answered(question, answer) if learn else question
-
-    words(split)                                        # Missing is said here, not in the middle of a run
-    return Rows(range(USUAL if most is None else most), convert)
-
-
 def _task(name: str, make, judge, max_tokens: int) -> Task:
-    return Task(name, partial(_made, make, True), partial(_made, make, False), judge, max_tokens=max_tokens)
+    def read(learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
+        def convert(index: int) -> dict:
+            dice = Dice(name, split, seed, index)
+            question, answer = make(dice, dice.pick(words(split)))
+            return answered(question, answer) if learn else question
+
+        words(split)                                    # Missing is said here, not in the middle of a run
+        return Rows(range(USUAL if most is None else most), convert)
+
+    return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 
-TASKS = (_task("spellingbee", _counting, counts_right, 160),
-         _task("simplespelling", _spelling, spells_right, 96))
+TASKS = [_task("spellingbee", _counting, counts_right, 160),
+         _task("simplespelling", _spelling, spells_right, 96)]

@@ -75,7 +75,7 @@ def questions(data):
 
 
 def test_questions_are_the_rows_and_the_answer_to_each_is_right(data, questions):
-    assert len(questions) == 3 and len(humaneval.questions("test", 2, 0, data)) == 2
+    assert len(questions) == 3 and len(humaneval.TASKS[0].questions("test", 2, 0, data)) == 2
     for question, row in zip(questions, PROBLEMS):
         check_conversation(question["conversation"], answered=False)
         assert row["prompt"] in question["conversation"]["messages"][0]["content"]

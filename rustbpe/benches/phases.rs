@@ -10,15 +10,15 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
     let text = std::fs::read_to_string(path)?;
     let splitter = split::Splitter::new(split::DEFAULT_PATTERN)?;
     let start = Instant::now();
-    let words = count::count(&splitter, threads, |feed| {
+    let words = count::count(&splitter, threads, |send| {
         let mut batch = count::Batch::default();
         for line in text.split_inclusive('\0') {
             batch.push(line.as_bytes());
             if batch.is_full() {
-                batch = feed.send(batch)?;
+                batch = send(batch)?;
             }
         }
-        feed.send(batch).map(|_| ())
+        send(batch).map(|_| ())
     })?;
     let counted = start.elapsed();
     let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;

@@ -111,10 +111,8 @@ pub fn merges<E: From<Error>>(
         if done.len() % 128 == 0 {
             progress(done.len())?;
         }
-        match merger.best() {
-            Some(pair) => done.push(merger.merge(pair)),
-            None => break,
-        }
+        let Some(pair) = merger.best() else { break };
+        done.push(merger.merge(pair));
     }
     progress(done.len())?;
     Ok(done)
@@ -124,8 +122,7 @@ pub fn merges<E: From<Error>>(
 pub fn vocabulary(merges: &[(Id, Id)]) -> Vec<Vec<u8>> {
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     for &(a, b) in merges {
-        let token = [&tokens[a as usize][..], &tokens[b as usize][..]].concat();
-        tokens.push(token);
+        tokens.push([&tokens[a as usize][..], &tokens[b as usize][..]].concat());
     }
     tokens
 }
@@ -148,8 +145,7 @@ impl Merger {
         fills.sort_unstable_by_key(|&(count, _)| Reverse(count));
         let size = 1 + fills.iter().map(|&(_, (slots, _))| slots).sum::<usize>();
         if size > INSIDE as usize - 512 {
-            // room for as many new ids as slots
-            return Err(Error::TooManyWords);
+            return Err(Error::TooManyWords); // there must be as many new ids as slots
         }
         let (mut runs, mut next, mut end, mut rank, mut floor) = (Vec::new(), FastMap::default(), 1, 0, 1);
         for &(count, (slots, words)) in &fills {
@@ -171,14 +167,8 @@ impl Merger {
             }
         });
         drop(words); // before the pairs take their place
-        let mut first = Vec::with_capacity(size / BLOCK + 1);
-        let mut run = 0;
-        for block in (0..size).step_by(BLOCK) {
-            while run + 1 < runs.len() && runs[run].0 as usize <= block {
-                run += 1;
-            }
-            first.push(run as u32);
-        }
+        let run_at = |slot| runs.partition_point(|&(end, _)| end as usize <= slot) as u32;
+        let first = (0..size).step_by(BLOCK).map(run_at).collect();
         let mut merger = Self {
             symbols,
             counts: Counts { runs, first },
@@ -190,23 +180,18 @@ impl Merger {
             left: Side::new(256 + wanted.min(size)), // each merge empties a slot at least
             right: Side::new(256 + wanted.min(size)),
         };
-        merger.track();
+        merger.track_bytes();
         Ok(merger)
     }
 
-    /// Fills in the pairs of bytes.
-    fn track(&mut self) {
+    fn track_bytes(&mut self) {
         let mut pairs = vec![Change::default(); 1 << 16];
         self.each_pair(|pair, _, count| {
             pairs[pair].weight += count;
             pairs[pair].places += 1;
         });
-        for (bytes, pair) in pairs.iter_mut().enumerate().filter(|(_, pair)| pair.weight >= self.floor) {
-            let pair_key = key(bytes as Id >> 8, bytes as Id & 0xFF);
-            self.index.insert(pair_key, self.pairs.len() as u32);
-            self.heap.push((pair.weight, Reverse(pair_key)));
-            self.pairs.push(Tracked { count: pair.weight, slots: Vec::with_capacity(pair.places as usize) });
-            pair.target = self.pairs.len() as u32;
+        for (bytes, pair) in pairs.iter_mut().enumerate() {
+            self.track(key(bytes as Id >> 8, bytes as Id & 0xFF), pair);
         }
         let mut tracked = std::mem::take(&mut self.pairs);
         self.each_pair(|pair, slot, _| {
@@ -219,15 +204,10 @@ impl Merger {
 
     /// Calls `visit(256 * left + right, slot, count)` for every pair of bytes.
     fn each_pair(&self, mut visit: impl FnMut(usize, u32, u64)) {
-        let mut slot = 1;
-        for &(end, count) in &self.counts.runs {
-            for pair in self.symbols[slot..end as usize].windows(2) {
-                if pair[0] < 256 && pair[1] < 256 {
-                    visit((pair[0] << 8 | pair[1]) as usize, slot as u32, count);
-                }
-                slot += 1;
+        for (slot, pair) in self.symbols.windows(2).enumerate() {
+            if pair[0] < 256 && pair[1] < 256 {
+                visit((pair[0] << 8 | pair[1]) as usize, slot as u32, self.counts.at(slot as u32));
             }
-            slot = end as usize;
         }
     }
 
@@ -245,10 +225,7 @@ impl Merger {
     }
 
     fn forget(&mut self, pair: Key) -> Vec<u32> {
-        match self.index.remove(&pair) {
-            Some(i) => std::mem::take(&mut self.pairs[i as usize].slots),
-            None => Vec::new(),
-        }
+        self.index.remove(&pair).map(|i| std::mem::take(&mut self.pairs[i as usize].slots)).unwrap_or_default()
     }
 
     fn merge(&mut self, pair: Key) -> (Id, Id) {
@@ -280,32 +257,29 @@ impl Merger {
         }
         // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
         let (mut left, mut right) = (std::mem::take(&mut self.left), std::mem::take(&mut self.right));
-        let mut arisen = Vec::new();
-        self.create(&mut left, |id| key(id, new), &mut arisen);
-        self.create(&mut right, |id| key(new, id), &mut arisen);
+        self.create(&mut left, |id| key(id, new));
+        self.create(&mut right, |id| key(new, id));
         self.reduce(&left, |id| key(id, a));
         self.reduce(&right, |id| key(b, id));
-        for pair in arisen {
-            if let Some(&i) = self.index.get(&pair) {
-                self.heap.push((self.pairs[i as usize].count, Reverse(pair)));
-            }
-        }
         left.clear();
         right.clear();
         (self.left, self.right) = (left, right);
         (a, b)
     }
 
-    fn create(&mut self, side: &mut Side, pair: impl Fn(Id) -> Key, arisen: &mut Vec<Key>) {
+    /// Makes room for the places of a new pair, unless it is too rare to be merged.
+    fn track(&mut self, pair: Key, change: &mut Change) {
+        if change.weight >= self.floor {
+            self.index.insert(pair, self.pairs.len() as u32);
+            self.heap.push((change.weight, Reverse(pair)));
+            self.pairs.push(Tracked { count: change.weight, slots: Vec::with_capacity(change.places as usize) });
+            change.target = self.pairs.len() as u32;
+        }
+    }
+
+    fn create(&mut self, side: &mut Side, pair: impl Fn(Id) -> Key) {
         for &id in &side.touched {
-            let change = &mut side.changes[id as usize];
-            if change.weight >= self.floor {
-                self.index.insert(pair(id), self.pairs.len() as u32);
-                let slots = Vec::with_capacity(change.places as usize);
-                self.pairs.push(Tracked { count: change.weight, slots });
-                change.target = self.pairs.len() as u32;
-                arisen.push(pair(id));
-            }
+            self.track(pair(id), &mut side.changes[id as usize]);
         }
         for &(slot, id) in &side.places {
             let target = side.changes[id as usize].target;

@@ -4,7 +4,8 @@ use crate::split::{Splitter, END, PAD};
 use crate::Error;
 use std::collections::HashMap;
 use std::hash::{BuildHasherDefault, Hasher};
-use std::sync::mpsc::{channel, sync_channel, Receiver, Sender, SyncSender};
+use std::ops::Range;
+use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::thread;
 
@@ -17,7 +18,7 @@ const SHORT: usize = 15; // bytes of a word that fit into a slot beside their nu
 #[derive(Default)]
 pub struct Batch {
     bytes: Vec<u8>,
-    spans: Vec<(usize, usize)>,
+    spans: Vec<Range<usize>>,
 }
 
 impl Batch {
@@ -25,7 +26,7 @@ impl Batch {
     pub fn push(&mut self, text: &[u8]) {
         let start = self.bytes.len();
         self.bytes.extend_from_slice(text);
-        self.spans.push((start, self.bytes.len()));
+        self.spans.push(start..self.bytes.len());
         self.bytes.extend_from_slice(&[END; PAD]);
     }
 
@@ -152,8 +153,8 @@ impl Default for Words {
 
 impl Words {
     pub fn count(&mut self, batch: &Batch, splitter: &Splitter) -> Result<(), Error> {
-        for &(start, end) in &batch.spans {
-            splitter.split(&batch.bytes, start, end, |from, to| self.add(&batch.bytes, from, to))?;
+        for span in &batch.spans {
+            splitter.split(&batch.bytes, span.clone(), |from, to| self.add(&batch.bytes, from, to))?;
         }
         for _ in 0..WAITING {
             self.add_short((0, 0)); // no word: pushes out one that waits
@@ -187,11 +188,10 @@ impl Words {
 
     #[inline(never)]
     fn add_long(&mut self, word: &[u8], count: u64) {
-        match self.long.get_mut(word) {
-            Some(total) => *total += count,
-            None => {
-                self.long.insert(word.into(), count);
-            }
+        if let Some(total) = self.long.get_mut(word) {
+            *total += count;
+        } else {
+            self.long.insert(word.into(), count);
         }
     }
 
@@ -221,67 +221,51 @@ impl Words {
     }
 }
 
-/// The way to the counting threads: takes batches, hands back emptied ones.
-pub struct Feed {
-    full: SyncSender<Batch>,
-    empty: Mutex<Receiver<Result<Batch, Error>>>,
-}
-
-impl Feed {
-    /// Waits while all threads are busy; fails with the first error of any of them.
-    pub fn send(&self, batch: Batch) -> Result<Batch, Error> {
-        let sent = self.full.send(batch);
-        match lock(&self.empty).try_recv() {
-            Ok(back) => back,
-            Err(_) => sent.map(|()| Batch::default()).map_err(|_| Error::Worker),
-        }
-    }
-}
+/// Sends to the counting threads, for an empty batch. Waits while all are busy; fails when one has failed.
+pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<Batch, Error> + Sync);
 
 /// Counts, with `threads` threads, the batches that `feed` sends from this one.
-pub fn count<E: From<Error>>(
-    splitter: &Splitter,
-    threads: usize,
-    feed: impl FnOnce(&Feed) -> Result<(), E>,
-) -> Result<Words, E> {
-    let (full, batches) = sync_channel::<Batch>(threads);
-    let (recycle, empty) = channel();
-    let batches = Arc::new(Mutex::new(batches));
+pub fn count<E, F>(splitter: &Splitter, threads: usize, feed: F) -> Result<Words, E>
+where
+    E: From<Error>,
+    F: FnOnce(Sender) -> Result<(), E>,
+{
+    let (sender, receiver) = sync_channel(threads);
+    let batches = Arc::new(Mutex::new(Some(receiver)));
+    let spare = &Mutex::new(Vec::new()); // emptied batches: their memory is in the cache
     thread::scope(|scope| {
-        let workers: Vec<_> = (0..threads)
-            .map(|_| {
-                let (batches, recycle) = (batches.clone(), recycle.clone());
-                scope.spawn(move || work(splitter, &batches, &recycle))
-            })
-            .collect();
+        let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches, spare));
+        let workers: Vec<_> = (0..threads).map(|_| spawn(batches.clone())).collect();
         drop(batches); // with the last worker the channel closes, so that a send cannot wait for ever
-        let Feed { empty, .. } = {
-            let to_workers = Feed { full, empty: Mutex::new(empty) };
-            feed(&to_workers)?;
-            to_workers
-        };
+        let fed = feed(&move |batch| {
+            sender.send(batch).map_err(|_| Error::Worker)?;
+            Ok(lock(spare).pop().unwrap_or_default())
+        });
         let mut total: Option<Words> = None;
         for worker in workers {
-            let words = worker.join().map_err(|_| Error::Worker)?;
+            let words = worker.join().map_err(|_| Error::Worker)??;
             match &mut total {
                 Some(total) => total.absorb(words),
                 None => total = Some(words),
             }
         }
-        lock(&empty).try_iter().collect::<Result<Vec<_>, _>>()?;
-        Ok(total.unwrap_or_default())
+        fed.map(|()| total.unwrap_or_default())
     })
 }
 
-fn work(splitter: &Splitter, batches: &Mutex<Receiver<Batch>>, recycle: &Sender<Result<Batch, Error>>) -> Words {
+type Batches = Arc<Mutex<Option<Receiver<Batch>>>>; // None after an error
+
+fn work(splitter: &Splitter, batches: &Batches, spare: &Mutex<Vec<Batch>>) -> Result<Words, Error> {
     let mut words = Words::default();
     loop {
-        let Ok(mut batch) = lock(batches).recv() else { return words };
-        let counted = words.count(&batch, splitter);
-        batch.clear();
-        if recycle.send(counted.map(|()| batch)).is_err() {
-            return words; // the feed has stopped with an error
+        let next = lock(batches).as_ref().and_then(|batches| batches.recv().ok());
+        let Some(mut batch) = next else { return Ok(words) };
+        if let Err(error) = words.count(&batch, splitter) {
+            *lock(batches) = None; // closes the channel, so that feed and threads stop
+            return Err(error);
         }
+        batch.clear();
+        lock(spare).push(batch);
     }
 }
 

@@ -11,11 +11,8 @@ use std::fmt;
 /// Everything that can go wrong, as far as the user can do something about it.
 #[derive(Debug)]
 pub enum Error {
-    /// The pattern does not compile, or the engine gave up on a text.
-    Pattern(String),
-    /// More than 4 GiB of distinct words: positions are 32 bits.
-    TooManyWords,
-    /// A worker thread died; its counts are lost.
+    Pattern(String), // or the engine gave up on a text
+    TooManyWords,    // positions are 32 bits
     Worker,
 }
 

@@ -1,6 +1,6 @@
 //! The Python face: convert, release the GIL, delegate, translate errors.
 
-use crate::count::{self, Batch, Feed, BATCH};
+use crate::count::{self, Batch, Sender, BATCH};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -34,8 +34,8 @@ fn train<'py>(
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let texts = texts.clone().unbind();
     let words = py.detach(|| {
-        count::count(&splitter, threads, |feed| {
-            Python::attach(|py| read(texts.bind(py), &splitter, feed, progress.as_ref()))
+        count::count(&splitter, threads, |send| {
+            Python::attach(|py| read(texts.bind(py), &splitter, send, progress.as_ref()))
         })
     })?;
     let tokens = py.detach(|| {
@@ -47,7 +47,7 @@ fn train<'py>(
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
 }
 
-fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, feed: &Feed, progress: Option<&Py<PyAny>>) -> PyResult<()> {
+fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: Option<&Py<PyAny>>) -> PyResult<()> {
     let py = texts.py();
     let mut batch = Batch::default();
     let mut bytes = 0;
@@ -74,12 +74,12 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, feed: &Feed, progress: Op
             batch.push(head);
             rest = tail;
             if batch.is_full() {
-                batch = py.detach(|| feed.send(batch))?;
+                batch = py.detach(|| send(batch))?;
                 report(py, progress, "count", bytes - rest.len(), 0)?;
             }
         }
     }
-    py.detach(|| feed.send(batch))?;
+    py.detach(|| send(batch))?;
     report(py, progress, "count", bytes, 0)
 }
 
@@ -97,7 +97,7 @@ fn split(text: &str, pattern: Option<&str>) -> PyResult<Vec<String>> {
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let padded = [text.as_bytes(), &[crate::split::END; crate::split::PAD]].concat();
     let mut words = Vec::new();
-    splitter.split(&padded, 0, text.len(), |start, end| words.push(text[start..end].to_string()))?;
+    splitter.split(&padded, 0..text.len(), |start, end| words.push(text[start..end].to_string()))?;
     Ok(words)
 }
 

@@ -6,6 +6,7 @@
 
 use crate::Error;
 use regex_syntax::hir::{Class, HirKind};
+use std::ops::Range;
 
 /// GPT-4's split pattern, with numbers cut into at most two digits: small vocabularies cannot afford three.
 pub const DEFAULT_PATTERN: &str = concat!(
@@ -51,26 +52,21 @@ impl Splitter {
         }
     }
 
-    /// Calls `word(start, end)` for every word of the text `bytes[start..end]`, in order.
+    /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order.
     #[inline]
-    pub fn split(
-        &self,
-        bytes: &[u8],
-        start: usize,
-        end: usize,
-        mut word: impl FnMut(usize, usize),
-    ) -> Result<(), Error> {
+    pub fn split(&self, bytes: &[u8], span: Range<usize>, mut word: impl FnMut(usize, usize)) -> Result<(), Error> {
         match self {
             Self::Scanner(scanner) => {
-                let mut at = start;
-                while at < end {
+                let mut at = span.start;
+                while at < span.end {
                     let next = scanner.word_end(bytes, at);
                     word(at, next);
                     at = next;
                 }
             }
             Self::Regex(regex) => {
-                let text = std::str::from_utf8(&bytes[start..end]).map_err(|e| Error::Pattern(e.to_string()))?;
+                let start = span.start;
+                let text = std::str::from_utf8(&bytes[span]).map_err(|e| Error::Pattern(e.to_string()))?;
                 for found in regex.find_iter(text) {
                     let found = found.map_err(|e| Error::Pattern(e.to_string()))?;
                     if !found.as_str().is_empty() {
@@ -149,13 +145,8 @@ impl Scanner {
             Kind::Letter => self.letters_end(bytes, next),
             Kind::Number => next + self.if_kind(bytes, next, Kind::Number),
             Kind::Newline => self.space_end(bytes, at),
+            _ if bytes[at] == b'\'' && contraction(bytes, next) > 0 => next + contraction(bytes, next),
             _ => {
-                if bytes[at] == b'\'' {
-                    let suffix = contraction(bytes, next);
-                    if suffix > 0 {
-                        return next + suffix;
-                    }
-                }
                 let follower = self.kind(bytes, next);
                 if follower.0 == Kind::Letter {
                     self.letters_end(bytes, next + follower.1)
@@ -176,22 +167,17 @@ impl Scanner {
     }
 
     fn letters_end(&self, bytes: &[u8], mut at: usize) -> usize {
-        loop {
-            at += letters_after(bytes, at);
-            match self.if_kind(bytes, at, Kind::Letter) {
-                0 => return at,
-                length => at += length,
-            }
+        at += letters_after(bytes, at);
+        while let length @ 1.. = self.if_kind(bytes, at, Kind::Letter) {
+            at += length + letters_after(bytes, at + length);
         }
+        at
     }
 
     /// ` ?[^\s\p{L}\p{N}]++[\r\n]*` from after its first characters.
     fn others_end(&self, bytes: &[u8], mut at: usize) -> usize {
-        loop {
-            match self.if_kind(bytes, at, Kind::Other) {
-                0 => break,
-                length => at += length,
-            }
+        while let length @ 1.. = self.if_kind(bytes, at, Kind::Other) {
+            at += length;
         }
         while bytes[at] == b'\r' || bytes[at] == b'\n' {
             at += 1;
@@ -246,10 +232,8 @@ fn contraction(bytes: &[u8], at: usize) -> usize {
 /// First and last code points of a class's ranges.
 fn code_points(class: &str) -> Result<Vec<(usize, usize)>, Error> {
     let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
-    match hir.kind() {
-        HirKind::Class(Class::Unicode(ranges)) => {
-            Ok(ranges.iter().map(|r| (r.start() as usize, r.end() as usize)).collect())
-        }
-        _ => Err(Error::Pattern(format!("{class} is no class of characters"))),
-    }
+    let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
+        return Err(Error::Pattern(format!("{class} is no class of characters")));
+    };
+    Ok(ranges.iter().map(|r| (r.start() as usize, r.end() as usize)).collect())
 }

@@ -40,7 +40,7 @@ fn split(splitter: &Splitter, text: &str) -> Vec<String> {
     let bytes = [b"before", text.as_bytes(), &[END; PAD], b"'s after"].concat();
     let mut words = Vec::new();
     let word = |from: usize, to: usize| words.push(std::str::from_utf8(&bytes[from..to]).unwrap().into());
-    splitter.split(&bytes, 6, 6 + text.len(), word).unwrap();
+    splitter.split(&bytes, 6..6 + text.len(), word).unwrap();
     words
 }
 
@@ -93,11 +93,11 @@ fn a_pattern_that_does_not_compile_is_an_error() {
 
 fn train(texts: &[String], wanted: usize, threads: usize) -> Vec<(u32, u32)> {
     let splitter = Splitter::new(DEFAULT_PATTERN).unwrap();
-    let words = count::count(&splitter, threads, |feed| -> Result<(), Error> {
+    let words = count::count(&splitter, threads, |send| -> Result<(), Error> {
         for text in texts {
             let mut batch = Batch::default();
             batch.push(text.as_bytes());
-            feed.send(batch)?;
+            send(batch)?;
         }
         Ok(())
     });
@@ -159,11 +159,11 @@ fn long_runs_of_one_letter_merge_from_the_left() {
 fn an_engine_that_gives_up_is_an_error_and_no_deadlock() {
     let splitter = Splitter::new(r"(?:(?=a)a|a)*b").unwrap();
     let text = "a".repeat(60);
-    let counted = count::count(&splitter, 2, |feed| -> Result<(), Error> {
+    let counted = count::count(&splitter, 2, |send| -> Result<(), Error> {
         for _ in 0..200 {
             let mut batch = Batch::default();
             batch.push(text.as_bytes());
-            feed.send(batch)?;
+            send(batch)?;
         }
         Ok(())
     });

@@ -11,11 +11,11 @@ share a forward pass; none of it changes a prediction. Used by base_train and ba
 import csv
 import json
 import math
-import os
 import random
 import shutil
 import tempfile
 import zipfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -127,20 +127,13 @@ def _unpack(archive: Path) -> Path:
     folder.parent.mkdir(parents=True, exist_ok=True)
     temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking."))
     try:
-        with zipfile.ZipFile(archive) as content:       # reading compares every file with its checksum
-            for info in content.infolist():
-                path = temporary / info.filename
-                if not path.resolve().is_relative_to(temporary.resolve()):
-                    die(f"{archive} holds {info.filename!r}, which would be written outside of its folder")
-                if path.suffix in (".yaml", ".csv", ".jsonl") and not path.name.startswith("."):
-                    path.parent.mkdir(parents=True, exist_ok=True)
-                    path.write_bytes(content.read(info))
-        if not folder.exists():                         # else another rank was faster
-            os.replace(temporary, folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError) as error:
+        with zipfile.ZipFile(archive) as content:
+            content.extractall(temporary)               # never outside of it; compares every checksum
+        temporary.rename(folder)
+    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
         die(f"{archive} cannot be unpacked: {error}", hint="delete it, so that it is fetched again")
     except OSError:
-        if not folder.exists():
+        if not folder.exists():                         # else another rank was faster
             raise
     finally:
         shutil.rmtree(temporary, ignore_errors=True)

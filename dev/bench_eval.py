@@ -1,19 +1,25 @@
 """
-How much faster chat_eval asks its questions than one problem at a time would be, and whether the answers are
-the same: one JSON line per task, and one for all.
+How much faster chat_eval and CORE are than asking one example at a time, and whether the answers are the
+same: one JSON line per task, and one for all.
 
     python dev/bench_eval.py                            # the newest model, the embedded almanac
     python dev/bench_eval.py --model-tag d4 --tasks arc-easy,mmlu,gsm8k --task-data DIR
+    python dev/bench_eval.py --core almanac --shots 10  # CORE instead, of a bundle; -i base
 One at a time is: for a question with letters, a forward pass of its prompt alone, with the logits of every
-position and token; for a free answer, its prompt alone in the engine until it ends. Both ways are greedy, in
-turns; seconds are medians of the rounds, after a few questions that warm up and do not count.
+position and token; for a free answer, its prompt alone in the engine until it ends; for CORE a forward pass
+of an example's options as padded rows, with all logits. Both ways are greedy, in turns; seconds are medians
+of the rounds, after a few questions that warm up and do not count.
 """
 
 import argparse
 import json
+import math
 import statistics
 import sys
 import time
+from collections.abc import Callable
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
@@ -22,10 +28,14 @@ from nanochat import checkpoint                         # isort: skip, nanochat 
 import torch
 
 from nanochat.common import keep_freed_memory, new_parser
+from nanochat.core_eval import CoreTask, Reader, ask_task, is_right, make_example, open_bundle
 from nanochat.dist import find_device
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask
+from nanochat.gpt import rotary_tables
 from tasks import add_data_arguments, find_questions
+
+LONGEST = 8192                                          # tokens of a prompt of CORE
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,6 +47,8 @@ def parser() -> argparse.ArgumentParser:
     add("--max-questions", type=int, default=300, help="per task (default: 300)")
     add("--max-tokens", type=int, help="of a free answer (default: what the task needs)")
     add("--batch-size", type=int, default=64, help="answers under way at once (default: 64)")
+    add("--core", metavar="BUNDLE", help="a folder or zip of CORE, or almanac, instead of --tasks")
+    add("--shots", type=int, help="examples shown before each of CORE's (default: what the bundle says)")
     add("--rounds", type=int, default=3)
     add("--device", help="cuda, mps or cpu (default: the best one here)")
     add("--dtype", default="float32", choices=("float32", "bfloat16"))
@@ -65,27 +77,67 @@ def together(engine: Engine, questions: list[dict], params: SamplingParams) -> l
     return [reply for reply, in ask(engine, questions, lambda question, reply: True, params)[1]]
 
 
-def compare(model, tokenizer, questions: list[dict], params: SamplingParams, args) -> dict:
-    ways = {"one_at_a_time": (one_at_a_time, Engine(model, tokenizer, max_batch=1)),
-            "together": (together, Engine(model, tokenizer, max_batch=args.batch_size))}
-    seconds, replies = {name: [] for name in ways}, {}
-    for turn in range(args.rounds + 1):
-        asked = questions if turn else questions[:4]
-        for name, (way, engine) in ways.items():
+@torch.no_grad()
+def one_example_at_a_time(reader: Reader, task: CoreTask, indexes: range) -> list[bool]:
+    rows, verdicts, model = task.rows(), [], reader.model
+    for index in indexes:
+        ids = [[reader.bos, *each] for each in reader.encode_batch(task.prompts(rows, index))]
+        example = make_example(task.kind, ids, rows[index].get("gold", 0))
+        idx = torch.zeros(len(example.rows), example.longest, dtype=torch.int64)
+        for option, row in enumerate(example.rows):
+            idx[option, :len(row)] = torch.tensor(row)
+        logits = model(idx.to(reader.device))                                               # (options, T, V)
+        nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), idx[:, 1:].flatten(),
+                                                 reduction="none").view(len(idx), -1)
+        likeliest = logits[:, :-1].argmax(-1) == idx[:, 1:]
+        spans = [slice(start - 1, len(row) - 1)
+                 for row, start in zip(example.rows, example.starts, strict=True)]
+        told = [(nats[i, span].mean().item() if span.start < span.stop else math.inf,
+                 bool(likeliest[i, span].all())) for i, span in enumerate(spans)]
+        verdicts.append(is_right(task.kind, example, told))
+    return verdicts
+
+
+def compare(ways: dict[str, Callable[[list], list]], asked: list, rounds: int) -> dict:
+    """Seconds of each way, and how many answers are equal."""
+    seconds, answers = {name: [] for name in ways}, {}
+    for turn in range(rounds + 1):
+        for name, way in ways.items():
             start = time.perf_counter()
-            replies[name] = way(engine, asked, params)
+            answers[name] = way(asked if turn else asked[:4])
             if turn:
                 seconds[name].append(time.perf_counter() - start)
-    equal = sum(a == b for a, b in zip(*replies.values(), strict=True)) / len(questions)
-    return {name: statistics.median(each) for name, each in seconds.items()} | {"equal_answers": equal}
+    equal = sum(a == b for a, b in zip(*answers.values(), strict=True))
+    return {name: statistics.median(each) for name, each in seconds.items()} | {
+        "questions": len(asked), "equal": equal}
 
 
 def line(facts: dict, result: dict) -> str:
     """Seconds rounded, and the speedup."""
     one, ours = result["one_at_a_time"], result["together"]
-    return json.dumps(facts | {"one_at_a_time_s": round(one, 3), "together_s": round(ours, 3),
-                               "speedup": round(one / ours, 2),
-                               "equal_answers": round(result["equal_answers"], 4)})
+    return json.dumps(facts | {"questions": result["questions"], "one_at_a_time_s": round(one, 3),
+                               "together_s": round(ours, 3), "speedup": round(one / ours, 2),
+                               "equal_answers": round(result["equal"] / result["questions"], 4)})
+
+
+def cases(args: argparse.Namespace, model, tokenizer):
+    """(name of the task, the two ways, what to ask) of each."""
+    if args.core:
+        tables = rotary_tables(LONGEST, model.shape.head_dim, model.dtype)      # for rows of any length
+        model.cos, model.sin = (table.to(model.device) for table in tables)
+        reader = Reader(model, tokenizer)
+        for task in open_bundle(args.core, None).tasks:
+            task = task if args.shots is None else replace(task, shots=args.shots)
+            ways = {"one_at_a_time": partial(one_example_at_a_time, reader, task),
+                    "together": lambda indexes, task=task: ask_task(reader, task, len(indexes))[0]}
+            yield task.label, ways, range(min(args.max_questions, len(task.rows())))
+        return
+    one, batch = Engine(model, tokenizer, max_batch=1), Engine(model, tokenizer, max_batch=args.batch_size)
+    for task, questions in find_questions(args, "test", args.max_questions):
+        params = SamplingParams(0.0, max_tokens=args.max_tokens or task.max_tokens)
+        ways = {"one_at_a_time": partial(one_at_a_time, one, params=params),
+                "together": partial(together, batch, params=params)}
+        yield task.name, ways, list(questions)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -94,15 +146,10 @@ def main(args: argparse.Namespace) -> None:
     facts = {"model": f"{state['tag']} {state['stage']} {state['step']}", "dtype": args.dtype,
              "device": str(find_device(args.device)), "threads": torch.get_num_threads()}
     results = []
-    for task, questions in find_questions(args, "test", args.max_questions):
-        questions = list(questions)
-        params = SamplingParams(0.0, max_tokens=args.max_tokens or task.max_tokens)
-        results.append(compare(model, tokenizer, questions, params, args) | {"questions": len(questions)})
-        print(line(facts | {"task": task.name, "questions": len(questions)}, results[-1]), flush=True)
-    asked = sum(result["questions"] for result in results)
-    total = {key: sum(result[key] for result in results) for key in ("one_at_a_time", "together")}
-    total["equal_answers"] = sum(result["equal_answers"] * result["questions"] for result in results) / asked
-    print(line(facts | {"task": "all", "questions": asked}, total), flush=True)
+    for name, ways, asked in cases(args, model, tokenizer):
+        results.append(compare(ways, asked, args.rounds))
+        print(line(facts | {"task": name}, results[-1]), flush=True)
+    print(line(facts | {"task": "all"}, {key: sum(result[key] for result in results) for key in results[0]}))
 
 
 if __name__ == "__main__":

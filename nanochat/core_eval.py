@@ -46,7 +46,7 @@ FIELDS = {"multiple_choice": ("query", "choices"), "schema": ("context_options",
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
 TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
-ALMANAC_ROWS = 200                  # of a task made of the almanac
+ALMANAC_ROWS, ALMANAC_CHOICES = 300, 8      # of a task made of the almanac
 Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each of its tokens the likeliest?
 
 
@@ -185,12 +185,17 @@ def almanac_bundle() -> Path:
     A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
     and subjects, or to be completed; its held-out questions, sums and words to spell.
     """
-    dice = random.Random(0)
-    choices, subjects, completed = [], [], []
+    dice, wrong = random.Random(0), ALMANAC_CHOICES - 1
     stated = {fact.reply.removesuffix(f" {fact.answer}."): fact for fact in almanac().facts
-              if len(fact.wrong) >= 3 and fact.reply.endswith(f" {fact.answer}.")}
+              if len(fact.wrong) >= wrong and fact.reply.endswith(f" {fact.answer}.")}
+
+    def choice(text: str, answer: str, others: list[str]) -> dict:
+        options = dice.sample([answer, *dice.sample(others, wrong)], ALMANAC_CHOICES)
+        return {"query": text, "choices": options, "gold": options.index(answer)}
+
+    statements, subjects, completed = [], [], []
     for stem, fact in dice.sample(list(stated.items()), ALMANAC_ROWS):
-        choices.append(_choice(dice, stem, fact.answer, dice.sample(fact.wrong, 3)))
+        statements.append(choice(stem, fact.answer, fact.wrong))
         completed.append({"context": stem, "continuation": fact.answer})
         others = [other for other, of in stated.items() if of.topic is fact.topic and of.answer in fact.wrong]
         if others:
@@ -198,16 +203,17 @@ def almanac_bundle() -> Path:
             subjects.append({"context_options": pair, "continuation": fact.answer, "gold": pair.index(stem)})
     asked = [(f"Question: {each['conversation']['messages'][0]['content']}", each)
              for kind in ("facts", "arithmetic") for each in questions(kind, ALMANAC_ROWS)]
-    answered = [_choice(dice, text, each["answer"], dice.sample(each["wrong"], 3))
-                for text, each in asked if len(each.get("wrong", ())) >= 3]
+    answered = [choice(text, each["answer"], each["wrong"])
+                for text, each in asked if len(each.get("wrong", ())) >= wrong]
     sums = [{"context": text, "continuation": f"[{each['tool']} ="} for text, each in asked if "tool" in each]
     spelled = [{"context": f"- {word}:", "continuation": " ".join(word)} for word in almanac().unseen_words]
-    tasks = {"almanac_statements": ("multiple_choice", 0, " ", 25, choices),
-             "almanac_questions": ("multiple_choice", 5, "\nAnswer: ", 25, answered),
+    guess = 100 / ALMANAC_CHOICES
+    tasks = {"almanac_statements": ("multiple_choice", 0, " ", guess, statements),
+             "almanac_questions": ("multiple_choice", 5, "\nAnswer: ", guess, answered),
              "almanac_subjects": ("schema", 0, " ", 50, subjects),
              "almanac_completion": ("language_modeling", 5, " ", 0, completed),
-             "almanac_sums": ("language_modeling", 5, "\nAnswer: ", 0, sums),
-             "almanac_spelling": ("language_modeling", 5, " ", 0, spelled)}
+             "almanac_sums": ("language_modeling", 0, "\nAnswer: ", 0, sums),
+             "almanac_spelling": ("language_modeling", 0, " ", 0, spelled)}
     listed = [{"label": label, "dataset_uri": f"{label}.jsonl", "num_fewshot": [shots], "icl_task_type": kind,
                "continuation_delimiter": delimiter} for label, (kind, shots, delimiter, *_) in tasks.items()]
     chances = [f"{label},{chance}\n" for label, (*_, chance, _) in tasks.items()]
@@ -220,11 +226,6 @@ def almanac_bundle() -> Path:
         if not (folder / name).exists():
             atomic_write(folder / name, text)
     return folder
-
-
-def _choice(dice: random.Random, query: str, answer: str, wrong: list[str]) -> dict:
-    options = dice.sample([answer, *wrong], 1 + len(wrong))
-    return {"query": query, "choices": options, "gold": options.index(answer)}
 
 
 # ---- examples -----------------------------------------------------------------------------------------

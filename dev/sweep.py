@@ -88,7 +88,7 @@ def tell(fit: dict) -> None:
         print(f"C = {each['C']:.3g}, {len(each['N'])} models: " + (
             f"N = {best['N']:.3g}, D = {best['D']:.3g}, {best['D'] / best['N']:.1f} tokens per parameter, "
             f"{best['bpb']:.4f} bits per byte" if best else
-            "no minimum between the sizes that were trained; left out"))
+            "no minimum between the sizes that were trained, left out"))
     for letter, law in fit["laws"].items():
         error = f" ± {law['error']:.3f} (standard error)" if law and law["error"] is not None else ""
         print(f"{letter} = {law['factor']:.3g} x C^{law['exponent']:.3f}{error}" if law else
@@ -144,19 +144,17 @@ def main(args: argparse.Namespace) -> None:
     from matplotlib import rc_context
     from matplotlib.figure import Figure
     rows = read(args.csv)
+    fit = isoflop(rows, args.budgets) if args.budgets else None
     with rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.8) if args.budgets else (8, 6), layout="constrained")
-        if args.budgets:
-            fit = isoflop(rows, args.budgets)
-            tell(fit)
-            draw_isoflop(fit, figure)
-            atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
-        else:
-            for row in rows:
-                print(f"{row['tag']:>12}  {row['flops']:.3g} FLOPs, {row['hours']:.3f} hours, "
-                      f"{row['val_bpb']:.4f} bits per byte, CORE {row['core']:.4f}")
-            draw_series(rows, figure)
+        figure = Figure(figsize=(9, 3.8) if fit else (8, 6), layout="constrained")
+        draw_isoflop(fit, figure) if fit else draw_series(rows, figure)
         figure.savefig(args.csv.with_suffix(".svg"))
+    if fit:
+        tell(fit)
+        atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
+    for row in () if fit else rows:
+        print(f"{row['tag']:>12}  {row['flops']:.3g} FLOPs, {row['hours']:.3f} hours, "
+              f"{row['val_bpb']:.4f} bits per byte, CORE {row['core']:.4f}")
     print(f"written beside {args.csv}")
 
 

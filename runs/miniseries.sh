@@ -8,7 +8,7 @@ set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 need_gpus
 if [ -n "${SMOKE:-}" ]; then DEPTHS="${DEPTHS:-1 2}"; fi
-DEPTHS="${DEPTHS:-10 12 14 16 18 20}"
+DEPTHS="${DEPTHS:-10 12 14 16 18 20}" OUT="$NANOCHAT_BASE_DIR/miniseries"
 
 python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
   $TOY_TOKENIZER
@@ -22,5 +22,5 @@ for depth in $DEPTHS; do
     ${WANDB_RUN:+--run="$WANDB_RUN-$tag"} $TOY_BASE
   launch scripts.base_eval --model-tag="$tag" --eval=bpb,core --eval-tokens=41943040 $TOY_EVAL
 done
-python -m nanochat.report --model-tag $TAGS --csv="$NANOCHAT_BASE_DIR/miniseries.csv"
-python -m dev.sweep "$NANOCHAT_BASE_DIR/miniseries.csv"
+python -m nanochat.report --model-tag $TAGS --out="$OUT" --csv="$OUT/miniseries.csv"
+python -m dev.sweep "$OUT/miniseries.csv"

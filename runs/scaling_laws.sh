@@ -8,8 +8,9 @@
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 need_gpus
-if [ -n "${SMOKE:-}" ]; then FLOPS="${FLOPS:-2e9 6e9}" DEPTHS="${DEPTHS:-1 2 3}"; fi
+if [ -n "${SMOKE:-}" ]; then FLOPS="${FLOPS:-2e9 6e9}" DEPTHS="${DEPTHS:-1 2}"; fi
 FLOPS="${FLOPS:-1e18 2.15e18 4.64e18 1e19}" DEPTHS="${DEPTHS:-8 10 12 14 16 18 20}"
+OUT="$NANOCHAT_BASE_DIR/scaling_laws"
 
 python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
   $TOY_TOKENIZER
@@ -26,5 +27,5 @@ for flops in $FLOPS; do
     launch scripts.base_eval --model-tag="$tag" --eval=bpb --eval-tokens=41943040 $TOY_EVAL
   done
 done
-python -m nanochat.report --model-tag $TAGS --csv="$NANOCHAT_BASE_DIR/scaling_laws.csv"
-python -m dev.sweep "$NANOCHAT_BASE_DIR/scaling_laws.csv" --budgets $FLOPS
+python -m nanochat.report --model-tag $TAGS --out="$OUT" --csv="$OUT/scaling_laws.csv"
+python -m dev.sweep "$OUT/scaling_laws.csv" --budgets $FLOPS

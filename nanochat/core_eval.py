@@ -42,7 +42,8 @@ SITE, ARCHIVE = "https://karpathy-public.s3.us-west-2.amazonaws.com", "eval_bund
 BUNDLE_HELP = ("folder or zip of CORE (default: the published one, fetched once; where the almanac was "
                "learned \"almanac\", one made of that)")
 FIELDS = {"multiple_choice": ("query", "choices"), "schema": ("context_options", "continuation"),
-          "language_modeling": ("context", "continuation")}
+          "language_modeling": ("context", "continuation")}         # what is given, and the answer
+OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}       # which of the two is a list
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
 TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
@@ -63,41 +64,31 @@ class CoreTask:
     def rows(self) -> list[dict]:
         """Its examples, shuffled as everybody does. Exits with code 2 at a line that is none of its kind."""
         rows = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").splitlines(), 1):
+        for number, line in enumerate(self.path.read_text(encoding="utf-8").strip("\n").split("\n"), 1):
             try:
                 row = json.loads(line)
-                first, second = (row[name] for name in FIELDS[self.kind])
-                options = {"multiple_choice": second, "schema": first}.get(self.kind)
-                assert options is None or 0 <= row["gold"] < len(options)
-                assert all(isinstance(text, str) for text in options or [first, second])
-                assert self.kind == "multiple_choice" or second.strip()
+                self.text(row, row["gold"] if self.kind in OPTIONS else None)
                 rows.append(row)
-            except (ValueError, KeyError, TypeError, AssertionError):
-                die(f"{self.path}:{number} is no example of {self.kind}: {line[:60]}")
+            except (ValueError, LookupError, TypeError, AttributeError):
+                die(f"{self.path}:{number} is no example of {self.kind}: {line[:60]!r}")
         random.Random(1337).shuffle(rows)
-        return rows or die(f"{self.path} has no examples")
+        return rows
 
     def prompts(self, rows: list[dict], index: int) -> list[str]:
         """The texts of an example, one an option; of language modelling what is given, and all of it."""
         others = [i for i in range(len(rows)) if i != index]
         drawn = random.Random(1234 + index).sample(others, min(self.shots, len(others)))
-        shots = "".join(f"{self._text(rows[i], rows[i].get('gold'))}\n\n" for i in drawn)
+        shots = "".join(f"{self.text(rows[i], rows[i].get('gold'))}\n\n" for i in drawn)
         row = rows[index]
-        if self.kind == "language_modeling":
-            return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self._text(row)]
-        options = row[FIELDS[self.kind][self.kind == "multiple_choice"]]
-        return [shots + self._text(row, option) for option in range(len(options))]
+        if self.kind in OPTIONS:
+            return [shots + self.text(row, option) for option in range(len(row[OPTIONS[self.kind]]))]
+        return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self.text(row)]
 
-    def _text(self, row: dict, option: int | None = None) -> str:
-        """An example with its answer."""
-        match self.kind:
-            case "multiple_choice":
-                given, answer = row["query"], row["choices"][option]
-            case "schema":
-                given, answer = row["context_options"][option], row["continuation"]
-            case "language_modeling":
-                given, answer = row["context"].strip(), row["continuation"]
-        return f"{given}{self.delimiter}{answer}"
+    def text(self, row: dict, option: int | None = None) -> str:
+        """An example with its answer, or that option."""
+        given, answer = (row[name][option] if name == OPTIONS.get(self.kind) else row[name]
+                         for name in FIELDS[self.kind])
+        return f"{given if self.kind in OPTIONS else given.strip()}{self.delimiter}{answer}"
 
 
 @dataclass(frozen=True)

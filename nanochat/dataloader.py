@@ -13,13 +13,16 @@ base_train, base_eval and finetune.py.
 # A packed row has T + 1 tokens: inputs are all but its last, targets all but its first.
 
 import base64
+import math
 import queue
 import random
 import threading
 import weakref
 import zlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from functools import lru_cache
+from contextlib import AbstractContextManager, suppress
+from dataclasses import dataclass
+from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
 
@@ -28,7 +31,7 @@ import torch
 
 from nanochat.chat import render_conversation
 from nanochat.common import die, sha256
-from nanochat.dataset import read_row_group, row_groups, texts
+from nanochat.dataset import read_row_group, row_groups, texts, up_to
 from nanochat.packing import Packer
 
 # Documents to pack from. Of the tokens of web text 96.3% are kept at T = 2,048, and 95.1% at T = 512. With
@@ -36,109 +39,60 @@ from nanochat.packing import Packer
 BUFFER = 128
 CHUNK = 128             # documents tokenized at once
 BATCHES_AHEAD = 4       # made before they are asked for
+BYTES_PER_TOKEN = 4     # of validation text, whatever the tokenizer
 
 
-class _Stream:
+def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, slot: int, epoch: int,
+                    group: int = 0, document: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    An endless stream of packed rows: one slot. A subclass reads documents and keeps in `position` where it
-    stands; the position moves before a document is handed out, so position and packer together are the whole
-    state.
+    Documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty ones left out. The
+    order of row groups is drawn anew every epoch.
     """
-    crop: bool          # fill rows by cropping a document; else leave room for padding
-    position: dict      # replaced, never modified, so that a snapshot may keep it
-
-    def __init__(self, row_len: int, start: dict, state: dict | None):
-        self.position = state["position"] if state else start
-        self.packer = Packer(row_len, _unpack(state["buffer"]) if state else ())
-        self.documents = self.read()
-
-    def read(self) -> Iterator[np.ndarray]:
-        raise NotImplementedError
-
-    def rows(self, count: int) -> list[np.ndarray]:
-        made = []
-        for _ in range(count):
-            _fill(self.packer, self.documents)
-            made.append(self.packer.take(self.crop))
-        return made
-
-    def snapshot(self) -> tuple[dict, list[np.ndarray]]:
-        """
-        Position and buffered documents. Taken after every batch, so no token is copied; `_pack` makes JSON of
-        it when someone asks for the state.
-        """
-        return self.position, self.packer.documents()
+    starts = np.cumsum([0] + [count for _, _, count in groups]).tolist()
+    found = True                                        # what came before a restored position is not known
+    while True:
+        order = list(range(len(groups)))
+        random.Random(epoch).shuffle(order)
+        for at in range(group, len(order)):
+            path, index, count = groups[order[at]]
+            # Shifted by one document per epoch, so that a slot gets other documents every time.
+            first = (slot - starts[order[at]] - epoch) % slots
+            mine = [read_group(path, index)[i] for i in range(first, count, slots)]
+            for chunk in _chunks(mine[document:], CHUNK):
+                for ids in tokenizer.encode_batch(chunk):
+                    document += 1
+                    if ids:
+                        found = True
+                        yield ({"epoch": epoch, "group": at, "document": document},
+                               np.array([tokenizer.bos, *ids], dtype=np.int32))
+            document = 0
+        if not found:
+            die(f"all documents of stream {slot} of {slots} are empty")
+        epoch, group, found = epoch + 1, 0, False
 
 
-class _DocumentStream(_Stream):
+def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | None, row_len: int, slots: int,
+                        slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    Documents slot, slot + slots, ... of parquet files. The order of row groups is drawn anew every epoch.
+    Conversations slot, slot + slots, ... in their order or in one drawn anew every epoch: (n, 2) ids and
+    mask. One without a target within the context is left out.
     """
-    crop = True
-
-    def __init__(self, tokenizer, groups: list, read_group: Callable, row_len: int, slot: int, slots: int,
-                 state: dict | None):
-        self.tokenizer, self.groups, self.read_group = tokenizer, groups, read_group
-        self.slot, self.slots = slot, slots
-        super().__init__(row_len, {"epoch": 0, "group": 0, "document": 0}, state)
-
-    def read(self) -> Iterator[np.ndarray]:
-        """(n,) arrays of <|bos|> and a document's ids; empty documents are left out."""
-        epoch, first_group, document = (self.position[key] for key in ("epoch", "group", "document"))
-        starts = np.cumsum([0] + [count for _, _, count in self.groups]).tolist()
-        found = True                                    # what came before a restored position is not known
-        while True:
-            order = list(range(len(self.groups)))
-            random.Random(epoch).shuffle(order)
-            for group in range(first_group, len(order)):
-                path, index, count = self.groups[order[group]]
-                # Shifted by one document per epoch, so that a slot gets other documents every time.
-                first = (self.slot - starts[order[group]] - epoch) % self.slots
-                mine = [self.read_group(path, index)[i] for i in range(first, count, self.slots)]
-                for chunk in _chunks(mine[document:], CHUNK):
-                    for ids in self.tokenizer.encode_batch(chunk):
-                        document += 1
-                        self.position = {"epoch": epoch, "group": group, "document": document}
-                        if ids:
-                            found = True
-                            yield np.array([self.tokenizer.bos, *ids], dtype=np.int32)
-                document = 0
-            if not found:
-                die(f"all documents of stream {self.slot} of {self.slots} are empty")
-            epoch, first_group, found = epoch + 1, 0, False
-
-
-class _ConversationStream(_Stream):
-    """Conversations slot, slot + slots, ... of a sequence, in its order or in one drawn anew every epoch."""
-
-    def __init__(self, tokenizer, conversations: Sequence[dict], seed: int | None, crop: bool, row_len: int,
-                 slot: int, slots: int, state: dict | None):
-        self.tokenizer, self.conversations, self.seed, self.crop = tokenizer, conversations, seed, crop
-        self.slot, self.slots = slot, slots
-        super().__init__(row_len, {"epoch": 0, "conversation": 0}, state)
-
-    def read(self) -> Iterator[np.ndarray]:
-        """(n, 2) arrays of ids and mask; a conversation without a target within the context is left out."""
-        epoch, done = self.position["epoch"], self.position["conversation"]
-        found = True                                    # what came before a restored position is not known
-        while True:
-            order = epoch_order(len(self.conversations), self.seed, epoch)
-            for i in order[self.slot + done * self.slots :: self.slots]:
-                done += 1
-                self.position = {"epoch": epoch, "conversation": done}
-                conversation = self.conversations[i]
-                try:
-                    ids, mask = render_conversation(self.tokenizer, conversation, self.packer.row_len)
-                except ValueError as error:
-                    die(f"conversation {i} of {len(order)}: {error}")
-                if any(mask[1:]):
-                    found = True
-                    yield np.array([ids, mask], dtype=np.int32).T
-            if not found:
-                count = len(order[self.slot :: self.slots])
-                die(f"none of the {count} conversations of stream {self.slot} has a word of the assistant "
-                    f"within {self.packer.row_len} tokens", hint="a longer --max-seq-len")
-            epoch, done, found = epoch + 1, 0, False
+    found = True                                        # what came before a restored position is not known
+    while True:
+        order = epoch_order(len(conversations), seed, epoch)
+        for i in order[slot + conversation * slots :: slots]:
+            conversation += 1
+            try:
+                ids, mask = render_conversation(tokenizer, conversations[i], row_len)
+            except ValueError as error:
+                die(f"conversation {i} of {len(order)}: {error}")
+            if any(mask[1:]):
+                found = True
+                yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
+        if not found:
+            die(f"none of the {len(order[slot::slots])} conversations of stream {slot} has a word of the "
+                f"assistant within {row_len} tokens", hint="a longer --max-seq-len")
+        epoch, conversation, found = epoch + 1, 0, False
 
 
 @lru_cache(maxsize=2)
@@ -150,43 +104,67 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     return order
 
 
-class _Loader:
+def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int,
+            state: dict | None) -> Iterator[tuple]:
+    """
+    The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
+    read(**position) yields documents, each with the position behind it. Position and buffered documents are
+    the whole state; taken after every batch, so no token is copied: `_pack` makes JSON of them.
+    """
+    position = state["position"] if state else {"epoch": 0}
+    packer = Packer(seq_len + 1, _unpack(state["buffer"]) if state else ())
+
+    def documents() -> Iterator[np.ndarray]:
+        nonlocal position
+        for behind, document in read(**position):
+            position = behind                           # replaced, never modified: a snapshot may keep it
+            yield document
+
+    made = _packed(packer, documents(), crop)
+    yield ((position, packer.documents()),)
+    while True:
+        arrays = _to_batch(list(islice(made, rows)), seq_len, pad)
+        yield (position, packer.documents()), *arrays
+
+
+class _Loader(AbstractContextManager, Iterator):
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`. Errors of the background thread are raised by `next`.
+    use it in a `with`, which waits for the background thread. Errors of that are raised by `next`.
     """
 
-    def __init__(self, identity: dict, make_stream: Callable[[int, dict | None], _Stream], pad: int,
+    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
                  rank: int, world_size: int, device: str | torch.device, state: dict | None):
-        slots, self.identity = identity["slots"], identity
+        slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
         assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
+        if count < slots:
+            die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
+                hint="more data, or a smaller --total-batch-size")
+        self.identity, mine = identity, range(rank, slots, world_size)
         for key, value in identity.items() if state else ():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        mine = range(rank, slots, world_size)
         saved = state["streams"] if state else {}
         if state and not all(str(slot) in saved for slot in mine):
             die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
                 hint="resume with as many ranks as the saved run had")
-        streams = [(slot, make_stream(slot, saved.get(str(slot)))) for slot in mine]
+        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, saved.get(str(slot)))
+                   for slot in mine}
         self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
-        self.snapshots = {slot: stream.snapshot() for slot, stream in streams}
+        self.snapshots = {slot: next(stream)[0] for slot, stream in streams.items()}
         self.device = torch.device(device)
         if self.device.type == "cuda" and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
         self.batches: queue.Queue = queue.Queue(BATCHES_AHEAD)
         stop = threading.Event()
-        thread = threading.Thread(target=_produce, daemon=True, args=(
-            self.batches, stop, streams, self.turn, identity["rows"], pad, self.device))
+        thread = threading.Thread(target=_produce, daemon=True,
+                                  args=(self.batches, stop, list(streams.items()), self.turn, self.device))
         thread.start()
-        self._close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
-
-    def __iter__(self):
-        return self
+        self.close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
-        assert self._close.alive, "the loader is closed"
+        assert self.close.alive, "the loader is closed"
         batch = self.batches.get()
         if isinstance(batch, BaseException):
             self.close()
@@ -207,13 +185,6 @@ class _Loader:
                    for slot, (position, documents) in self.snapshots.items()}
         return {**self.identity, "turn": self.turn, "streams": streams}
 
-    def close(self) -> None:
-        """Stop the background thread and wait for it. May be called twice."""
-        self._close()
-
-    def __enter__(self):
-        return self
-
     def __exit__(self, *_) -> None:
         self.close()
 
@@ -230,18 +201,11 @@ class PretrainLoader(_Loader):
                  state: dict | None = None):
         groups, slots = row_groups(paths), slots or world_size
         count = sum(documents for _, _, documents in groups)
-        if count < slots:
-            die(f"{count} documents in {len(paths)} files of text: fewer than {slots} micro-batches per step",
-                hint="more data, or a smaller --total-batch-size")
         # Cached, as this rank's slots need the same groups at about the same time.
-        read_group = lru_cache(maxsize=8)(read_row_group)
-
-        def make_stream(slot: int, state: dict | None) -> _Stream:
-            return _DocumentStream(tokenizer, groups, read_group, seq_len + 1, slot, slots, state)
-
+        read = partial(_read_documents, tokenizer, groups, lru_cache(maxsize=8)(read_row_group), slots)
         data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
 
 
 class ChatLoader(_Loader):
@@ -256,48 +220,51 @@ class ChatLoader(_Loader):
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
                  seed: int | None = 0, state: dict | None = None, crop: bool = False):
         count, slots = len(conversations), slots or world_size
-        if count < slots:
-            die(f"{count} conversations: fewer than the {slots} micro-batches per step",
-                hint="more conversations, or a smaller --total-batch-size")
-
-        def make_stream(slot: int, state: dict | None) -> _Stream:
-            return _ConversationStream(tokenizer, conversations, seed, crop, seq_len + 1, slot, slots, state)
-
+        read = partial(_read_conversations, tokenizer, conversations, seed, seq_len + 1, slots)
         data = f"{count} conversations, seed {seed}{', packed full' * crop}"
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, make_stream, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, crop, tokenizer.bos, rank, world_size, device, state)
 
 
-def val_batches(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
-                rank: int = 0, world_size: int = 1) -> Iterator[tuple[torch.Tensor, torch.Tensor]]:
+@dataclass(frozen=True)
+class Validation:
     """
-    The validation set once: (inputs (rows, T) int32, targets (rows, T) int64; -1 = ignored) on the CPU.
-
-    Rows are padded, not cropped: every token counts exactly once. Which rows there are, in which order,
-    depends on files, tokenizer, T and max_tokens alone (max_tokens // T rows, at least 1); rank r takes rows
-    r, r + W, ... Batches are filled up with empty rows: their shape and number are the same on every rank.
-    Keep them in a list to evaluate more than once: that takes 12 bytes per token, tokenizing again takes
-    seconds.
+    This rank's batches, on the CPU: inputs (B, T) int32; targets (B, T) int64, -1 = ignored; documents (B, T)
+    int32: which one the target belongs to. `sizes`: bytes of all documents, the same on every rank.
     """
-    documents = (np.array([tokenizer.bos, *ids], dtype=np.int32)
-                 for chunk in _chunks(texts(paths), CHUNK)
-                 for ids in tokenizer.encode_batch(chunk) if ids)
-    packer = Packer(seq_len + 1)
+    batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
+    sizes: list[int]
 
-    def packed() -> Iterator[np.ndarray]:
-        while _fill(packer, documents):
-            yield packer.take(crop=False)
 
-    limit = None if max_tokens is None else max(1, max_tokens // seq_len)
-    empty = np.array([tokenizer.bos], dtype=np.int32)
-    made = 0
-    for chunk in _chunks(islice(packed(), limit), rows * world_size):
-        mine = list(chunk[rank::world_size])
+def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
+               rank: int = 0, world_size: int = 1) -> Validation:
+    """
+    The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
+    counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text.
+
+    Rows are padded, not cropped: every token of a text is a target exactly once, <|bos|> never. Rank r takes
+    rows r, r + W, ... Batches are filled up with empty rows: as many of one shape on every rank. They take 16
+    bytes per token.
+    """
+    limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
+    batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
+
+    def numbered() -> Iterator[np.ndarray]:             # (n, 2): ids and number of the document, 0 at <|bos|>
+        for chunk in _chunks(up_to(limit, filter(None, texts(paths))), CHUNK):
+            for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
+                sizes.append(len(text.encode()))
+                yield np.array([[tokenizer.bos, *ids], [0] + [len(sizes)] * len(ids)], dtype=np.int32).T
+
+    for chunk in _chunks(_packed(Packer(seq_len + 1), numbered(), crop=False), rows * world_size):
+        mine = chunk[rank::world_size]
         mine += [empty] * (rows - len(mine))
-        yield tuple(torch.from_numpy(array) for array in _to_batch(mine, seq_len, tokenizer.bos))
-        made += 1
-    if not made:
+        owners = np.zeros((rows, seq_len), dtype=np.int32)
+        for owner, row in zip(owners, mine, strict=True):
+            owner[: len(row) - 1] = np.maximum(row[1:, 1] - 1, 0)
+        batches.append(tuple(map(torch.from_numpy, (*_to_batch(mine, seq_len, tokenizer.bos), owners))))
+    if not batches:
         die(f"the validation files have no text: {', '.join(map(str, paths)) or 'there are none'}")
+    return Validation(batches, sizes)
 
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
@@ -306,45 +273,43 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
         yield chunk
 
 
-def _fill(packer: Packer, documents: Iterator[np.ndarray]) -> bool:
-    """
-    Buffer documents until there are BUFFER of them and two rows' tokens, or no more come. False when the
-    buffer stays empty.
-    """
-    while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
-        document = next(documents, None)
-        if document is None:
-            break
-        packer.add(document)
-    return len(packer) > 0
+def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iterator[np.ndarray]:
+    """Rows, each from a buffer of BUFFER documents and two rows' tokens, or of what is left at the end."""
+    while True:
+        while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
+            document = next(documents, None)
+            if document is None:
+                break
+            packer.add(document)
+        if not packer:
+            return
+        yield packer.take(crop)
 
 
 def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packed rows, (n,) ids or (n, 2) ids and mask, to inputs (B, T) int32 and targets (B, T) int64."""
+    """Packed rows, (n,) ids or (n, 2) ids and mask (> 0), to inputs (B, T) int32 and targets (B, T) int64."""
     inputs = np.full((len(made), seq_len), pad, dtype=np.int32)
     targets = np.full((len(made), seq_len), -1, dtype=np.int64)
     for i, row in enumerate(made):
-        ids, trained = (row, True) if row.ndim == 1 else (row[:, 0], row[1:, 1] == 1)
+        ids, trained = (row, True) if row.ndim == 1 else (row[:, 0], row[1:, 1] > 0)
         inputs[i, : len(ids)] = ids[:seq_len]
         targets[i, : len(ids) - 1] = np.where(trained, ids[1:], -1)
     return inputs, targets
 
 
-def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, _Stream]], turn: int,
-             rows: int, pad: int, device: torch.device) -> None:
-    """
-    Body of the background thread. It holds no reference to the loader, so that a forgotten one is collected.
-    """
+def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, Iterator]], turn: int,
+             device: torch.device) -> None:
+    """Body of the background thread. It holds no loader, so that a forgotten one is collected."""
     try:
         if device.type == "cuda":
             torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank
         while not stop.is_set():
             slot, stream = streams[turn]
-            arrays = _to_batch(stream.rows(rows), stream.packer.row_len - 1, pad)
+            snapshot, *arrays = next(stream)
             tensors = [torch.from_numpy(array) for array in arrays]
             if device.type == "cuda":
                 tensors = [tensor.pin_memory() for tensor in tensors]
-            batches.put((slot, stream.snapshot(), *tensors))
+            batches.put((slot, snapshot, *tensors))
             turn = (turn + 1) % len(streams)
     except BaseException as error:                      # SystemExit too: die() here must end the main thread
         batches.put(error)
@@ -353,10 +318,8 @@ def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[in
 def _shut_down(batches: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
     stop.set()
     while thread.is_alive():                            # it may be waiting for room in the queue
-        try:
+        with suppress(queue.Empty):
             batches.get(timeout=0.05)
-        except queue.Empty:
-            pass
 
 
 def _pack(documents: list[np.ndarray]) -> dict:

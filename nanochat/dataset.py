@@ -3,8 +3,9 @@ Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hu
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time
-prepares a set. Used by tok_train, base_train and base_eval; `python -m nanochat.dataset --source climbmix`
-fetches in advance.
+prepares a set. Used by tok_train, base_train and base_eval. To fetch in advance what a run will need:
+
+    python -m nanochat.dataset --source=climbmix --depth=24 --target-param-data-ratio=8
 """
 
 import argparse
@@ -24,14 +25,14 @@ import pyarrow.parquet as pq
 
 from nanochat import hub
 from nanochat.common import atomic_write, base_dir, die, new_parser, sha256
-from nanochat.dist import World
+from nanochat.scaling import derive
 
 HUBS = {                            # name -> (Hugging Face repository, its last shard: the validation set)
     "climbmix": ("karpathy/climbmix-400b-shuffle", 6542),
     "fineweb-edu": ("karpathy/fineweb-edu-100b-shuffle", 1822),
 }
 SOURCES = ("almanac", *HUBS)
-NUM_SHARDS = 8                      # to train on, of a set from Hugging Face
+NUM_SHARDS = 8                      # of a set from Hugging Face, where no plan says how many
 ALMANAC_MB = 24
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 ROW_GROUP = 1_000                   # documents that a reader holds at once
@@ -56,19 +57,22 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_text = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add_text("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
     add_text("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
-    add("--num-shards", type=int, help=f"training shards of a Hugging Face source ({NUM_SHARDS})")
+    add("--num-shards", type=int, help="training shards of a Hugging Face source (default: as many as "
+        f"the plan needs, else {NUM_SHARDS})")
     add("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
 
 
-def choose(args: argparse.Namespace, saved: dict | None = None) -> dict:
+def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
     """
     What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: nothing is left
-    to the machine. Where no flag names a text it is the `saved` one, else the default of this machine.
+    to the machine. Where no flag names another text it is the `saved` one, else the default of this machine.
+    `num_shards`: of a Hugging Face set, where neither flag nor `saved` says how many.
     """
-    if saved is None or args.source or args.data:
-        path = str(args.data.expanduser().resolve()) if args.data else None
-        source = None if path else args.source or default_source()
-        saved = {"source": source, "path": path, "num_shards": NUM_SHARDS, "almanac_mb": ALMANAC_MB}
+    path = str(args.data.expanduser().resolve()) if args.data else None
+    source = None if path else args.source or default_source()
+    if saved is None or ((args.source or args.data) and (source, path) != (saved["source"], saved["path"])):
+        num_shards = min(num_shards, HUBS[source][1]) if source in HUBS else NUM_SHARDS
+        saved = {"source": source, "path": path, "num_shards": num_shards, "almanac_mb": ALMANAC_MB}
     given = {name: getattr(args, name) for name in ("num_shards", "almanac_mb")}
     return saved | {name: value for name, value in given.items() if value is not None}
 
@@ -79,16 +83,12 @@ def default_source() -> str:
     return "climbmix" if torch.cuda.is_available() else "almanac"
 
 
-def prepare_on_all(world: World, text: dict, progress: Callable[[str], None] = print) -> Dataset:
-    """`prepare(**text)` on rank 0; the others wait, and get what it found."""
-    return world.broadcast_object(prepare(**text, progress=progress) if world.is_main else None)
-
-
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
             almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
     """
     Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl (field
     `text`), .parquet. num_shards: training shards of a Hugging Face set; almanac_mb: megabytes of text.
+    Every rank calls it: one works and says so, the others wait for its lock, so that no collective times out.
     Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
     if path is not None:
@@ -104,11 +104,9 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
     """(file, row group, number of documents), in order. Exits with code 2 at a file that is corrupt."""
-    groups = []
-    for path in paths:
-        metadata = _footer(path)
-        groups += [(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
-    return groups
+    footers = ((path, _footer(path)) for path in paths)
+    return [(path, i, footer.row_group(i).num_rows)
+            for path, footer in footers for i in range(footer.num_row_groups)]
 
 
 def read_row_group(path: Path, index: int) -> list[str]:
@@ -121,6 +119,15 @@ def texts(paths: Iterable[Path]) -> Iterator[str]:
     """All documents of some shards, in order, one row group in memory at a time."""
     for path, index, _ in row_groups(paths):
         yield from read_row_group(path, index)
+
+
+def up_to(size: float, documents: Iterable[str]) -> Iterator[str]:
+    """Documents in order, until they have `size` bytes; at least one, where there is one."""
+    for document in documents:
+        yield document
+        size -= len(document.encode())
+        if size <= 0:
+            return
 
 
 @contextmanager
@@ -162,16 +169,11 @@ def _write_shard(path: Path, documents: list[str]) -> None:
 
 def _write_shards(folder: Path, documents: Iterable[str]) -> int:
     """Write train_00000.parquet and so on. Returns how many."""
-    count, size, held = 0, 0, []
-    for document in documents:
-        held.append(document)
-        size += len(document.encode())
-        if size >= SHARD_BYTES:
-            _write_shard(folder / f"train_{count:05d}.parquet", held)
-            count, size, held = count + 1, 0, []
-    if held:
+    count, documents = 0, iter(documents)
+    while held := list(up_to(SHARD_BYTES, documents)):
         _write_shard(folder / f"train_{count:05d}.parquet", held)
-    return count + bool(held)
+        count += 1
+    return count
 
 
 def _entry(path: Path, digest: str = "") -> dict:
@@ -183,8 +185,7 @@ def _digest(val: list[dict]) -> str:
 
 
 def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
-    val = [entry for entry in files if entry["name"].startswith("val_")]
-    train = [entry for entry in files if entry not in val]
+    train, val = ([entry for entry in files if entry["name"].startswith(part)] for part in ("train_", "val_"))
     manifest = {"format": 1, "recipe": recipe, "train": train, "val": val, "val_sha256": _digest(val)}
     atomic_write(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")
 
@@ -234,17 +235,11 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
     made_by = [sha256(file) for file in sorted(Path(almanac.__file__).parent.glob("almanac.*"))]
     recipe = {"source": "almanac", "megabytes": megabytes, "made_by": made_by}
 
-    def take(split: str, size: float) -> Iterator[str]:
-        for document in almanac.documents(seed=0, split=split):
-            yield document
-            size -= len(document.encode())
-            if size <= 0:
-                return
-
     def fill(folder: Path) -> None:
         progress(f"data: writing {megabytes:g} MB of almanac")
-        _write_shards(folder, take("train", megabytes * 1e6))
-        _write_shard(folder / "val_00000.parquet", list(take("val", min(megabytes, 1) * 1e6)))
+        train, val = (almanac.documents(seed=0, split=split) for split in ("train", "val"))
+        _write_shards(folder, up_to(megabytes * 1e6, train))
+        _write_shard(folder / "val_00000.parquet", list(up_to(min(megabytes, 1) * 1e6, val)))
 
     return _build("almanac", recipe, fill)
 
@@ -253,18 +248,19 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
 
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
     """Good parquet files with a val_*.parquet are used where they are; all else is rewritten and split."""
+    def require(both: bool) -> None:
+        if not both:
+            die(f"{path} has too few documents: training and validation need at least one each",
+                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
+
     files = _input_files(path)
     own_val = [file for file in files if file.name.startswith("val_") and file.suffix == ".parquet"]
     rest = [file for file in files if file not in own_val]
-    if not rest:
-        die(f"{path} has validation files only: {', '.join(file.name for file in own_val)}")
     footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one
     sizes = [footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups)]
     name = path.resolve().name or "data"
     if own_val and len(footers) == len(files) and max(sizes, default=0) <= LARGEST_GROUP:
-        for part in (rest, own_val):
-            if not any(count for _, _, count in row_groups(part)):
-                die(f"there is no document in {', '.join(map(str, part))}")
+        require(all(any(count for _, _, count in row_groups(part)) for part in (rest, own_val)))
         return Dataset(name, tuple(rest), tuple(own_val), _digest([_entry(file) for file in own_val]))
 
     stats = [(str(file.relative_to(path)), file.stat()) for file in files]
@@ -277,11 +273,7 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
         progress(f"data: preparing {len(files)} files of {path}, {size / 1e6:,.1f} MB")
         val = list(_documents(own_val))
         train = _documents(rest) if own_val else _split(_documents(rest), fraction, val)
-        if not _write_shards(folder, train):
-            die(f"{path} has {len(val)} documents: training and validation need at least one each",
-                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
-        if not val:
-            die(f"there is no document in {', '.join(map(str, own_val))}")
+        require(_write_shards(folder, train) and val)
         _write_shard(folder / "val_00000.parquet", val)
 
     return _build(name, recipe, fill)
@@ -356,11 +348,11 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
             val.append(document)
         elif digest > least:
             yield document
-        else:
-            if digest < least:
-                yield from held
-                held, least = [], digest
+        elif digest == least:
             held.append(document)
+        else:
+            yield from held
+            held, least = [document], digest
     if val:
         yield from held
     else:
@@ -389,15 +381,17 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
 
 
 def main(args: argparse.Namespace) -> None:
-    dataset = prepare(**choose(args))
-    size = sum(path.stat().st_size for path in dataset.train) / 1e6
-    folder = dataset.train[0].parent
-    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, in {folder}")
+    plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
+    dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
+    count, size = len(dataset.train), sum(path.stat().st_size for path in dataset.train) / 1e6
+    print(f"{dataset.name}: {count} training shards, {size:,.1f} MB, in {dataset.train[0].parent}")
 
 
 def parser() -> argparse.ArgumentParser:
     arguments = new_parser(__doc__)
     add_arguments(arguments)
+    arguments.add_argument("--depth", type=int, help="of the model whose plan says how many shards")
+    arguments.add_argument("--target-param-data-ratio", type=float, help="as in base_train")
     return arguments
 
 

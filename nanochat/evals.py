@@ -5,12 +5,14 @@ the statistics of right and wrong. Used by the scripts that train and evaluate.
 
 import math
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
+import numpy as np
 import torch
 
+from nanochat.dataloader import Validation
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
 from nanochat.gpt import GPT, SOFTCAP
@@ -22,31 +24,57 @@ from nanochat.tokenizer import Tokenizer
 
 LETTER_TOKENS = 16384                                   # per forward pass on an accelerator
 LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
+BUCKETS = 64                                            # of documents
 
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
 
 
+@dataclass(frozen=True)
+class Bpb:
+    """
+    Bits per byte of a set of documents, and its standard error over them (NaN where there is only one).
+    `buckets`: "bits" and "bytes" of document i are in number i % BUCKETS, to compare models pair by pair.
+    """
+    value: float
+    error: float
+    documents: int
+    bytes: int
+    buckets: dict[str, list]
+
+    def __str__(self) -> str:
+        return f"{self.value:.4f} ± {self.error:.4f} bits per byte"
+
+
 @torch.no_grad()
-def evaluate_bpb(model: GPT, batches: Iterable[tuple[torch.Tensor, torch.Tensor]], token_bytes: Sequence[int],
-                 world: World = World()) -> float:
+def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     """
-    Bits per byte: nats of the targets that stand for bytes / (ln 2 * those bytes), over all ranks' batches of
-    (inputs, targets), both (B, T). Special tokens stand for no bytes. It does not depend on the vocabulary,
-    so that models with different tokenizers compare. ValueError where no target stands for bytes.
+    Bits per byte: nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches. It does not
+    depend on the vocabulary, so that models with different tokenizers compare. model: anything with `.device`
+    and model(inputs, targets, reduction="none") -> nats (B, T).
+
+    The error is that of a ratio of sums over n documents: sqrt(n / (n - 1) * sum e^2) / sum bytes, where e is
+    bits - value * bytes of each (Cochran, Sampling Techniques, 1977, ch. 6). FloatingPointError where a loss
+    is not finite, ValueError where there are no bytes.
     """
-    sizes = torch.tensor(token_bytes, device=model.device)
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
-    totals = torch.zeros(2, dtype=exact, device=model.device)
-    for inputs, targets in batches:
-        inputs, targets = inputs.to(model.device), targets.to(model.device)
-        bytes_each = torch.where(targets >= 0, sizes[targets.clamp(min=0)], 0)           # (B, T)
-        losses = model(inputs, targets, reduction="none") * (bytes_each > 0)             # (B, T)
-        totals += torch.stack((losses.sum().to(exact), bytes_each.sum().to(exact)))
-    nats, count = world.sum(totals).tolist()
-    if count == 0:
+    nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document
+    for batch in validation.batches:
+        inputs, targets, documents = (tensor.to(model.device) for tensor in batch)
+        losses = model(inputs, targets, reduction="none").to(exact)                  # (B, T)
+        nats.index_add_(0, documents.flatten(), losses.where(targets >= 0, 0).flatten())
+    bits, sizes = world.sum(nats).cpu().double().numpy() / math.log(2), np.array(validation.sizes)
+    if not np.isfinite(bits).all():
+        raise FloatingPointError("the model's loss on the validation text is NaN or infinite")
+    count, size = len(sizes), int(sizes.sum())
+    if not size:
         raise ValueError("no bytes to evaluate on")
-    return nats / (math.log(2) * count)
+    value = bits.sum() / size
+    square = ((bits - value * sizes) ** 2).sum()
+    error = math.sqrt(count / (count - 1) * square) / size if count > 1 else math.nan
+    in_bucket = [np.bincount(np.arange(count) % BUCKETS, each, BUCKETS) for each in (bits, sizes)]
+    buckets = {"bits": in_bucket[0].tolist(), "bytes": in_bucket[1].astype(int).tolist()}
+    return Bpb(float(value), error, count, size, buckets)
 
 
 def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> list[str]:

@@ -19,7 +19,7 @@ import torch
 from nanochat import checkpoint
 from nanochat.chat import render_conversation
 from nanochat.common import die, new_parser
-from nanochat.dataloader import ChatLoader
+from nanochat.dataloader import ChatLoader, Validation
 from nanochat.dist import World
 from nanochat.evals import evaluate_bpb
 from nanochat.gpt import GPT
@@ -104,7 +104,7 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
     loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
                         stage.device, None if args.in_order else args.seed,
                         saved["loader"] if start else None, crop=packed)
-    held_out = validation_batches(tokenizer, validation, rows, T, world)
+    held_out = held_out_rows(tokenizer, validation, rows, T, world)
     pretraining = pretraining_rates(saved)
     growth = math.sqrt(batch_tokens / pretraining["batch_tokens"])
     optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, args.init_lr_frac * growth), 0.0,
@@ -123,7 +123,7 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
         if s.due_save(args.save_every):
             checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, **kept)
         if s.due(args.eval_every):
-            bpb = evaluate_bpb(model, held_out, tokenizer.token_bytes(), world)
+            bpb = evaluate_bpb(model, held_out, world).value
             line = f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers"
             stage.log(line, step=s.step, val_bpb=bpb)
     loader.close()
@@ -173,9 +173,15 @@ def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> 
     stage.print(f"{problem}: starting with a fresh one")
 
 
-def validation_batches(tokenizer, conversations: Sequence[dict], rows: int, T: int,
-                       world: World) -> list[tuple[torch.Tensor, torch.Tensor]]:
-    """This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks."""
-    with ChatLoader(tokenizer, conversations, rows, T) as batches:
-        made = [next(batches) for _ in range(max(1, VALIDATION_ROWS // rows))]
-    return made[world.rank::world.size]
+def held_out_rows(tokenizer, conversations: Sequence[dict], rows: int, T: int, world: World) -> Validation:
+    """
+    This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks. A row is
+    a document, of what the assistant says in it; special tokens stand for no bytes and are not counted.
+    """
+    with ChatLoader(tokenizer, conversations, rows, T) as loader:
+        made = [next(loader) for _ in range(max(1, VALIDATION_ROWS // rows))]
+    inputs, targets = map(torch.cat, zip(*made, strict=True))                           # (N, T)
+    sizes = torch.tensor(tokenizer.token_bytes())[targets.clamp(min=0)] * (targets >= 0)
+    documents = torch.arange(len(inputs), dtype=torch.int32)[:, None].expand_as(inputs)
+    columns = (column.split(rows) for column in (inputs, targets.where(sizes > 0, -1), documents))
+    return Validation(list(zip(*columns, strict=True))[world.rank::world.size], sizes.sum(1).tolist())

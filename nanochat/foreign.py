@@ -63,11 +63,11 @@ class Foreign:
         idx = torch.full((len(rows), max(len(row) for row, _ in rows)), self.bos)               # (B, T)
         for b, (row, _) in enumerate(rows):
             idx[b, :len(row)] = torch.tensor(row)       # padding comes after: never seen
-        logits = self._logits(idx.to(self.device))
-        told = iter([verdict(list(judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1],
-                                               torch.tensor(row[start:], device=self.device))))
-                     for b, (row, start) in enumerate(rows)])
-        return [[next(told) for _ in each.rows] for each in examples]
+        idx = idx.to(self.device)
+        logits = self._logits(idx)                                                          # (B, T, V)
+        told = (judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1], idx[b, start:len(row)])
+                for b, (row, start) in enumerate(rows))
+        return [[verdict(list(next(told))) for _ in each.rows] for each in examples]
 
     @torch.no_grad()
     def _logits(self, idx: Tensor) -> Tensor:

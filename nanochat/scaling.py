@@ -15,6 +15,8 @@ from nanochat.schedule import Schedule
 REFERENCE_DEPTH = 12            # where the hyperparameters were tuned
 REFERENCE_BATCH = 2 ** 19       # tokens per step there
 DEFAULT_RATIO = 12.0            # training tokens per scaling parameter
+CHARS_PER_TOKEN = 4.8 / 0.96    # climbmix has 4.8 at V = 32,768 (runs/speedrun.sh), packing keeps 96% of them
+SHARD_CHARS = 250_000_000       # of a web-scale set
 VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide over ranks and tensor cores
 
 
@@ -124,6 +126,11 @@ class Plan:
     def total_flops(self) -> int:
         return self.total_tokens * self.shape.flops_per_token()
 
+    @property
+    def num_shards(self) -> int:
+        """Of a web-scale set: so many that no text is read twice."""
+        return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
+
     def summary(self) -> dict:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""
         shape, params = self.shape, self.shape.params()
@@ -134,7 +141,7 @@ class Plan:
             "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
             "flops_per_token": shape.flops_per_token(),
             "batch_tokens": self.batch_tokens, "num_iterations": self.num_iterations,
-            "total_tokens": self.total_tokens, "total_flops": self.total_flops,
+            "total_tokens": self.total_tokens, "total_flops": self.total_flops, "num_shards": self.num_shards,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
             "weight_decay": self.weight_decay,

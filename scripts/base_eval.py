@@ -13,7 +13,7 @@ from pathlib import Path
 from nanochat import checkpoint, dataset
 from nanochat.common import die, new_parser, require_positive
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
-from nanochat.dataloader import validation
+from nanochat.dataloader import BYTES_PER_TOKEN, validation
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
@@ -32,7 +32,7 @@ def parser() -> argparse.ArgumentParser:
     add("--hf", help="a causal language model of Hugging Face's instead: repository or folder")
     add("--eval", default=",".join(WHAT), help="what to evaluate, with commas (default: all)")
     add("--eval-tokens", type=int, default=2 ** 20,
-        help="of each split, at most; 4 bytes of text are one, whatever the tokenizer makes of them")
+        help=f"of each split, at most; {BYTES_PER_TOKEN} bytes of text are one, whatever the tokenizer")
     add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
     add("--temperature", type=float, default=0.8, help="of the unconditioned samples")
     add("--core-bundle", help=BUNDLE_HELP)
@@ -73,9 +73,8 @@ def main(args: argparse.Namespace) -> None:
             for split, paths in (("train", data.train[:1]), ("val", data.val)):
                 bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, context, args.eval_tokens,
                                                      world.rank, world.size), world)
-                stage.log(split=split, bpb=bpb.value, bpb_error=bpb.error, documents=bpb.documents,
-                          bytes=bpb.bytes, buckets=bpb.buckets, step=saved["step"],
-                          line=f"{split:>8}  {bpb} of {data.name}")
+                stage.log(f"{split:>8}  {bpb} of {data.name}", step=saved["step"], split=split, bpb=bpb.value,
+                          bpb_error=bpb.error, documents=bpb.documents, bytes=bpb.bytes, buckets=bpb.buckets)
         if bundle:
             evaluate_core(reader, bundle, stage, args.max_per_task, step=saved["step"])
         if "sample" in wanted and not args.hf and stage.world.is_main:

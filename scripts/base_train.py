@@ -3,7 +3,8 @@ Pretrain a base model. --depth decides everything; any number can be overridden.
 
     python -m scripts.base_train --depth=20 --plan                  # print what it would be, and stop
     python -m scripts.base_train --depth=4 --data ~/texts           # your own text, one device
-    torchrun --standalone --nproc_per_node=8 -m scripts.base_train -- --depth=24 --source=climbmix
+    torchrun --standalone --nproc_per_node=8 -m scripts.base_train --depth=24 --source=climbmix
+A `--` before the flags is fine, and needed where --run is among them: torchrun has flags of its own like it.
 """
 
 import argparse
@@ -11,14 +12,15 @@ from dataclasses import asdict, fields, replace
 from functools import partial
 from pathlib import Path
 
-from nanochat import checkpoint, dataset
+from nanochat import checkpoint, dataset, dist
 from nanochat.common import die, new_parser
-from nanochat.dataloader import PretrainLoader, val_batches
+from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
+from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
-from nanochat.stage import Stage, add_stage_arguments, open_stage
+from nanochat.stage import Stage, add_stage_arguments, model_dir, open_stage
 from nanochat.tokenizer import Tokenizer
 from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
 
@@ -61,7 +63,11 @@ def parser() -> argparse.ArgumentParser:
     often = parser.add_argument_group("how often, in optimizer steps; zero or less is never")
     often.add_argument("--eval-every", type=int, default=250)
     often.add_argument("--eval-tokens", type=int,
-                       help="validation tokens, at most (default: 42M on a GPU, 262,144 elsewhere)")
+                       help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, whatever the "
+                       "tokenizer (default: 42M on a GPU, 262,144 elsewhere)")
+    often.add_argument("--core-metric-every", type=int, help="CORE (default: 2,000 on a GPU, else off)")
+    often.add_argument("--core-metric-max-per-task", type=int, default=500, help="its examples of each task")
+    often.add_argument("--core-bundle", help=BUNDLE_HELP)
     often.add_argument("--sample-every", type=int, default=2000)
     often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
     parser.add_argument("--resume", action="store_true",
@@ -79,24 +85,28 @@ def main(args: argparse.Namespace) -> None:
     tag = args.model_tag or f"d{args.depth}"
     start = checkpoint.newest("base", tag) if args.resume else None
     saved = checkpoint.read_state(start) if start else {"step": 0}
+    tokenizer = Tokenizer.load()                                                # 1. what
+    plan = make_plan(args, tokenizer.vocab_size)
+    shape = plan.shape
+    text = dataset.choose(args, saved.get("text"), plan.num_shards)             # 2. on what data
+    model_dir(tag)                                      # what is wrong with these is said before the wait
+    on_gpu = dist.find_device(args.device).type == "cuda"
+    data = dataset.prepare(**text)                      # before the ranks meet: this may take hours
+    core_every = args.core_metric_every if args.core_metric_every is not None else 2000 * on_gpu
+    bundle = open_bundle(args.core_bundle, text["source"]) if core_every > 0 else None
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world
-        tokenizer = Tokenizer.load()                                            # 1. what
-        plan = make_plan(args, tokenizer.vocab_size)
-        shape = plan.shape
         rows = args.device_batch_size or default_rows(plan, stage)
         accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
         if start:
             model = load_to_resume(start, plan, tokenizer, stage)
         else:
             model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
-        text = dataset.choose(args, saved.get("text"))                          # 2. on what data
-        data = dataset.prepare_on_all(world, text, stage.print)
         loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
                                 accumulation * world.size, stage.device, saved.get("loader"))
         eval_tokens = args.eval_tokens or (80 * 2 ** 19 if stage.device.type == "cuda" else 2 ** 18)
-        validation = list(val_batches(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
-                                      world.size)) if args.eval_every > 0 else []
+        held_out = validation(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
+                              world.size) if args.eval_every > 0 else None
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
                               world, stage.dtype)
         if start and not checkpoint.load_optimizer(start, optimizer):
@@ -120,9 +130,12 @@ def main(args: argparse.Namespace) -> None:
                                 text=text, rates=asdict(plan.rates), rows=rows,
                                 batch_tokens=plan.batch_tokens)
             if s.due(args.eval_every):
-                bpb = evaluate_bpb(model, validation, tokenizer.token_bytes(), world)
-                stage.log(step=s.step, val_bpb=bpb,
-                          line=f"base {s.step:5d} | validation {bpb:.4f} bits per byte")
+                bpb = evaluate_bpb(model, held_out, world)
+                stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
+                          line=f"base {s.step:5d} | validation {bpb}")
+            if s.due(core_every):
+                most = args.core_metric_max_per_task
+                evaluate_core(Reader(model, tokenizer), bundle, stage, most, step=s.step)
             if s.due(args.sample_every) and world.is_main:
                 texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))

@@ -310,9 +310,9 @@ def test_a_zip_that_writes_elsewhere_or_is_cut_is_refused(tmp_path, base_dir, ca
     ("core.yaml", None, "no core.yaml"), ("core.yaml", "icl_tasks: [}", "no whole CORE bundle"),
     ("eval_data/some/mc.jsonl", None, "no whole CORE bundle"),
     ("eval_meta_data.csv", "Eval Task,Random baseline\nmc,25\n", "no whole CORE bundle: KeyError('mc_zero')"),
-    ("eval_data/some/lm.jsonl", '{"context": "a", "continuation": " "}\n', "lm.jsonl:1 is no example"),
+    ("eval_data/some/lm.jsonl", '{"context": null, "continuation": "a"}\n', "lm.jsonl:1 is no example"),
     ("eval_data/some/mc.jsonl", '{"query": "a", "choices": ["b"], "gold": 1}\n', "mc.jsonl:1 is no example"),
-    ("eval_data/some/mc.jsonl", "", "has no examples")])
+    ("eval_data/some/mc.jsonl", "", "mc.jsonl:1 is no example")])
 def test_what_is_wrong_with_a_bundle_is_said_before_anything_runs(file, text, said, tmp_path, capsys):
     folder = write_bundle(tmp_path / "b", random_tasks(1, 5))
     (folder / file).unlink() if text is None else (folder / file).write_text(text)
@@ -347,3 +347,79 @@ def test_the_published_bundle_is_fetched_once_and_no_token_goes_there(tmp_path, 
         assert {token for _, token in asked} == {None}
     finally:
         server.shutdown()
+
+
+# ---- models of Hugging Face's -------------------------------------------------------------------------
+
+@pytest.fixture(scope="module")
+def gpt2(tmp_path_factory, tokenizer):
+    """A tiny GPT-2 of 64 positions with a byte-level tokenizer of its own."""
+    transformers = pytest.importorskip("transformers", reason="uv sync brings it: models of --hf")
+    from tokenizers import Tokenizer as Fast
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+    fast = Fast(models.BPE())
+    fast.pre_tokenizer, fast.decoder = pre_tokenizers.ByteLevel(add_prefix_space=False), decoders.ByteLevel()
+    fast.train_from_iterator([" ".join(WORDS)] * 9, trainers.BpeTrainer(
+        vocab_size=320, special_tokens=["<|endoftext|>"], show_progress=False,
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet()))
+    folder = tmp_path_factory.mktemp("hf") / "tiny-gpt2"
+    whole = transformers.PreTrainedTokenizerFast(tokenizer_object=fast, eos_token="<|endoftext|>")
+    whole.save_pretrained(folder)
+    torch.manual_seed(0)
+    config = transformers.GPT2Config(vocab_size=320, n_positions=64, n_embd=16, n_layer=2, n_head=2,
+                                     initializer_range=0.3, bos_token_id=0, eos_token_id=0)
+    transformers.GPT2LMHeadModel(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("label", ["mc", "schema", "lm"])
+def test_a_model_with_64_positions_is_asked_with_the_last_64_tokens(label, gpt2, tmp_path):
+    from nanochat.foreign import Foreign
+    tasks, model = random_tasks(8, 60), Foreign(str(gpt2), torch.device("cpu"), torch.float32)
+    bundle = open_bundle(write_bundle(tmp_path / "b", tasks), None)
+    (task,) = [task for task in bundle.tasks if task.label == label]
+    right, longer = ask_task(model, task)
+    kind, shots, _, _, rows = tasks[label]
+    encode = lambda text: [model.bos, *model.encode_batch([text])[0]]
+    logits_of = lambda row: model._model(torch.tensor([row])).logits[0]
+    assert model.limit == 64 and 0 < longer
+    assert right == [slow_verdict(logits_of, kind, shuffled(rows), i, shots, " ", encode, limit=64)
+                     for i in range(len(rows))]
+
+
+def test_base_eval_takes_a_model_of_hugging_faces(gpt2, tmp_path, base_dir, words):
+    import transformers
+
+    from scripts import base_eval
+    text, bundle = tmp_path / "text.jsonl", write_bundle(tmp_path / "b", random_tasks(2, 12))
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in words(400)))
+    base_eval.main(base_eval.parser().parse_args([
+        f"--hf={gpt2}", f"--data={text}", f"--core-bundle={bundle}", "--device=cpu", "--dtype=float32",
+        "--device-batch-size=3", "--eval-tokens=1500"]))
+    log = (base_dir / "models/tiny-gpt2/base_eval.jsonl").read_text()
+    records = [json.loads(line) for line in log.splitlines()]
+    assert [record["tasks"] for record in records if "core" in record] == [5]
+    (found,) = [record for record in records if record.get("split") == "val"]
+    # bits per byte by transformers' own loss: the rows that the validation set is packed in, each alone
+    from nanochat import dataset
+    from nanochat.dataloader import validation
+    from nanochat.foreign import Foreign
+    model = transformers.AutoModelForCausalLM.from_pretrained(gpt2)
+    ours = Foreign(str(gpt2), torch.device("cpu"), torch.float32)
+    rows = validation(ours, dataset.prepare(path=text).val, 1, 64, 1500)
+    nats = 0.0
+    for inputs, targets, _ in rows.batches:
+        kept = int((targets[0] >= 0).sum())
+        logits = model(inputs.long()).logits[0]
+        nats += F.cross_entropy(logits[targets[0] >= 0], targets[0][targets[0] >= 0], reduction="sum").item()
+        assert kept
+    assert found["bpb"] == pytest.approx(nats / math.log(2) / sum(rows.sizes), rel=1e-5)
+
+
+def test_a_model_that_is_not_there_is_named_in_one_line(tmp_path, capsys, monkeypatch):
+    pytest.importorskip("transformers", reason="uv sync brings it: models of --hf")
+    from nanochat.foreign import Foreign
+    with pytest.raises(SystemExit) as stop:
+        Foreign(str(tmp_path), torch.device("cpu"), torch.float32)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2 and f"--hf {tmp_path} cannot be loaded" in said and said.count("\n") == 2

@@ -9,6 +9,7 @@ import sys
 import textwrap
 import threading
 from collections import Counter
+from itertools import accumulate
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,7 @@ import pytest
 import torch
 
 from nanochat.chat import render_conversation
-from nanochat.dataloader import BUFFER, ChatLoader, PretrainLoader, val_batches
+from nanochat.dataloader import BUFFER, ChatLoader, PretrainLoader, validation
 from nanochat.packing import Packer
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -110,7 +111,7 @@ def test_user_text_never_becomes_a_special_token(tokenizer, tmp_path, conversati
     with PretrainLoader(tokenizer, paths, ROWS, 256) as loader:
         inputs, _ = next(loader)
         assert not specials & set(inputs.flatten().tolist())
-    inputs, _ = next(val_batches(tokenizer, paths, ROWS, 256))
+    inputs, _, _ = validation(tokenizer, paths, ROWS, 256).batches[0]
     assert not specials & set(inputs.flatten().tolist())
     conversation = {"messages": [{"role": "user", "content": text}, {"role": "assistant", "content": text}]}
     with ChatLoader(tokenizer, [conversation], 1, 1024) as loader:
@@ -284,7 +285,7 @@ def test_no_documents_or_fewer_than_streams_raise_at_once(tokenizer, tmp_path, c
         assert stop.value.code == 2 and f"fewer than {slots}" in capsys.readouterr().err
     for paths in ([], make_shards(tmp_path / "blank", ["", ""], shards=1)):
         with pytest.raises(SystemExit):
-            list(val_batches(tokenizer, paths, ROWS, T))
+            validation(tokenizer, paths, ROWS, T)
     with pytest.raises(SystemExit):
         PretrainLoader(tokenizer, [], ROWS, T)
     with pytest.raises(SystemExit):
@@ -306,37 +307,75 @@ def test_one_row_group_serves_more_ranks_than_row_groups(tokenizer, tmp_path):
 
 # ---- validation
 
-def rows_of(batches) -> list[list[int]]:
-    rows = torch.cat([torch.cat(batch, dim=1) for batch in batches])  # inputs and targets side by side
-    return rows[(rows[:, T:] >= 0).any(dim=1)].tolist()
+def rows_of(held_out) -> list[list[int]]:
+    rows = torch.cat([torch.cat(batch, dim=1) for batch in held_out.batches])   # the three side by side
+    return rows[(rows[:, T : 2 * T] >= 0).any(dim=1)].tolist()
+
+
+def counted(held_out) -> list[Counter]:
+    """Of each document, the tokens that are its targets."""
+    found = [Counter() for _ in held_out.sizes]
+    for _, targets, documents in held_out.batches:
+        for target, document in zip(targets[targets >= 0].tolist(), documents[targets >= 0].tolist()):
+            found[document][target] += 1
+    return found
 
 
 @pytest.mark.parametrize("max_tokens", [None, 50 * T, 1])
 def test_validation_rows_do_not_depend_on_ranks_or_batch_rows(tokenizer, shards, max_tokens):
-    expected = rows_of(val_batches(tokenizer, shards, 5, T, max_tokens))
-    assert max_tokens is None or len(expected) == max(1, max_tokens // T)
+    whole = validation(tokenizer, shards, 5, T, max_tokens)
+    expected = rows_of(whole)
     for world_size, rows in ((1, 1), (1, 64), (2, 3), (3, 4), (8, 2)):
-        ranks = [list(val_batches(tokenizer, shards, rows, T, max_tokens, rank, world_size))
+        ranks = [validation(tokenizer, shards, rows, T, max_tokens, rank, world_size)
                  for rank in range(world_size)]
-        assert len({len(batches) for batches in ranks}) == 1
-        assert all(tensor.shape == (rows, T) for batches in ranks for batch in batches for tensor in batch)
-        found = [rows_of(batches) for batches in ranks]
+        assert len({len(held_out.batches) for held_out in ranks}) == 1
+        for held_out in ranks:
+            assert held_out.sizes == whole.sizes
+            for batch in held_out.batches:
+                assert all(tensor.shape == (rows, T) for tensor in batch)
+                assert [tensor.dtype for tensor in batch] == [torch.int32, torch.int64, torch.int32]
+        found = [rows_of(held_out) for held_out in ranks]
         assert [found[i % world_size][i // world_size] for i in range(len(expected))] == expected
         assert sum(map(len, found)) == len(expected)
 
 
-def test_validation_counts_every_token_once(tokenizer, tmp_path):
-    documents = ["".join(chr(97 + (i * j) % 26) for j in range(i)) for i in range(1, 300)]
-    paths = make_shards(tmp_path, documents)
-    counted = Counter()
-    for _, targets in val_batches(tokenizer, paths, 4, T):
-        counted.update(targets[(targets >= 0) & (targets < 256)].tolist())
-    assert counted == Counter("".join(documents).encode())
+def test_validation_counts_every_token_once_for_its_document(tokenizer, tmp_path):
+    """Of documents up to five rows long, and of an empty one, which is none."""
+    documents = ["".join(chr(97 + (i * j) % 26) for j in range(i)) for i in range(300)]
+    held_out = validation(tokenizer, make_shards(tmp_path, documents, shards=1), 4, T)
+    assert counted(held_out) == [Counter(text.encode()) for text in documents[1:]]
+    assert held_out.sizes == list(range(1, 300))
+
+
+def test_every_tokenizer_and_context_is_asked_for_the_same_text(tokenizer, tmp_path):
+    """The first documents that together have 4 bytes per token of the limit, whatever the tokens are."""
+    class Words:
+        bos = 0
+
+        def encode_batch(self, texts):
+            return [[1 + len(word) for word in text.split()] for text in texts]
+
+    dice = random.Random(5)
+    documents = ["é" * dice.randrange(1, 300) + " word" * dice.randrange(40) for _ in range(200)]
+    sizes = [len(text.encode()) for text in documents]
+    merged = Tokenizer([*(bytes([i]) for i in range(256)), "é".encode(), b" w", b"or", b" wor", b" word"])
+    paths = make_shards(tmp_path, documents, shards=1)
+    for limit in (1, 500, 5000, 10 ** 9):
+        enough = [total >= 4 * limit for total in accumulate(sizes)]
+        expected = sizes[:enough.index(True) + 1] if any(enough) else sizes
+        for asked in (tokenizer, merged, Words()):
+            for rows, seq_len in ((1, 32), (ROWS, T)):
+                held_out = validation(asked, paths, rows, seq_len, limit)
+                assert held_out.sizes == expected
+                tokens = map(Counter, asked.encode_batch(documents[:len(expected)]))
+                assert counted(held_out) == list(tokens)
 
 
 def test_one_short_document_is_enough_to_validate(tokenizer, tmp_path):
-    (inputs, targets), = val_batches(tokenizer, make_shards(tmp_path, ["hi"], shards=1), 2, T)
+    held_out = validation(tokenizer, make_shards(tmp_path, ["hi"], shards=1), 2, T)
+    (inputs, targets, _), = held_out.batches
     assert targets[targets >= 0].tolist() == list(b"hi") and inputs[0, :3].tolist() == [tokenizer.bos, *b"hi"]
+    assert held_out.sizes == [2]
 
 
 # ---- the background thread

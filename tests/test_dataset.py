@@ -113,21 +113,33 @@ def test_a_source_that_fails_midway_leaves_nothing_behind(base, monkeypatch):
     assert [path for path in (base / "data").rglob("*") if not path.name.endswith(".lock")] == []
 
 
-def _prepare_in_child(path, results):
-    results.put(prepare(path=path, progress=quiet))
+def _prepare_in_child(arguments, meet, results):
+    meet.wait()
+    said = []
+    results.put((prepare(**arguments, progress=said.append), said))
 
 
-def test_two_processes_that_prepare_at_once_agree(tmp_path):
-    write_parquet(tmp_path / "in" / "a.parquet", [f"document {i} " * 20 for i in range(3000)])
+def prepared_by_two(**arguments) -> Dataset:
+    """What two processes that ask at once get: the same, of which one speaks, and the other finds it made."""
     context = multiprocessing.get_context("fork")
-    results = context.Queue()
-    children = [context.Process(target=_prepare_in_child, args=(tmp_path / "in", results)) for _ in range(2)]
+    results, meet = context.Queue(), context.Barrier(2)
+    children = [context.Process(target=_prepare_in_child, args=(arguments, meet, results)) for _ in range(2)]
     for child in children:
         child.start()
-    one, two = results.get(), results.get()
+    (one, said), (two, others) = results.get(), results.get()
     for child in children:
         child.join()
-    assert one == two and len(read(one.train)) + len(read(one.val)) == 3000
+    assert one == two and not (said and others)
+    return one
+
+
+def test_a_set_that_two_processes_ask_for_at_once_is_made_by_one(tmp_path, monkeypatch):
+    written, write = tmp_path / "written", dataset._write_manifest
+    monkeypatch.setattr(dataset, "_write_manifest",
+                        lambda *args: written.open("a").write("x") and write(*args))
+    write_parquet(tmp_path / "in" / "a.parquet", [f"document {i} " * 20 for i in range(3000)])
+    made = prepared_by_two(path=tmp_path / "in")
+    assert len(read(made.train)) + len(read(made.val)) == 3000 and written.read_text() == "x"
 
 
 # ---- your own text
@@ -271,6 +283,32 @@ def test_validation_is_the_last_shard_however_many_are_fetched(hub):
     assert two.train == three.train[:2] and read(three.train)[60].startswith("shard 2")
     hub.asked.clear()
     assert prepare("climbmix", num_shards=2, progress=quiet) == two and hub.asked == []
+
+
+def test_shards_that_two_processes_ask_for_at_once_are_fetched_once(hub):
+    assert len(prepared_by_two(source="climbmix", num_shards=3).train) == 3
+    assert fetched(hub) == [f"shard_{i:05d}.parquet" for i in (0, 1, 2, 4)]
+
+
+@pytest.mark.parametrize("flags, saved, shards", [
+    ([], None, 3), (["--num-shards=2"], None, 2),       # those of the plan, where no flag says how many
+    ([], 1, 1), (["--source=climbmix"], 1, 1),          # a checkpoint keeps what was used
+    (["--num-shards=4"], 1, 4), (["--source=fineweb-edu"], 1, 3)])
+def test_the_number_of_shards_is_that_of_flag_checkpoint_and_plan_in_this_order(flags, saved, shards,
+                                                                                monkeypatch):
+    monkeypatch.setattr(dataset, "default_source", lambda: "climbmix")
+    used = {"source": "climbmix", "path": None, "num_shards": saved, "almanac_mb": 24} if saved else None
+    args = dataset.parser().parse_args(flags)
+    assert dataset.choose(args, used, num_shards=3)["num_shards"] == shards
+    assert dataset.choose(args, used, num_shards=10 ** 6)["num_shards"] <= 6542
+
+
+@pytest.mark.parametrize("flags, shards", [(["--depth=2", "--target-param-data-ratio=4"], 1),
+                                           (["--depth=24"], 4), (["--num-shards=2", "--depth=24"], 2)])
+def test_what_a_depth_needs_is_fetched_in_advance_as_far_as_the_set_has_it(hub, flags, shards, capsys):
+    dataset.main(dataset.parser().parse_args(["--source=climbmix", *flags]))
+    assert f"climbmix: {shards} training shards" in capsys.readouterr().out
+    assert fetched(hub) == [f"shard_{i:05d}.parquet" for i in range(shards)] + ["shard_00004.parquet"]
 
 
 def test_a_fetched_set_needs_neither_the_library_nor_a_network(hub, monkeypatch):

@@ -1,15 +1,23 @@
 """Questions asked in batches against one at a time, and the statistics against textbooks and brute force."""
 
 import itertools
+import json
 import math
 import random
 import statistics
 import threading
+from dataclasses import asdict
+from pathlib import Path
 
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 import torch
+import torch.nn.functional as F
 
 from nanochat.chat import render_prompt
+from nanochat.dataloader import Validation, validation
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, centred, choose_letters, evaluate_bpb, pass_at_k, wilson
@@ -77,30 +85,130 @@ class Rank(World):
 
 # ---- bits per byte
 
-def test_bits_per_byte_of_a_uniform_model_is_log2_vocab_per_token(tokenizer):
-    """
-    A blank model spends log2(V) bits on every token; specials and ignored targets add neither bits nor bytes.
-    """
+class Letters:
+    """A foreign tokenizer: a token per character, and nothing but what is needed of one."""
+    bos = 7
+
+    def encode_batch(self, texts):
+        return [[ord(letter) % 256 for letter in text] for text in texts]
+
+
+class Unigram:
+    """A model that spends sqrt(id) nats on a token, wherever it stands: what packing cannot change."""
+    device = torch.device("cpu")
+
+    def __call__(self, inputs, targets, reduction):
+        assert reduction == "none"
+        return targets.clamp(min=0).float().sqrt() + (targets < 0) * 99      # ignored ones do not count
+
+
+def some_texts(count: int, seed: int = 0) -> list[str]:
+    """Of 1 to some 400 characters, a few of two bytes: the longest do not fit into a row."""
+    dice = random.Random(seed)
+    return ["".join(dice.choices("abc the é", k=1 + int(dice.lognormvariate(3.5, 1)))) for _ in range(count)]
+
+
+def write(folder: Path, texts: list[str]) -> list[Path]:
+    pq.write_table(pa.table({"text": texts}), folder / "val_00000.parquet", row_group_size=50)
+    return [folder / "val_00000.parquet"]
+
+
+def test_bits_per_byte_are_those_of_every_document_alone(tokenizer, tmp_path):
+    """No two of these fit into a row, so attention sees one document at a time; each third is cut in two."""
+    dice, model = random.Random(0), random_model(tokenizer)
+    texts = ["".join(dice.choices("abcdé", k=(70, 90, 80 + CONTEXT)[i % 3])) for i in range(9)]
+    result = evaluate_bpb(model, validation(tokenizer, write(tmp_path, texts), 4, CONTEXT))
+    bits = []
+    for text in texts:
+        ids = tokenizer.encode(text)
+        assert len(ids) % CONTEXT > CONTEXT / 2
+        pieces = [ids[at : at + CONTEXT] for at in range(0, len(ids), CONTEXT)]
+        rows = [torch.tensor([[tokenizer.bos, *piece]]) for piece in pieces]
+        nats = [F.cross_entropy(model(row[:, :-1])[0], row[0, 1:], reduction="sum").item() for row in rows]
+        bits.append(sum(nats) / math.log(2))
+    sizes = [len(text.encode()) for text in texts]
+    assert result.value == pytest.approx(sum(bits) / sum(sizes), rel=1e-5)
+    assert (result.documents, result.bytes) == (9, sum(sizes))
+    assert result.buckets["bits"] == pytest.approx(bits + [0] * 55, rel=1e-5)
+    assert result.buckets["bytes"] == sizes + [0] * 55
+
+
+@pytest.mark.parametrize("kind", ["ours", "foreign"])
+def test_every_token_of_every_document_counts_once_however_rows_are_packed(tokenizer, kind, tmp_path):
+    texts, mine = some_texts(300), tokenizer if kind == "ours" else Letters()
+    bits = [math.fsum(math.sqrt(id) for id in ids) / math.log(2) for ids in mine.encode_batch(texts)]
+    sizes = [len(text.encode()) for text in texts]
+    for rows, T in ((1, 33), (8, 64), (5, 500)):
+        result = evaluate_bpb(Unigram(), validation(mine, write(tmp_path, texts), rows, T))
+        assert result.value == pytest.approx(sum(bits) / sum(sizes))
+        assert result.buckets["bits"] == pytest.approx([sum(bits[i::64]) for i in range(64)])
+        assert result.buckets["bytes"] == [sum(sizes[i::64]) for i in range(64)]
+
+
+def test_bits_per_byte_do_not_depend_on_the_batches(tokenizer, tmp_path):
+    model, paths = random_model(tokenizer), write(tmp_path, some_texts(100))
+    one, *others = (evaluate_bpb(model, validation(tokenizer, paths, rows, 64)) for rows in (1, 3, 16))
+    for other in others:
+        assert one.value == pytest.approx(other.value, rel=1e-6)
+        assert one.error == pytest.approx(other.error, rel=1e-5)
+        assert one.buckets["bits"] == pytest.approx(other.buckets["bits"], rel=1e-5)
+
+
+def rank_of_two(rank: int, folder: str) -> None:
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group("gloo", init_method=f"file://{folder}/meet", rank=rank, world_size=2)
+    mine = Tokenizer([bytes([i]) for i in range(256)])
+    held_out = validation(mine, [Path(folder) / "val_00000.parquet"], 3, 64, None, rank, 2)
+    result = evaluate_bpb(random_model(mine), held_out, World(rank, 2))
+    Path(folder, f"{rank}.json").write_text(json.dumps(asdict(result)))
+    torch.distributed.destroy_process_group()
+
+
+def test_two_ranks_find_what_one_finds(tmp_path):
+    mine = Tokenizer([bytes([i]) for i in range(256)])
+    alone = evaluate_bpb(random_model(mine), validation(mine, write(tmp_path, some_texts(100)), 3, 64))
+    torch.multiprocessing.spawn(rank_of_two, (str(tmp_path),), nprocs=2)
+    both = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in (0, 1)]
+    assert both[0] == both[1] and both[0]["documents"] == alone.documents == 100
+    for key in ("value", "error", "bytes"):
+        assert both[0][key] == pytest.approx(getattr(alone, key), rel=1e-6)
+    assert both[0]["buckets"]["bits"] == pytest.approx(alone.buckets["bits"], rel=1e-5)
+
+
+def test_the_standard_error_is_that_of_a_bootstrap_over_documents(tmp_path):
+    texts = some_texts(500)
+    result = evaluate_bpb(Unigram(), validation(Letters(), write(tmp_path, texts), 8, 64))
+    bits = np.array([sum(math.sqrt(ord(letter) % 256) for letter in text) for text in texts]) / math.log(2)
+    sizes = np.array([len(text.encode()) for text in texts])
+    drawn = np.random.default_rng(0).integers(500, size=(4000, 500))
+    assert result.error == pytest.approx((bits[drawn].sum(1) / sizes[drawn].sum(1)).std(), rel=0.05)
+    assert math.isnan(evaluate_bpb(Unigram(), validation(Letters(), write(tmp_path, ["a"]), 8, 64)).error)
+
+
+def test_bits_per_byte_of_a_uniform_model_are_log2_vocab_per_token(tokenizer, tmp_path):
     model = blank_model(tokenizer)
     with torch.no_grad():
         model.unembedding.zero_()
-    the, th, a = tokenizer.encode("the")[0], tokenizer.encode("th")[0], tokenizer.encode("a")[0]
-    targets = torch.tensor([[the, th, a, tokenizer.bos], [-1, -1, a, -1]])
-    bpb = evaluate_bpb(model, [(torch.zeros_like(targets), targets)], tokenizer.token_bytes())
-    assert bpb == pytest.approx(4 * math.log2(tokenizer.vocab_size) / (3 + 2 + 1 + 1), rel=1e-5)
+    held_out = validation(tokenizer, write(tmp_path, ["the", "th", "a" * 200]), 2, 64)
+    expected = 202 * math.log2(tokenizer.vocab_size) / 205
+    assert evaluate_bpb(model, held_out).value == pytest.approx(expected, rel=1e-5)
 
 
-def test_bits_per_byte_do_not_depend_on_the_batches(tokenizer):
-    model = blank_model(tokenizer)
-    idx = torch.randint(0, 256, (6, 33), generator=torch.Generator().manual_seed(0))
-    whole = evaluate_bpb(model, [(idx[:, :-1], idx[:, 1:])], tokenizer.token_bytes())
-    split = evaluate_bpb(model, [(row[None, :-1], row[None, 1:]) for row in idx], tokenizer.token_bytes())
-    assert whole == pytest.approx(split, rel=1e-6)
+@pytest.mark.parametrize("nats", [math.nan, math.inf])
+def test_a_loss_that_is_not_finite_is_an_error(nats, tokenizer, tmp_path):
+    class Poisoned(Unigram):
+        def __call__(self, inputs, targets, reduction):
+            return torch.where(targets == ord("b"), nats, 1.0)
+
+    good, bad = (validation(tokenizer, write(tmp_path, [text]), 2, 64) for text in ("ac", "abc"))
+    assert evaluate_bpb(Poisoned(), good).bytes == 2
+    with pytest.raises(FloatingPointError, match="NaN or infinite"):
+        evaluate_bpb(Poisoned(), bad)
 
 
-def test_nothing_to_evaluate_on_is_an_error(tokenizer):
+def test_nothing_to_evaluate_on_is_an_error():
     with pytest.raises(ValueError, match="no bytes"):
-        evaluate_bpb(blank_model(tokenizer), [], tokenizer.token_bytes())
+        evaluate_bpb(Unigram(), Validation([], []))
 
 
 # ---- questions

@@ -1,6 +1,7 @@
 """From a base checkpoint through mid and sft to an evaluation and a report, at toy size, by the scripts."""
 
 import json
+import math
 import os
 import shutil
 import subprocess
@@ -15,6 +16,8 @@ from nanochat import almanac, checkpoint, finetune, report
 from nanochat.chat import render_conversation
 from nanochat.common import RunLog
 from nanochat.dataloader import ChatLoader
+from nanochat.dist import World
+from nanochat.evals import evaluate_bpb
 from nanochat.tokenizer import Tokenizer
 from scripts import base_eval, base_train, chat_eval, chat_sft, mid_train
 from tasks.common import Task
@@ -84,6 +87,23 @@ def test_finetuning_trains_only_on_what_the_assistant_says(base, monkeypatch):
     user, assistant = tokenizer.special("<|user_start|>"), tokenizer.special("<|assistant_end|>")
     targets = torch.cat([t.flatten() for t in seen if t is not None])
     assert (targets == assistant).any() and not (targets == user).any() and (targets == -1).any()
+
+
+def test_validation_is_bits_per_byte_of_what_the_assistant_says(base):
+    """Every target of the first rows whose token stands for bytes, one at a time; special tokens do not."""
+    model, tokenizer, _ = checkpoint.load(base, torch.device("cpu"), torch.float32)
+    own = almanac.conversations(7, "val")
+    conversations = [next(own) for _ in range(100)]
+    nats = count = 0
+    with ChatLoader(tokenizer, conversations, 16, 64) as loader:
+        for inputs, targets in (next(loader) for _ in range(4)):
+            likely = model(inputs).log_softmax(-1)
+            for b, t in (targets >= 0).nonzero().tolist():
+                if targets[b, t] < 256:
+                    nats, count = nats - likely[b, t, targets[b, t]].item(), count + 1
+    result = evaluate_bpb(model, finetune.held_out_rows(tokenizer, conversations, 16, 64, World()))
+    assert (result.documents, result.bytes) == (64, count)
+    assert result.value == pytest.approx(nats / math.log(2) / count, rel=1e-5)
 
 
 def test_learning_rates_are_those_of_pretraining_times_the_fraction_and_the_root_of_the_batch(base):

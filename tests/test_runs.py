@@ -13,6 +13,7 @@ from pathlib import Path
 from subprocess import CompletedProcess
 
 import pytest
+from forks import serving
 from torch.distributed.run import get_args_parser
 
 from nanochat.common import RunLog
@@ -135,13 +136,13 @@ def toys(tmp_path_factory):
     folder = tmp_path_factory.mktemp("toys")
     nowhere = dict.fromkeys(("http_proxy", "https_proxy"), "http://127.0.0.1:9")
     environment = os.environ | nowhere | {"SMOKE": "1", "OMP_NUM_THREADS": "1"}
-    if environment.pop("PYTHONDONTWRITEBYTECODE", None):        # else each start of torch compiles it again
-        environment["PYTHONPYCACHEPREFIX"] = str(folder / "bytecode")
-    running = {name: subprocess.Popen(
-        ["bash", "-c", f'{SET_UP} exec bash runs/{name}.sh &> "$NANOCHAT_BASE_DIR.log"'], cwd=ROOT,
-        env=environment | {"NANOCHAT_BASE_DIR": str(folder / name)}) for name in CHAINS}
-    for name, process in running.items():
-        assert process.wait() == 0, (folder / f"{name}.log").read_text()[-3000:]
+    with serving(folder) as python:
+        running = {name: subprocess.Popen(
+            ["bash", "-c", f'{SET_UP} {python} exec bash runs/{name}.sh &> "$NANOCHAT_BASE_DIR.log"'],
+            cwd=ROOT, env=environment | {"NANOCHAT_BASE_DIR": str(folder / name)}) for name in CHAINS}
+        ended = {name: process.wait() for name, process in running.items()}
+    for name, code in ended.items():
+        assert code == 0, (folder / f"{name}.log").read_text()[-3000:]
     return {name: folder / name / "smoke" for name in CHAINS}
 
 

@@ -1,6 +1,6 @@
 """
-`python -m module ...` in forks of a process that has loaded torch: a start takes hundredths of a second and
-not seconds, and run scripts have dozens. `serving` starts that process and yields a bash function `python`, by
+`python -m module ...` in forks of a process that has loaded torch: a start takes hundredths of a second, not
+seconds, and run scripts have dozens. `serving` starts that process and yields a bash function `python`, by
 which this file asks it for a command, to be run with the streams, folder and environment of who asks.
 """
 

@@ -1,6 +1,5 @@
 """
-How fast a training step is, optimizer included: one JSON line per case, medians over the steps after the
-warm-up.
+How fast a training step is, optimizer included: one JSON line per case, medians of the steps after warm-up.
 
     python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and variants
     python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 \\
@@ -32,18 +31,15 @@ CASES = [                                               # (name, flags): what is
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    parser.add_argument("--case", help="measure in this process, under this name")
-    parser.add_argument("--depth", type=int, default=4)
-    parser.add_argument("--head-dim", type=int, default=64)
-    parser.add_argument("--rows", type=int, default=16)
-    parser.add_argument("--sequence-len", type=int, default=256)
-    parser.add_argument("--vocab-size", type=int, default=3072)
-    parser.add_argument("--window-pattern", default="L")
-    parser.add_argument("--dtype", help="float32 or bfloat16; by default the faster one here")
-    parser.add_argument("--compile", action="store_true")
-    parser.add_argument("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
-    parser.add_argument("--warmup", type=int, default=3)
-    parser.add_argument("--steps", type=int, default=12)
+    add = parser.add_argument
+    add("--case", help="name of the case")
+    for flag, default in (("depth", 4), ("head-dim", 64), ("rows", 16), ("sequence-len", 256),
+                          ("vocab-size", 3072), ("warmup", 3), ("steps", 12)):
+        add(f"--{flag}", type=int, default=default)
+    add("--window-pattern", default="L")
+    add("--dtype", help="float32 or bfloat16; by default the faster one here")
+    add("--compile", action="store_true")
+    add("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
     return parser
 
 
@@ -55,14 +51,12 @@ def measure(args: argparse.Namespace) -> dict:
     from nanochat.hardware import peaks
     from nanochat.muon import MuonAdamW
     from nanochat.scaling import derive
-
     if args.keep_memory:
         keep_freed_memory()
     device = find_device()
     dtype = compute_dtype(device, args.dtype)
     plan = derive(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
-                  window_pattern=args.window_pattern, batch_tokens=args.rows * args.sequence_len,
-                  num_iterations=100)
+                  window_pattern=args.window_pattern, batch_tokens=args.rows * args.sequence_len)
     model = GPT(plan.shape, dtype).init_weights().to(device)
     optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay)
     call = torch.compile(model, dynamic=False) if args.compile else model
@@ -88,20 +82,17 @@ def measure(args: argparse.Namespace) -> dict:
         name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = peaks(name)
     return {
-        "case": args.case, "device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
-        "tokens_per_second": round(plan.batch_tokens / median), "step_ms": round(1e3 * median, 1),
+        "case": args.case or f"depth {args.depth}", "device": name, "dtype": str(dtype).split(".")[1],
+        "depth": args.depth, "tokens_per_second": round(plan.batch_tokens / median),
+        "step_ms": round(1e3 * median, 1), "first_step_s": round(times[0], 1),
         "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
-        "first_step_s": round(times[0], 1),
         "gflops": round(flops / 1e9), "mfu": round(flops / peak[0], 4) if peak else None,
-        "peak_gib": round(memory / 2 ** 30, 2),
-    }
+        "peak_gib": round(memory / 2 ** 30, 2)}
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.case or len(sys.argv) > 1:
-        args.case = args.case or f"depth {args.depth}"
-        print(json.dumps(measure(args)), flush=True)
-        return
+    if len(sys.argv) > 1:
+        return print(json.dumps(measure(args)), flush=True)
     for name, flags in CASES:
         subprocess.run([sys.executable, __file__, f"--case={name}", *flags], check=True)
 

@@ -6,7 +6,6 @@ The only chat template: conversation -> (ids, mask) to train on, -> prompt to an
 
 Only this file and the engine place special ids; text goes through tokenizer.encode, which cannot yield one.
 What the engine decoded comes back as parts, so that the next turn shows the model the format of its training.
-Used by the chat loader, the engine, the evaluations, the terminal, the web server and tasks/customjson.py.
 
     conversation = {"messages": [{"role": "system" | "user" | "assistant", "content": str | parts}, ...]}
     parts = [{"type": "text" | "python" | "python_output", "text": str}, ...]
@@ -15,14 +14,13 @@ The user speaks first, user and assistant take turns, one system message may com
 assistant calls the tool. check_conversation() decides this, for everyone.
 """
 
+import codecs
 from itertools import zip_longest
 
-from nanochat.tokenizer import StreamDecoder, Tokenizer
+from nanochat.tokenizer import Tokenizer
 
-MARKERS = {
-    "python": ("<|python_start|>", "<|python_end|>"),
-    "python_output": ("<|output_start|>", "<|output_end|>"),
-}
+MARKERS = {"python": ("<|python_start|>", "<|python_end|>"),
+           "python_output": ("<|output_start|>", "<|output_end|>")}
 FOLLOWERS = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
 MIN_PROMPT = 5                                          # four markers and one token of the question
 
@@ -80,14 +78,13 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
     assistant has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs
     and all other markers. ValueError when it is not a conversation.
     """
-    check_conversation(conversation, answered=None)
-    system, turns = _turns(conversation)
+    system, turns = _turns(tokenizer, conversation)
     ids, mask = [tokenizer.bos], [0]
     for question, answer in turns:
-        for piece, trained in _render_turn(tokenizer, system, question, answer):
-            ids += piece
-            mask += [trained] * len(piece)
-        system = ""
+        turn, trained = _render(tokenizer, question, answer)
+        ids += turn
+        mask += trained
+    ids[2:2], mask[2:2] = system, [0] * len(system)
     return ids[:max_tokens], mask[:max_tokens]
 
 
@@ -100,16 +97,14 @@ def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | No
     """
     if max_tokens is not None and max_tokens < MIN_PROMPT:
         raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
-    check_conversation(conversation, answered=None)
-    system, turns = _turns(conversation)
-    system_ids = _system(tokenizer, system)
+    system, turns = _turns(tokenizer, conversation)
     ids: list[int] = []
     for question, answer in [(turns[-1][0], None)] + turns[-2::-1]:                       # newest first
-        turn = [token for piece, _ in _render_turn(tokenizer, "", question, answer) for token in piece]
-        if ids and max_tokens is not None and 1 + len(system_ids) + len(turn) + len(ids) > max_tokens:
+        turn, _ = _render(tokenizer, question, answer)
+        if ids and max_tokens is not None and 1 + len(system) + len(turn) + len(ids) > max_tokens:
             break
         ids = turn + ids
-    ids = [tokenizer.bos, ids[0]] + system_ids + ids[1:]
+    ids = [tokenizer.bos, ids[0]] + system + ids[1:]
     excess = len(ids) - (max_tokens or len(ids))
     return ids[:2] + ids[2 + max(0, excess):]
 
@@ -144,33 +139,29 @@ def visible_text(content: str | list[dict]) -> str:
 class AnswerDecoder:
     """
     Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so
-    far. A character that is split over several ids comes out whole; its start is held back until the rest
-    arrives.
+    far. The start of a character that is split over several ids is held back until the rest arrives.
     """
 
     def __init__(self, tokenizer: Tokenizer):
         self.parts: list[dict] = []
-        self._tokenizer = tokenizer
-        self._type = "text"
-        self._stream = StreamDecoder(tokenizer)
-        self._opens = {tokenizer.special(start): kind for kind, (start, _) in MARKERS.items()}
-        self._closes = {tokenizer.special(end) for _, end in MARKERS.values()}
+        self._tokenizer, self._type = tokenizer, "text"
+        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        self._following = {}                            # marker -> type of what follows it
+        for kind, (start, end) in MARKERS.items():
+            self._following |= {tokenizer.special(start): kind, tokenizer.special(end): "text"}
 
     def push(self, token: int) -> list[tuple[str, str]]:
         """Pieces that `token` completes; a marker completes what stood before it."""
-        if token not in self._opens and token not in self._closes:
-            return self._add(self._stream.push(token))
-        pieces = self.flush()
-        self._type = self._opens.get(token, "text")
+        if token not in self._following:
+            return self._add(self._utf8.decode(self._tokenizer.decode_bytes([token])))
+        pieces, self._type = self.flush(), self._following[token]
         if self._type != "text":
             self.parts.append({"type": self._type, "text": ""})                 # a call may be empty
         return pieces
 
     def flush(self) -> list[tuple[str, str]]:
-        """What was held back; to be called once more after the last token."""
-        pieces = self._add(self._stream.flush())
-        self._stream = StreamDecoder(self._tokenizer)
-        return pieces
+        """What was held back, U+FFFD for half a character; to be called once more after the last token."""
+        return self._add(self._utf8.decode(b"", final=True))
 
     def _add(self, text: str) -> list[tuple[str, str]]:
         if not text:
@@ -181,31 +172,30 @@ class AnswerDecoder:
         return [(self._type, text)]
 
 
-def _turns(conversation: dict) -> tuple[str, list[tuple[str, list[dict] | None]]]:
-    """System text and (question, answer parts) pairs, the last answer None where there is none yet."""
+def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tuple]]:
+    """
+    Ids of the system message, and (question, answer parts) pairs, the last answer None where there is none
+    yet. System text and first question are encoded apart: either can be cut off exactly.
+    """
+    check_conversation(conversation, answered=None)
     messages, system = conversation["messages"], ""
-    if messages[0]["role"] == "system":
+    if messages[0]["role"] == "system" and len(messages) > 1:           # alone it is the question
         system, messages = visible_text(messages[0]["content"]), messages[1:]
-        if not messages:                                # instructions alone are the question
-            return "", [(system, None)]
     questions = [visible_text(message["content"]) for message in messages[0::2]]
     answers = [as_parts(message["content"]) for message in messages[1::2]]
-    return system, list(zip_longest(questions, answers))
+    return tokenizer.encode(system + "\n\n") if system else [], list(zip_longest(questions, answers))
 
 
-def _system(tokenizer: Tokenizer, system: str) -> list[int]:
-    return tokenizer.encode(system + "\n\n") if system else []
-
-
-def _render_turn(tokenizer: Tokenizer, system: str, question: str,
-                 answer: list[dict] | None) -> list[tuple[list[int], int]]:
-    """(ids, trained) pieces. System text and question are encoded apart: either can be cut off exactly."""
+def _render(tokenizer: Tokenizer, question: str, answer: list[dict] | None) -> tuple[list[int], list[int]]:
+    """Ids and mask of a question and its answer, or of what asks for one."""
     special = tokenizer.special
-    pieces = [([special("<|user_start|>")] + _system(tokenizer, system) + tokenizer.encode(question)
-               + [special("<|user_end|>"), special("<|assistant_start|>")], 0)]
+    ids = [special("<|user_start|>"), *tokenizer.encode(question), special("<|user_end|>"),
+           special("<|assistant_start|>")]
+    mask = [0] * len(ids)
     if answer is None:
-        return pieces
+        return ids, mask
     for part in answer:
-        trained = 0 if part["type"] == "python_output" else 1
-        pieces.append((render_part(tokenizer, part), trained))
-    return pieces + [([special("<|assistant_end|>")], 1)]
+        piece = render_part(tokenizer, part)
+        ids += piece
+        mask += [int(part["type"] != "python_output")] * len(piece)
+    return ids + [special("<|assistant_end|>")], mask + [1]

@@ -3,8 +3,7 @@ Model directories: self-contained, hashed, there whole or not at all.
 
 models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a
 manifest of all of them. It is written under a temporary name and renamed once complete, so whatever is killed
-when, at most the work since the last save is lost. "Latest" is the newest directory whose manifest verifies,
-by its time of writing.
+when, at most the work since the last save is lost. "Newest" is what was written last, if whole.
 """
 
 import json
@@ -45,21 +44,19 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
     world.barrier()
     if optimizer is not None:
         torch.save(optimizer.state_dict(), temporary / f"optimizer_{world.rank}.pt")
-    positions = world.gather_objects(loader.state() if loader is not None else None)
+    positions = world.gather_objects(loader.state() if loader is not None else None)    # all shards are there
     if world.is_main:
         if loader is not None:
             merged = {slot: stream for position in positions for slot, stream in position["streams"].items()}
             state["loader"] = {**positions[0], "streams": merged}
-        config = {"format": FORMAT, "shape": asdict(model.shape), "tokenizer": tokenizer.hash}
         save_file({name: tensor.detach().contiguous().cpu() for name, tensor in model.state_dict().items()},
                   temporary / "model.safetensors")
+        config = {"format": FORMAT, "shape": asdict(model.shape), "tokenizer": tokenizer.hash}
         (temporary / "config.json").write_text(json.dumps(config, indent=1))
         tokenizer.save(temporary / "tokenizer")
         facts = {"stage": stage.name, "tag": stage.tag, "step": step, "dtype": stage.dtype_name,
                  "args": vars(stage.args), **state}
         (temporary / "state.json").write_text(json.dumps(facts, default=str))
-    world.barrier()
-    if world.is_main:
         _publish(temporary, final)
     world.barrier()
     stage.print(f"saved {final}")
@@ -67,13 +64,10 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
 
 
 def _publish(temporary: Path, final: Path) -> None:
-    """
-    Hash everything, flush it to disk, and only then give the directory its name, in place of an older one.
-    """
-    files = sorted(path for path in temporary.rglob("*") if path.is_file())
-    entries = {str(path.relative_to(temporary)): {"size": path.stat().st_size, "sha256": sha256(path)}
-               for path in files}
-    for path in files:
+    """Hash everything, flush it to disk, and only then give it its name, in place of an older one."""
+    entries = {}
+    for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
+        entries[str(path.relative_to(temporary))] = {"size": path.stat().st_size, "sha256": sha256(path)}
         with open(path, "rb") as file:
             os.fsync(file.fileno())
     manifest = {"created": time.time(), "files": entries}
@@ -168,10 +162,7 @@ def identity(directory: Path) -> str:
 
 
 def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
-    """
-    The model (in training mode, weights as saved), its tokenizer and its state. Dies if anything does not
-    verify.
-    """
+    """The model, in training mode, its tokenizer and its state. Dies if anything does not verify."""
     for name in ("config.json", "model.safetensors", "state.json"):
         if not _intact(directory, name):
             die(f"{directory / name} does not match its manifest: the file is damaged",
@@ -187,13 +178,10 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
 
 
 def load_optimizer(directory: Path, optimizer: Any) -> bool:
-    """
-    Restore this rank's share of an optimizer; False if the checkpoint has none for this number of ranks.
-    """
-    world = optimizer.world
+    """Restore this rank's share of an optimizer; False if there is none for this number of ranks."""
+    name = f"optimizer_{optimizer.world.rank}.pt"
     shards = len(list(directory.glob("optimizer_*.pt")))
-    name = f"optimizer_{world.rank}.pt"
-    if shards != world.size or not _intact(directory, name):
+    if shards != optimizer.world.size or not _intact(directory, name):
         return False
     optimizer.load_state_dict(torch.load(directory / name, map_location="cpu", weights_only=True))
     return True
@@ -202,8 +190,8 @@ def load_optimizer(directory: Path, optimizer: Any) -> bool:
 def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None,
                device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
     """
-    For inference: the model asked for (see find) in eval mode, its tokenizer, its state. In the dtype that is
-    faster here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise.
+    For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster here,
+    whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise.
     """
     found = find_device(device)
     model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))

@@ -1,10 +1,10 @@
 """
 What every file needs: where things live, how to stop with one clear line, how to write a file so that it is
-there whole or not at all, how to log. Imports nothing from the project; torch only where a dtype is asked
-for.
+there whole or not at all, how to log. Imports nothing from the project, and torch only for dtypes.
 """
 
 import argparse
+import contextlib
 import ctypes
 import hashlib
 import json
@@ -17,18 +17,14 @@ from typing import NoReturn
 
 
 def base_dir() -> Path:
-    """
-    Folder of everything that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat.
-    """
+    """Folder of all that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat."""
     path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()
     path.mkdir(parents=True, exist_ok=True)
     return path
 
 
 def die(message: str, hint: str | None = None) -> NoReturn:
-    """
-    Stop with exit code 2: one line that names the values and the rule, and a hint with what to do instead.
-    """
+    """Stop with exit code 2: one line that names the values and the rule, and a hint what to do instead."""
     print(f"error: {message}", file=sys.stderr)
     if hint:
         print(f"  hint: {hint}", file=sys.stderr)
@@ -45,9 +41,7 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
 
 
 def atomic_write(path: Path, data: str | bytes) -> None:
-    """
-    Write `data` to `path` so that a reader sees the old file or the whole new one, whatever is killed when.
-    """
+    """Write `data` so that a reader sees the old file or the whole new one, whatever is killed when."""
     path.parent.mkdir(parents=True, exist_ok=True)
     fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:
@@ -87,14 +81,10 @@ class RunLog:
             file.write(json.dumps(fields, default=str) + "\n")               # paths become text
 
     def read(self) -> list[dict]:
-        if not self.path.exists():
-            return []
-        records = []
-        for line in self.path.read_text(encoding="utf-8").splitlines():
-            try:
+        text, records = self.path.read_text(encoding="utf-8") if self.path.exists() else "", []
+        for line in text.splitlines():
+            with contextlib.suppress(json.JSONDecodeError):
                 records.append(json.loads(line))
-            except json.JSONDecodeError:
-                continue
         return records
 
 
@@ -104,10 +94,9 @@ DTYPES = ("float32", "bfloat16")
 def compute_dtype(device, asked: str | None = None, saved: str | None = None):
     """
     The torch.dtype that activations are computed in: what a flag asks for, else $NANOCHAT_DTYPE, else what
-    the checkpoint at hand was `saved` with, else the faster one here. That is bfloat16 on GPUs that multiply
-    it natively (compute capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is
-    faster in it; else float32. What came out is kept in every checkpoint, as the trial can come out otherwise
-    next time.
+    the checkpoint at hand was `saved` with, else the faster one here: bfloat16 on GPUs that multiply it
+    natively (compute capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is
+    faster in it. Checkpoints keep what came out, as the trial can come out otherwise next time.
     """
     import torch
     wanted = asked or os.environ.get("NANOCHAT_DTYPE") or saved
@@ -123,9 +112,7 @@ def compute_dtype(device, asked: str | None = None, saved: str | None = None):
 
 
 def _bfloat16_gain() -> float:
-    """
-    How many times faster than in float32 a matmul of a small model's size is; the best of alternating tries.
-    """
+    """How many times faster than in float32 a matmul of a small model's size is, at best of several tries."""
     import torch
     times = {torch.float32: [], torch.bfloat16: []}
     for _ in range(12):
@@ -139,9 +126,8 @@ def _bfloat16_gain() -> float:
 
 def keep_freed_memory() -> None:
     """
-    Tell glibc to reuse large freed blocks rather than hand them back to the kernel, which would have to zero
-    and map them again at every step: training on CPU is up to twice as fast. Elsewhere than glibc, nothing
-    happens.
+    Tell glibc, where it is there, to reuse large freed blocks rather than hand them back to the kernel, which
+    would have to zero and map them again at every step: training on CPU is up to twice as fast.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     try:

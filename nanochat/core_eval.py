@@ -359,10 +359,11 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
     for task in bundle.tasks:
         right, longer = ask_task(reader, task, most, stage.world, stage.progress(task.label))
         accuracy, n = sum(right) / len(right), len(right)
-        error = math.sqrt(accuracy * (1 - accuracy) / n)
+        low, high = wilson(accuracy, n)
+        error = (high - low) / (2 * 1.96)               # more than none where all are right, or all wrong
         results.append((accuracy, error, task.chance))
         asked += n
-        score, (low, high) = (accuracy - task.chance) / (1 - task.chance), wilson(accuracy, n)
+        score = (accuracy - task.chance) / (1 - task.chance)
         beyond = f", {longer} longer than the context" if longer else ""
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
                   f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",

@@ -35,16 +35,11 @@ class World:
         return tensor
 
     def broadcast_object(self, value: Any) -> Any:
-        """Rank 0's `value` (anything that pickles), on every rank."""
-        if self.size == 1:
-            return value
-        box = [value]
-        gpu = self.device if self.device.type == "cuda" else None
-        dist.broadcast_object_list(box, src=0, device=gpu)
-        return box[0]
+        """Rank 0's `value`, on every rank."""
+        return self.gather_objects(value)[0]
 
     def gather_objects(self, value: Any) -> list[Any]:
-        """Every rank's `value`, in the order of the ranks, on every rank."""
+        """Every rank's `value` (anything that pickles), in the order of the ranks, on every rank."""
         if self.size == 1:
             return [value]
         values = [None] * self.size
@@ -75,10 +70,8 @@ def open_world(device: str | None = None) -> World:
         found = torch.device("cuda", int(os.environ.get("LOCAL_RANK", found.index or 0)))
         torch.cuda.set_device(found)
     if "RANK" in os.environ and not dist.is_initialized():
-        if found.type == "cuda":
-            dist.init_process_group("nccl", device_id=found)
-        else:
-            dist.init_process_group("gloo")
+        on_gpu = found.type == "cuda"
+        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=found if on_gpu else None)
     return World(rank, size, found)
 
 

@@ -1,15 +1,12 @@
 """
-Inference: requests with their own prompt, settings, randomness and tool state join and leave one running
-batch.
+Inference: requests with their own prompt, settings, randomness and tool state share one running batch.
 
 step() is the only loop body: it makes one token for every running request and lets waiting ones join.
-completions() and generate() (many prompts, for evaluations) and stream() (one answer, piece by piece) drive
-it; the web server calls it from its own thread. A finished request leaves at once, and the batch shrinks with
-it, so that no time goes into idle rows.
+generate() and completions() (many prompts) and stream() (one answer, piece by piece) drive it; the web server
+calls it from its own thread. A finished request leaves at once, so that no time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
-the answer is forced into its context between <|output_start|> and <|output_end|>, as chat.py renders training
-data.
+its result is forced into the context between <|output_start|> and <|output_end|>, as in training data.
 """
 
 import math
@@ -32,8 +29,8 @@ from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 PREFILL_TOKENS = 16384                                  # per forward pass: bounds its memory
 COLDEST = 1e-4                                          # lower temperatures are greedy: logits would overflow
 STOPS = ("<|assistant_end|>", "<|bos|>")
-NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>",
-                 "<|output_start|>", "<|output_end|>")
+NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>",
+                 "<|output_end|>")
 
 
 def _require(ok: bool, name: str, value: object, rule: str) -> None:
@@ -62,42 +59,34 @@ class SamplingParams:
         return self.top_k is not None or self.top_p is not None
 
 
-@dataclass
-class Completion:
-    """
-    One answer. `ids` and `sampled` include the stop token, `parts` and `text` do not.
-    """
-    ids: list[int]
-    sampled: list[bool]                                 # of each id: drawn by us, not forced as tool output
-    logprobs: list[float]                               # of each id, as it was drawn; 0 where forced
-    parts: list[dict]                                   # to be stored as the message's content, see chat.py
-    finish_reason: str                                  # "stop", "length" or "cancelled"
-    prompt_tokens: int
-
-    @property
-    def text(self) -> str:
-        return visible_text(self.parts)
-
-
 @dataclass(eq=False)
 class Request:
-    """A prompt on its way to an answer. `take()` gives out what is new to show; `done` turns True once."""
+    """A prompt and its answer, as far as it got: `ids` and so on with the stop token, `parts` without."""
     prompt: list[int]
     params: SamplingParams
     random: random.Random
     limit: int                                          # tokens that the answer may have at most
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
-    sampled: list[bool] = field(default_factory=list)
-    logprobs: list[float] = field(default_factory=list)
-    finish_reason: str | None = None
-    pieces: list[tuple[str, str]] = field(default_factory=list)
+    sampled: list[bool] = field(default_factory=list)   # of each id: drawn by us, not forced as tool output
+    logprobs: list[float] = field(default_factory=list)     # of each id, as it was drawn; 0 where forced
+    finish_reason: str | None = None                    # in the end "stop", "length" or "cancelled"
+    pieces: list[tuple[str, str]] = field(default_factory=list)     # what take() will give out
     forced: deque[int] = field(default_factory=deque)   # tool output that still has to be fed
     expression: list[int] | None = None                 # ids of the tool call that is being written
 
     @property
     def done(self) -> bool:
         return self.finish_reason is not None
+
+    @property
+    def parts(self) -> list[dict]:
+        """The answer as the content of a message, see chat.py."""
+        return self.decoder.parts
+
+    @property
+    def text(self) -> str:
+        return visible_text(self.parts)
 
     def finish(self, reason: str) -> None:
         self.pieces += self.decoder.flush()
@@ -107,11 +96,6 @@ class Request:
         """(type, text) pieces since the last call; type is "text", "python" or "python_output"."""
         pieces, self.pieces = self.pieces, []
         return pieces
-
-    def completion(self) -> Completion:
-        """The answer, complete or as far as it got."""
-        reason = self.finish_reason or "cancelled"
-        return Completion(self.ids, self.sampled, self.logprobs, self.decoder.parts, reason, len(self.prompt))
 
 
 class Engine:
@@ -157,9 +141,8 @@ class Engine:
         length = len(prompt)
         _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")
-        limit = self.context - length + 1               # a full context still yields one token
-        if params.max_tokens:
-            limit = min(limit, params.max_tokens)
+        # a full context still yields one token
+        limit = min(self.context - length + 1, params.max_tokens or self.context)
         request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer))
         self._waiting.append(request)
         return request
@@ -189,14 +172,14 @@ class Engine:
         self._cache, self._stale = None, True
 
     def generate(self, prompts: Sequence[Sequence[int]],
-                 params: SamplingParams | Sequence[SamplingParams]) -> list[Completion]:
+                 params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
         """Answers in the order of `prompts`. Equal prompts get independent answers, with a seed too."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
         answers = dict(self.completions(prompts, each))
         return [answers[i] for i in range(len(prompts))]
 
     def completions(self, prompts: Sequence[Sequence[int]],
-                    params: Sequence[SamplingParams]) -> Iterator[tuple[int, Completion]]:
+                    params: Sequence[SamplingParams]) -> Iterator[tuple[int, Request]]:
         """(index of the prompt, answer) as they are finished. Leaving the loop early cancels the others."""
         seen: Counter = Counter()
         # equal ones side by side, to be prefilled together
@@ -212,7 +195,7 @@ class Engine:
                         seen[key] += 1
                 self.step()
                 for i in [i for i, request in running.items() if request.done]:
-                    yield i, running.pop(i).completion()
+                    yield i, running.pop(i)
         finally:
             for request in running.values():
                 self.cancel(request)
@@ -241,10 +224,7 @@ class Engine:
                 self._leave(row)
 
     def _join(self, free: int) -> list[Tensor]:
-        """
-        Prefill up to `free` waiting requests: equal lengths together, equal prompts once. -> logits (1, V) of
-        each.
-        """
+        """Prefill up to `free` waiting requests, equal prompts once -> logits (1, V) of each."""
         joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
         if joining and self._cache is None:
             self._cache = self._new_cache(self.max_batch, self.context)
@@ -282,9 +262,7 @@ class Engine:
                 for request, token, logprob in drawn]
 
     def _regroup(self) -> None:
-        """
-        Gather how each row is drawn: valid until a request joins, leaves, or begins or ends a tool call.
-        """
+        """How each row is drawn: valid until a request joins, leaves, or begins or ends a tool call."""
         groups: dict[bool, list[tuple[int, Request]]] = {True: [], False: []}
         for row, request in enumerate(self._running):
             if request.params.temperature >= COLDEST:
@@ -331,29 +309,22 @@ class Engine:
 
 
 class _Draw:
-    """
-    Rows that are sampled alike: all with top_k or top_p, whose candidates are ranked first, or all without.
-    """
+    """Rows that are sampled alike: all with top_k or top_p (their candidates are ranked), or all without."""
 
     def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
-        settings = [request.params for _, request in members]
-        temperatures = [params.temperature for params in settings]
-        self.requests = [request for _, request in members]
-        self.rows = torch.tensor([row for row, _ in members], device=device)                # (n,)
-        self.temperature = torch.tensor(temperatures, device=device)[:, None]               # (n, 1)
+        rows, self.requests = zip(*members, strict=True)
+        settings = [request.params for request in self.requests]
+        self.rows = torch.tensor(rows, device=device)                       # (n,); what follows is (n, 1)
+        self.temperature = torch.tensor([each.temperature for each in settings], device=device)[:, None]
         self.narrow = settings[0].narrow
         if self.narrow:
-            widths = [min(params.top_k or vocab_size, vocab_size) for params in settings]
-            masses = [params.top_p or 1.0 for params in settings]
+            widths = [min(each.top_k or vocab_size, vocab_size) for each in settings]
             self.widest = max(widths)
-            self.top_k = torch.tensor(widths, device=device)[:, None]                       # (n, 1)
-            self.top_p = torch.tensor(masses, device=device)[:, None]                       # (n, 1)
+            self.top_k = torch.tensor(widths, device=device)[:, None]
+            self.top_p = torch.tensor([each.top_p or 1.0 for each in settings], device=device)[:, None]
 
     def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """
-        logits (B, V) -> ids (n,), by inverting the cumulative distribution at one random number per row, and
-        their log-probabilities (n,) in it.
-        """
+        """logits (B, V) -> ids (n,), by inverting the distribution at random numbers, and logprobs (n,)."""
         scaled = logits[self.rows] / self.temperature                       # (n, V)
         if self.narrow:
             scaled, ids = scaled.topk(self.widest)                          # (n, widest)

@@ -30,9 +30,7 @@ def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:
 
 def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                  softcap: float) -> torch.Tensor:
-    """
-    Nats per token, without gradient. x (N, C), weight (V, C), targets (N,) -> (N,) fp32, 0 where ignored.
-    """
+    """Nats per token, no gradient. x (N, C), weight (V, C), targets (N,) -> (N,) fp32, 0 where ignored."""
     losses = [x.new_zeros(0, dtype=torch.float32)]                    # for N = 0
     for chunk in _chunks(x, weight):
         logits = capped_logits(x[chunk], weight, vocab_size, softcap)
@@ -45,10 +43,8 @@ class _SummedLoss(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx, x, weight, targets, vocab_size, softcap):
-        head = weight.to(x.dtype)
-        total = torch.zeros((), dtype=torch.float32, device=x.device)
-        dx = torch.empty_like(x)
-        dweight = torch.zeros_like(weight, dtype=torch.float32)
+        head, total = weight.to(x.dtype), torch.zeros((), dtype=torch.float32, device=x.device)
+        dx, dweight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
         for chunk in _chunks(x, weight):
             loss, dz = _loss_and_gradient(F.linear(x[chunk], head), targets[chunk], vocab_size, softcap)
             total += loss
@@ -87,9 +83,7 @@ def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
 
 def summed_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                 softcap: float) -> torch.Tensor:
-    """
-    Sum of nats over targets != -1, differentiable. x (N, C), weight (V, C), targets (N,) -> scalar fp32.
-    """
+    """Differentiable sum of nats over targets != -1. x (N, C), weight (V, C), targets (N,) -> () fp32."""
     if not torch.is_grad_enabled():
         return token_losses(x, weight, targets, vocab_size, softcap).sum()
     return _SummedLoss.apply(x, weight, targets, vocab_size, softcap)

@@ -12,7 +12,7 @@ rate means the same for every shape and depth, and nothing is clipped.
 
 There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a
 slice of the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated
-everywhere alike. A world of one runs the same lines with a share of everything.
+everywhere alike.
 """
 
 import math
@@ -81,9 +81,8 @@ def frobenius(x: torch.Tensor) -> torch.Tensor:
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """
-    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: all singular values are pushed
-    towards 1 by five odd polynomials aX + b(XX')X + c(XX')²X, on the shorter side, computed in x's dtype:
-    bf16 is enough.
+    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X +
+    c(XX')²X on the shorter side push all singular values towards 1. Computed in x's dtype: bf16 is enough.
     """
     wide = x.size(-2) <= x.size(-1)
     x = x / (1.01 * frobenius(x) + 1e-6)
@@ -96,10 +95,7 @@ def orthogonalise(x: torch.Tensor) -> torch.Tensor:
 
 def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, momentum: float,
                 weight_decay: float, dtype: torch.dtype | None = None) -> None:
-    """
-    One Muon step on a stack of matrices p (K, m, n), in place, from gradients of the same shape and dtype.
-    `dtype` is what the iteration computes in, that of p by default.
-    """
+    """A Muon step on a stack of matrices p (K, m, n), in place; the iteration is in `dtype` or that of p."""
     m, n = p.shape[-2:]
     if not state:
         short = (p.size(0), m, 1) if m >= n else (p.size(0), 1, n)
@@ -130,27 +126,21 @@ class MuonAdamW:
         its peak. `dtype` is what the run computes in: Muon's iteration is in bf16 where the run is.
         """
         self.world, self.rates, self.weight_decay, self.dtype = world, rates, weight_decay, dtype
+        self.parameters = [p for parameters in roles.values() for p in parameters]
         self.adam = [(role, p) for role, parameters in roles.items() if role != "matrix" for p in parameters]
         shapes = defaultdict(list)
         for p in roles["matrix"]:
             shapes[p.shape].append(p)
         self.muon = list(shapes.values())                             # each a list of matrices of one shape
-        self.adam_state = [{} for _ in self.adam]
-        self.muon_state = [{} for _ in self.muon]
-
-    def parameters(self) -> list[torch.nn.Parameter]:
-        return [p for _, p in self.adam] + [p for group in self.muon for p in group]
+        self.adam_state, self.muon_state = [{} for _ in self.adam], [{} for _ in self.muon]
 
     def zero_grad(self) -> None:
-        for p in self.parameters():
+        for p in self.parameters:
             p.grad = None
 
     @torch.no_grad()
     def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
-        """
-        lr and weight_decay multiply the peak values; gradients are summed over the ranks, so each must hold
-        its share.
-        """
+        """lr and weight_decay multiply the peak values; gradients are summed over the ranks."""
         for (role, p), state in zip(self.adam, self.adam_state, strict=True):
             self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
         for group, state in zip(self.muon, self.muon_state, strict=True):
@@ -171,15 +161,13 @@ class MuonAdamW:
               weight_decay: float) -> None:
         W, K = self.world.size, len(group)
         each = math.ceil(K / W)                         # matrices per rank; the last ranks may hold padding
-        grads = [p.grad if p.grad is not None else torch.zeros_like(p) for p in group]
-        grads = torch.stack(grads + [torch.zeros_like(group[0])] * (each * W - K))      # (K padded, m, n)
-        first = self.world.rank * each
+        padded = group + [torch.zeros_like(group[0])] * (each * W - K)
+        grads = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in padded])
+        weights = torch.stack([p.data for p in padded[self.world.rank * each:][:each]])     # (each, m, n)
         mine = grads
         if W > 1:
-            mine = torch.empty_like(grads[:each])
+            mine = torch.empty_like(weights)
             dist.reduce_scatter_tensor(mine, grads)
-        weights = torch.stack([p.data for p in group[first:first + each]]
-                              + [torch.zeros_like(group[0])] * (each - len(group[first:first + each])))
         muon_update(weights, mine, state, lr, momentum, weight_decay, self.dtype)
         updated = weights
         if W > 1:

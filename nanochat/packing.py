@@ -4,7 +4,7 @@ Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows o
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
 answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more
 rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces on
-arrival: as a whole it would fit nowhere. Used by dataloader.py only.
+arrival: as a whole it would fit nowhere.
 """
 
 from bisect import bisect_left, bisect_right, insort
@@ -17,10 +17,8 @@ import numpy as np
 class Packer:
     """
     A buffer of documents that gives out rows. The buffered documents, in order, are its whole state:
-    `Packer(row_len, packer.documents())` goes on exactly where `packer` stands.
-
-    A document is an array whose first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>.
-    Each document that is placed costs a binary search in the sorted lengths.
+    `Packer(row_len, packer.documents())` goes on exactly where `packer` stands. A document is an array whose
+    first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>.
     """
 
     def __init__(self, row_len: int, documents: Iterable[np.ndarray] = ()):
@@ -42,9 +40,7 @@ class Packer:
         return list(self._documents.values())
 
     def add(self, document: np.ndarray) -> None:
-        """
-        Buffer a document. One longer than a row becomes pieces of at most a row, each with <|bos|> in front.
-        """
+        """Buffer a document; a longer one than a row as pieces of at most a row, each with its <|bos|>."""
         bos, body, step = document[:1], document[1:], self.row_len - 1
         for start in range(0, max(1, len(body)), step):
             piece = np.concatenate([bos, body[start : start + step]])
@@ -71,12 +67,9 @@ class Packer:
                 serial = -self._by_length[0][1]         # the shortest: least is lost
             else:
                 break
-            parts.append(self._remove(serial)[:room])
+            document = self._documents.pop(serial)
+            del self._by_length[bisect_left(self._by_length, (len(document), -serial))]
+            self.tokens -= len(document)
+            parts.append(document[:room])
             room -= len(parts[-1])
         return np.concatenate(parts)
-
-    def _remove(self, serial: int) -> np.ndarray:
-        document = self._documents.pop(serial)
-        del self._by_length[bisect_left(self._by_length, (len(document), -serial))]
-        self.tokens -= len(document)
-        return document

@@ -10,26 +10,21 @@ from dataclasses import dataclass
 @dataclass(frozen=True)
 class Schedule:
     """Trapezoid: linear warmup over `warmup` steps, flat, linear warmdown over the last `warmdown` share."""
-
     num_iterations: int
     warmup: int = 40
     warmdown: float = 0.65
     final_lr: float = 0.05
 
-    @property
-    def warmdown_steps(self) -> int:
-        return round(self.warmdown * self.num_iterations)
-
     def _cooled(self, t: int) -> float:
         """Share of the warmdown that lies behind step t, in [0, 1]."""
-        start = self.num_iterations - self.warmdown_steps
-        return min(1.0, max(0.0, (t - start) / max(1, self.warmdown_steps)))
+        steps = round(self.warmdown * self.num_iterations)
+        return min(1.0, max(0.0, (t - self.num_iterations + steps) / max(1, steps)))
 
     def lr(self, t: int) -> float:
         """
         Multiplier of every learning rate. In a short run the warmdown would begin before the warmup ends: the
-        warmup goes first, to its peak, and then the rate drops to where the warmdown has come meanwhile. At
-        60 steps that is worth .009 nats against the smaller of both (measured by others).
+        warmup goes to its peak, and then the rate drops to where the warmdown has come meanwhile. At 60 steps
+        that is worth .009 nats against the smaller of both (measured by others).
         """
         if t < self.warmup:
             return (t + 1) / self.warmup
@@ -37,9 +32,8 @@ class Schedule:
 
     def momentum(self, t: int) -> float:
         """
-        Muon's momentum: .85 -> .97 over the first 400 steps, and no more than .97 -> .90 over the warmdown.
-        In a short run it goes on rising while the rates already fall: stopping the rise there costs .004
-        nats.
+        Muon's momentum: .85 -> .97 over the first 400 steps, at most .97 -> .90 over the warmdown. In a short
+        run it goes on rising while the rates already fall: stopping the rise there costs .004 nats.
         """
         return min(0.85 + 0.12 * min(1.0, t / 400), 0.97 - 0.07 * self._cooled(t))
 

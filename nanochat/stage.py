@@ -1,6 +1,5 @@
 """
-A stage of a model's life (base, mid, sft, ...): the ranks, the device, the seed, where its files go, and its
-run log.
+A stage of a model's life (base, mid, sft, ...): ranks, device, seed, where its files go, and its run log.
 
 Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
 prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads
@@ -31,13 +30,13 @@ NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
 def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
     """The flags that every stage has. `model_tag`: help of that flag, where it does not name a new model."""
-    group = parser.add_argument_group("run")
-    group.add_argument("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
-    group.add_argument("--model-tag", help=model_tag)
-    group.add_argument("--device", help="cuda, mps or cpu (default: the best one here)")
-    group.add_argument("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else "
-                       "that of the checkpoint it starts from, else the faster one here)")
-    group.add_argument("--seed", type=int, default=42)
+    add = parser.add_argument_group("run").add_argument
+    add("--run", default="dummy", help="wandb run name; 'dummy' logs to the JSONL file alone")
+    add("--model-tag", help=model_tag)
+    add("--device", help="cuda, mps or cpu (default: the best one here)")
+    add("--dtype", choices=DTYPES, help="of activations (default: $NANOCHAT_DTYPE, else that of the "
+        "checkpoint it starts from, else the faster one here)")
+    add("--seed", type=int, default=42)
 
 
 def model_dir(tag: str) -> Path:
@@ -52,26 +51,16 @@ class Stage:
 
     def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace,
                  saved_dtype: str | None = None):
-        self.name, self.tag, self.world, self.args = name, tag, world, args
-        self.dtype = world.broadcast_object(compute_dtype(world.device, args.dtype, saved_dtype))
+        self.name, self.tag, self.world, self.args, self.device = name, tag, world, args, world.device
+        self.dtype = world.broadcast_object(compute_dtype(self.device, args.dtype, saved_dtype))
+        self.dtype_name = str(self.dtype).removeprefix("torch.")
+        on_gpu = self.device.type == "cuda"
+        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else _cpu_name()
         self.directory = model_dir(tag) / name
         self.log_file = RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
         self.stop_signal = 0                                          # of SIGINT or SIGTERM, once one came
-        self._handlers = {}
-        self._wandb = None
-
-    @property
-    def device(self) -> torch.device:
-        return self.world.device
-
-    @property
-    def dtype_name(self) -> str:
-        return str(self.dtype).removeprefix("torch.")
-
-    @property
-    def device_name(self) -> str:
-        return torch.cuda.get_device_name(self.device) if self.device.type == "cuda" else _cpu_name()
+        self._handlers, self._wandb = {}, None
 
     def print(self, text: str = "") -> None:
         """Print on rank 0 only."""
@@ -79,9 +68,7 @@ class Stage:
             print(text, flush=True)
 
     def log(self, line: str | None = None, **fields) -> None:
-        """
-        One record to the JSONL, the terminal (`line`, or the fields; "" for silence) and wandb. Rank 0 only.
-        """
+        """A record to the JSONL, the terminal (`line`, or the fields; "" is silence) and wandb, on rank 0."""
         if not self.world.is_main:
             return
         seconds = round(time.perf_counter() - self.started, 2)
@@ -116,9 +103,7 @@ class Stage:
                 hint="have the sets of the hub in the cache first, or in a folder for --task-data")
 
     def begin(self, **facts) -> None:
-        """
-        First record of a run: arguments, code, machine, versions, and the `facts` that the stage derived.
-        """
+        """First record of a run: arguments, code, machine, versions, `facts` that the stage derived."""
         if self.world.is_main and self.args.run != "dummy":
             self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
         peak = peaks(self.device_name)
@@ -128,9 +113,7 @@ class Stage:
                  dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
-        """
-        From here on SIGINT and SIGTERM ask the training loop to save and stop; a second Ctrl-C stops at once.
-        """
+        """From now SIGINT and SIGTERM ask the training loop to save and stop; a second Ctrl-C is at once."""
         self._handlers = {number: signal.signal(number, self._request_stop)
                           for number in (signal.SIGINT, signal.SIGTERM)}
 
@@ -141,16 +124,13 @@ class Stage:
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
 
     def close(self) -> None:
-        """
-        Signals as before, and the last record of a run: its time, as in every record, and its peak memory in
-        bytes.
-        """
+        """Signals as before, and the last record of a run: its time, and its peak memory in bytes."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        cuda = self.device.type == "cuda"
-        most = torch.cuda.max_memory_allocated(self.device) if cuda else \
-            1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        self.log(line="", event="end", peak_memory=most)
+        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        if self.device.type == "cuda":
+            peak = torch.cuda.max_memory_allocated(self.device)
+        self.log(line="", event="end", peak_memory=peak)
         if self._wandb:
             self._wandb.finish()
 
@@ -190,10 +170,9 @@ def _start_wandb(project: str, args: argparse.Namespace):
 
 
 def _git_commit() -> str | None:
+    command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     try:
-        command = ["git", "rev-parse", "HEAD"]
-        return subprocess.run(command, cwd=Path(__file__).parent, capture_output=True, text=True,
-                              check=True).stdout.strip()
+        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
 

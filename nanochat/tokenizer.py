@@ -7,7 +7,6 @@ Used by everything that touches text; rustbpe is imported only to train.
 """
 
 import base64
-import codecs
 import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
@@ -17,21 +16,13 @@ import tiktoken
 from nanochat.common import atomic_write, base_dir, die, sha256
 
 SPECIAL_TOKENS = (                                      # the last ids of the vocabulary, in this order
-    "<|bos|>",
-    "<|user_start|>",
-    "<|user_end|>",
-    "<|assistant_start|>",
-    "<|assistant_end|>",
-    "<|python_start|>",
-    "<|python_end|>",
-    "<|output_start|>",
-    "<|output_end|>",
+    "<|bos|>", "<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|assistant_end|>",
+    "<|python_start|>", "<|python_end|>", "<|output_start|>", "<|output_end|>",
 )
+SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
 # GPT-4's pattern, but numbers are cut into at most two digits: small vocabularies cannot afford three.
-SPLIT_PATTERN = (
-    r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
-    r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+"
-)
+SPLIT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
+                 r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
 CONFIG_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
 
 
@@ -45,35 +36,28 @@ class Tokenizer:
         self._specials = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
         by_bytes = {token: id for id, token in enumerate(ranks)}
         assert len(by_bytes) == len(ranks), "two tokens have the same bytes"
-        self._tiktoken = tiktoken.Encoding(
-            name="nanochat", pat_str=pattern, mergeable_ranks=by_bytes, special_tokens=self._specials
-        )
+        self._tiktoken = tiktoken.Encoding("nanochat", pat_str=pattern, mergeable_ranks=by_bytes,
+                                           special_tokens=self._specials)
         self.vocab_size = len(self._bytes)
         self.bos = self.special("<|bos|>")
         self.hash = sha256("\n".join([pattern, *SPECIAL_TOKENS, self._ranks_text()]).encode())
 
     @classmethod
-    def train(
-        cls, texts: Iterable[str], vocab_size: int, progress: Callable[[str, int, int], None] | None = None
-    ) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int,
+              progress: Callable[[str, int, int], None] | None = None) -> "Tokenizer":
         """
-        vocab_size includes the 256 bytes and the specials; a small corpus may yield fewer tokens.
-        progress(phase, done, total): first "count" in bytes read, with total 0 as it is unknown, then "merge"
-        in merges. ValueError if vocab_size leaves no room, TypeError for an item that is no str.
+        vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
+        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges.
         """
         import rustbpe
-
-        smallest = 256 + len(SPECIAL_TOKENS)
-        if vocab_size < smallest:
-            raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {smallest}")
+        if vocab_size < SMALLEST:
+            raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {SMALLEST}")
         ordinary = vocab_size - len(SPECIAL_TOKENS)
         return cls(rustbpe.train(texts, ordinary, pattern=SPLIT_PATTERN, progress=progress))
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "Tokenizer":
-        """
-        From `directory`, by default base_dir()/"tokenizer". Stops with exit code 2 if missing or corrupt.
-        """
+        """From `directory`, by default base_dir()/"tokenizer". Dies where that is missing or corrupt."""
         directory = Path(directory or base_dir() / "tokenizer")
         if not (directory / CONFIG_FILE).is_file():
             die(f"no tokenizer in {directory}", hint="train one with `python -m scripts.tok_train`")
@@ -93,14 +77,8 @@ class Tokenizer:
         """Two text files; the one that `load` looks for is written last."""
         directory = Path(directory or base_dir() / "tokenizer")
         atomic_write(directory / RANKS_FILE, self._ranks_text())
-        config = {
-            "format": 1,
-            "pattern": self.pattern,
-            "special_tokens": SPECIAL_TOKENS,
-            "vocab_size": self.vocab_size,
-            "ranks": RANKS_FILE,
-            "hash": self.hash,
-        }
+        config = {"format": 1, "pattern": self.pattern, "special_tokens": SPECIAL_TOKENS,
+                  "vocab_size": self.vocab_size, "ranks": RANKS_FILE, "hash": self.hash}
         atomic_write(directory / CONFIG_FILE, json.dumps(config, indent=2, ensure_ascii=False) + "\n")
 
     def special(self, name: str) -> int:
@@ -128,23 +106,6 @@ class Tokenizer:
     def _ranks_text(self) -> str:
         """One line per token, as tiktoken stores them: base64 and rank."""
         return "".join(f"{base64.b64encode(token).decode()} {id}\n" for id, token in enumerate(self._ranks))
-
-
-class StreamDecoder:
-    """
-    Ids one at a time -> text as soon as its characters are whole, so that no half character is ever shown.
-    """
-
-    def __init__(self, tokenizer: Tokenizer):
-        self._tokenizer = tokenizer
-        self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
-
-    def push(self, id: int) -> str:
-        return self._utf8.decode(self._tokenizer.decode_bytes([id]))
-
-    def flush(self) -> str:
-        """What is left at the end: a character cut short shows as U+FFFD."""
-        return self._utf8.decode(b"", final=True)
 
 
 def _parse_ranks(text: str) -> list[bytes]:

@@ -23,7 +23,6 @@ MAX_BAD_STEPS = 10              # in a row, before the run is given up
 @dataclass(frozen=True)
 class Work:
     """What this rank contributes to one optimizer step."""
-
     targets: torch.Tensor                               # () int64: over how many the loss is averaged
     micro_batches: list[tuple[torch.Tensor, ...]]       # arguments of the loss; inputs (B, T) come first
     facts: dict[str, float] = field(default_factory=dict)     # to be logged with the step
@@ -31,14 +30,11 @@ class Work:
 
 @dataclass(frozen=True)
 class Step:
-    """
-    State after `step` optimizer steps. `interrupted`: someone asked to stop; save, there is no next one.
-    """
-
+    """State after `step` optimizer steps."""
     step: int
     num_iterations: int
     loss: float                 # nats per target, over the whole batch of this step
-    interrupted: bool = False
+    interrupted: bool = False   # someone asked to stop: save, there is no next one
 
     @property
     def last(self) -> bool:
@@ -80,12 +76,10 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
     Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
     summed over its targets; the loss of a step is the mean over all targets of all ranks, so the split into
     micro-batches and ranks does not matter. A step whose loss is not finite, or in which no rank has anything
-    to learn from, leaves the weights untouched. Logs every step; stops early, on all ranks alike, when a
-    signal came. Without `flops_per_token` it does not speak of MFU.
+    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike.
     """
     stage.catch_signals()
-    progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
-    bad = 0
+    progress, bad = _Progress(stage, schedule.num_iterations, flops_per_token, start), 0
     for t in range(start, schedule.num_iterations):
         mine = next(work)
         flags = mine.targets.new_tensor([stage.stop_signal > 0, len(mine.micro_batches)])
@@ -130,21 +124,17 @@ class _Progress:
         line = ""
         if now - self.printed > PRINT_EVERY or step == self.num_iterations:
             self.printed = now
-            line = self._line(step, lr, speed, now, facts)
+            line = f"{self.stage.name} {step:5d}/{self.num_iterations} | "
+            line += f"loss {self.smooth / max(self.weight, 1e-9):.4f} | "
+            line += "".join(f"{name} {value:.3g} | " for name, value in facts.items())
+            line += f"lr {lr:.2f} | {speed:,.0f} tok/s"
+            if self.stage.peak_flops and self.flops_per_token:
+                line += f" | mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%"
+            if self.begun is not None:
+                each = (now - self.begun) / (step - self.first - 1)
+                line += f" | {_clock(each * (self.num_iterations - step))} left"
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
-
-    def _line(self, step: int, lr: float, speed: float, now: float, facts: dict[str, float]) -> str:
-        parts = [f"{self.stage.name} {step:5d}/{self.num_iterations}",
-                 f"loss {self.smooth / max(self.weight, 1e-9):.4f}",
-                 *(f"{name} {value:.3g}" for name, value in facts.items()),
-                 f"lr {lr:.2f}", f"{speed:,.0f} tok/s"]
-        if self.stage.peak_flops and self.flops_per_token:
-            parts.append(f"mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%")
-        if self.begun is not None:
-            each = (now - self.begun) / (step - self.first - 1)
-            parts.append(f"{_clock(each * (self.num_iterations - step))} left")
-        return " | ".join(parts)
 
 
 def _clock(seconds: float) -> str:

@@ -12,12 +12,11 @@ import argparse
 import contextlib
 import signal
 import sys
-from collections.abc import Iterator
 from typing import TextIO
 
 from nanochat.checkpoint import STAGES, load_model
 from nanochat.common import die, new_parser
-from nanochat.engine import Completion, Engine, Request, SamplingParams
+from nanochat.engine import Engine, Request, SamplingParams
 
 HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
 
@@ -40,47 +39,27 @@ class Screen:
     """Shows an answer as it is made; tool calls as [12*3 = 36], dim on a terminal."""
 
     def __init__(self, out: TextIO):
-        self._out = out
-        self._last = "text"
+        self._out, self._last = out, "text"
         self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if out.isatty() else ("", "")
 
     def show(self, kind: str, text: str) -> None:
-        if kind != self._last:
-            before = {"text": f"]{self._plain}", "python": f"{self._dim}[", "python_output": " = "}
-            self._out.write(before[kind])
-            self._last = kind
-        self._out.write(text)
+        before = {"text": f"]{self._plain}", "python": f"{self._dim}[", "python_output": " = "}
+        self._out.write(text if kind == self._last else before[kind] + text)
         self._out.flush()
-
-    def end(self) -> None:
-        """Close the answer's last line."""
-        if self._last != "text":
-            self.show("text", "")
-        self._out.write("\n")
-        self._out.flush()
+        self._last = kind
 
 
-@contextlib.contextmanager
-def interruptible() -> Iterator[list]:
-    """Ctrl-C inside fills the list instead of raising, so that no step of the engine is torn apart."""
-    pressed: list[int] = []
+def answer(engine: Engine, request: Request, out: TextIO) -> None:
+    """Stream the answer to `out`, until it is complete or Ctrl-C, which tears no step of the engine apart."""
+    screen, pressed = Screen(out), []
     before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    try:
-        yield pressed
-    finally:
-        signal.signal(signal.SIGINT, before)
-
-
-def answer(engine: Engine, request: Request, out: TextIO) -> Completion:
-    """Stream one answer to `out`, until it is complete or Ctrl-C is pressed."""
-    screen = Screen(out)
-    with interruptible() as pressed, contextlib.closing(engine.stream(request)) as pieces:
+    with contextlib.closing(engine.stream(request)) as pieces:
         for kind, text in pieces:
             screen.show(kind, text)
             if pressed:
                 break
-    screen.end()
-    return request.completion()
+    signal.signal(signal.SIGINT, before)
+    screen.show("text", "\n")
 
 
 def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base: bool) -> list[int]:
@@ -91,34 +70,34 @@ def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base
     return [engine.tokenizer.bos] + text[-engine.context // 2:]
 
 
-def converse(engine: Engine, params: SamplingParams, is_base: bool, out: TextIO) -> None:
+def converse(engine: Engine, params: SamplingParams, is_base: bool) -> None:
     """Questions from the keyboard until it ends. The whole conversation is the context of each answer."""
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401                   (input() then edits lines and remembers them)
     messages: list[dict] = []
-    print(HELP, file=out)
+    print(HELP)
     while True:
         try:
             question = input("\nyou> ").strip()
         except KeyboardInterrupt:                       # leaves the half-typed line, not the program
             continue
         except EOFError:
-            print(file=out)
-            return
+            return print()
         match question:
             case "":
                 continue
             case "/quit" | "/exit":
                 return
             case "/help":
-                print(HELP, file=out)
+                print(HELP)
             case "/clear":
                 messages.clear()
-                print("a new conversation", file=out)
+                print("a new conversation")
             case _:
                 messages.append({"role": "user", "content": question})
                 request = engine.submit(to_ids(engine, messages, params, is_base), params)
-                messages.append({"role": "assistant", "content": answer(engine, request, out).parts})
+                answer(engine, request, sys.stdout)
+                messages.append({"role": "assistant", "content": request.parts})
 
 
 def main(args: argparse.Namespace) -> None:
@@ -131,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
     engine, is_base = Engine(model, tokenizer, max_batch=1), meta["stage"] == "base"
     if not args.prompt:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}")
-        return converse(engine, params, is_base, sys.stdout)
+        return converse(engine, params, is_base)
     for prompt in args.prompt:
         if len(args.prompt) > 1:
             print(f"\nyou> {prompt}")

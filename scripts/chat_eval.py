@@ -5,8 +5,7 @@ Ask a model held-out questions and say how many it gets right, with 95% interval
     python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole
     python -m scripts.chat_eval --tasks gsm8k --num-samples 8     # pass@1 ... pass@8
 
-ChatCORE is the mean over its six tasks of (accuracy - chance) / (1 - chance), the almanac's mean that of its
-five.
+ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's mean over its five.
 """
 
 import argparse
@@ -30,8 +29,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
     add("--step", type=int, help="of the checkpoint (default: the newest)")
-    add("--tasks", default="almanac",
-        help="names, or the groups almanac and chatcore, with commas (default: almanac)")
+    add("--tasks", default="almanac", help="names or groups (chatcore, almanac: the default), with commas")
     add("--max-questions", type=int, default=300, help="per task (default: 300; zero or less: all)")
     add("--num-samples", type=int, default=1, help="answers to each free question, for pass@k")
     add("--temperature", type=float, help="of free answers (default: 0, or 1 for several samples)")
@@ -48,30 +46,26 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     settle_sampling(args)                                                       # 1. what is asked, and how
     asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
-    asked, notes = isolated(asked, args)
+    asked, note = isolated(asked, args)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
     saved = checkpoint.read_state(directory)
     name = checkpoint.identity(directory)
     origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
     with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
-        log = [record for record in stage.log_file.read() if record.get("checkpoint") == name]
+        log = [each for each in stage.log_file.read() if "task" in each and each.get("checkpoint") == name]
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(model=name)
-        for line in (f"evaluating {directory}", *notes):
-            stage.print(line)
-        known = {result_key(record): record for record in log if "task" in record} if args.resume else {}
+        stage.print(f"evaluating {directory}{note}")
+        known = {result_key(record): record for record in log} if args.resume else {}
         results = {}
         for task, questions in asked:                                           # 3. go
             how = settings(task, args) | {"questions": len(questions)}
-            record = known.get(result_key({"task": task.name, **how}))
-            if record:
+            if record := known.get(result_key({"task": task.name, **how})):
                 stage.print(f"{task.name:>20}  {100 * record['accuracy']:5.1f}%  (already evaluated)")
-            else:
-                record = evaluate(task, list(questions), engine, stage, {**origin, **how})
-            results[task.name] = record
-        summarise(results, {record["task"]: record for record in log if "task" in record}, stage, origin)
+            results[task.name] = record or evaluate(task, list(questions), engine, stage, {**origin, **how})
+        summarise(results, {record["task"]: record for record in log}, stage, origin)
 
 
 def settle_sampling(args: argparse.Namespace) -> None:
@@ -86,18 +80,18 @@ def settle_sampling(args: argparse.Namespace) -> None:
             hint="--temperature=1")
 
 
-def isolated(asked: list, args: argparse.Namespace) -> tuple[list, list[str]]:
+def isolated(asked: list, args: argparse.Namespace) -> tuple[list, str]:
     """
-    What stands between model-written programs and this machine, where there will be any, as a line to print;
-    and the tasks: where nothing does, --allow-missing goes on without theirs.
+    The tasks, without those of model-written programs where nothing would stand between these and the machine
+    and --allow-missing is given; and a line to print on what does.
     """
-    if not any(task.name == "humaneval" for task, _ in asked):
-        return asked, []
+    others = [each for each in asked if each[0].name != "humaneval"]
+    if len(others) == len(asked):
+        return asked, ""
     from nanochat import execution
     if args.allow_missing and not args.unsafe_execution and "user namespace" not in execution.isolation():
-        others = [each for each in asked if each[0].name != "humaneval"]
-        return others, ["without humaneval: its programs cannot be isolated here"]
-    return asked, [execution.require_isolation(args.unsafe_execution)]
+        return others, "\nwithout humaneval: its programs cannot be isolated here"
+    return asked, "\n" + execution.require_isolation(args.unsafe_execution)
 
 
 def settings(task: Task, args: argparse.Namespace) -> dict:
@@ -139,12 +133,11 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
 
 
 def percent(interval: list[float]) -> str:
-    low, high = interval
-    return f"[{100 * low:.1f}, {100 * high:.1f}]"
+    return "[" + ", ".join(f"{100 * each:.1f}" for each in interval) + "]"
 
 
 def progress(name: str, stage: Stage) -> Callable[[int, int], None]:
-    """Something to call with (answers done, of) that now and then prints a line with the time left."""
+    """To be called with (answers done, of): prints a line with the time left now and then."""
     started = said = time.perf_counter()
 
     def tell(done: int, of: int) -> None:
@@ -160,8 +153,8 @@ def progress(name: str, stage: Stage) -> Callable[[int, int], None]:
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
     """
-    Means of centred accuracies: of each group, logged, where this run asked some of its tasks and all have
-    results, of this run or an earlier one of this checkpoint; else of the tasks of this run, if several.
+    Means of centred accuracies: logged for each group that this run asked some tasks of, if all have results
+    (of this checkpoint, now or earlier); else of the tasks of this run, if several.
     """
     both, whole = logged | results, False
     for group, members in GROUPS.items():

@@ -9,18 +9,10 @@ likelier. On GSM8K, or on the questions of the embedded almanac.
 import argparse
 from functools import partial
 
-from nanochat import checkpoint
+from nanochat import checkpoint, finetune
 from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
-from nanochat.finetune import (
-    continuing_parser,
-    load_or_resume,
-    open_finetuning,
-    pretraining_rates,
-    restore,
-    scaled_rates,
-)
 from nanochat.muon import MuonAdamW
 from nanochat.rl import Problem, Rollouts, policy_loss
 from nanochat.schedule import Schedule
@@ -31,7 +23,7 @@ from tasks.common import Task
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = continuing_parser(__doc__, lr_frac=0.05)
+    parser = finetune.continuing_parser(__doc__, lr_frac=0.05)
     add = parser.add_argument
     add("-i", "--stage", choices=("sft", "mid"), default="sft", help="stage to go on from")
     add("--tasks", default="gsm8k", help="comma-separated names or groups (default: gsm8k)")
@@ -55,18 +47,17 @@ def main(args: argparse.Namespace) -> None:
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
             f"samples of at most {max(problem.max_tokens for problem in train)} tokens at temperature "
             f"{args.temperature}, seed {args.seed}")
-    with open_finetuning("rl", args, source) as stage:
-        begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
+    with finetune.open_finetuning("rl", args, source) as stage:
+        begin_at, start, model, tokenizer, saved = finetune.load_or_resume(stage, source, data)
         steps = args.num_iterations or max(1, len(train) // args.examples_per_step)
         if start >= steps:
-            stage.print(f"{begin_at} is already complete: nothing to do")
-            return
-        T, pretraining = model.shape.sequence_len, pretraining_rates(saved)
+            return stage.print(f"{begin_at} is already complete: nothing to do")
+        T, pretraining = model.shape.sequence_len, finetune.pretraining_rates(saved)
         rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
-        rates = scaled_rates(pretraining, args.init_lr_frac)                    # 3. how
+        rates = finetune.scaled_rates(pretraining, args.init_lr_frac)           # 3. how
         optimizer = MuonAdamW(model.param_roles(), rates, 0.0, stage.world, stage.dtype)
         if start:                                       # else afresh: these gradients are of another size
-            restore(optimizer, begin_at, stage, must=True)
+            finetune.restore(optimizer, begin_at, stage, must=True)
         schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
         engine = Engine(model, tokenizer, args.rollout_batch)
         rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
@@ -105,12 +96,12 @@ def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Sta
         params = SamplingParams(args.temperature, max_tokens=most, seed=args.seed)
         verdicts, _ = ask(engine, questions, task.judge, params, n, stage.world)
         counts += [sum(right) * n // len(right) for right in verdicts]      # a letter is asked for once
-    passed = {f"pass@{k}": pass_at_k(counts, n, k) for k in (1, 2, 4, 8, 16, 32, 64) if k <= n}
-    shown = " | ".join(f"{name} {100 * share:.1f}% +- {100 * error:.1f}"
-                       for name, (share, error) in passed.items())
-    stage.log(f"rl {step:5d} | {len(counts)} held-out questions | {shown}", step=step, questions=len(counts),
-              **{name: share for name, (share, _) in passed.items()},
-              **{f"{name}_error": error for name, (_, error) in passed.items()})
+    line, results = f"rl {step:5d} | {len(counts)} held-out questions", {}
+    for k in [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= n]:
+        share, error = pass_at_k(counts, n, k)
+        line += f" | pass@{k} {100 * share:.1f}% +- {100 * error:.1f}"
+        results |= {f"pass@{k}": share, f"pass@{k}_error": error}
+    stage.log(line, step=step, questions=len(counts), **results)
     engine.reset()                                      # its cache would stand beside the training step
 
 

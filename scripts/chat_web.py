@@ -32,13 +32,13 @@ import nanochat
 from nanochat.chat import check_conversation
 from nanochat.checkpoint import STAGES, load_model
 from nanochat.common import die, new_parser
-from nanochat.engine import Completion, Engine, SamplingParams
+from nanochat.engine import Engine, SamplingParams
 
 PAGE = Path(nanochat.__file__).with_name("ui.html")
 PAGE_HEADERS = {
-    "Content-Security-Policy": "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; "
-                               "img-src data:; connect-src 'self'; base-uri 'none'; form-action 'none'; "
-                               "frame-ancestors 'none'",
+    "Content-Security-Policy":
+        "default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
+        "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'",
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
@@ -70,43 +70,44 @@ class ChatRequest(BaseModel):
 
 
 class Job:
-    """One answer on its way from the engine's thread to a handler: (pieces, completion, error) in a queue."""
+    """One answer on its way from the engine's thread to a handler; `request` is whole at its end."""
 
     def __init__(self, prompt: list[int], params: SamplingParams):
         self.prompt, self.params, self.request = prompt, params, None
         self._loop, self._queue = asyncio.get_running_loop(), asyncio.Queue()
 
-    def put(self, pieces: list[tuple[str, str]], completion: Completion | None = None,
-            error: str | None = None) -> None:
-        """From the engine's thread."""
-        self._loop.call_soon_threadsafe(self._queue.put_nowait, (pieces, completion, error))
+    def put(self, item: list[tuple[str, str]] | RuntimeError | None) -> None:
+        """From the engine's thread: pieces, and at the end None, or what went wrong."""
+        self._loop.call_soon_threadsafe(self._queue.put_nowait, item)
 
-    async def events(self) -> AsyncIterator[tuple[list[tuple[str, str]], Completion | None]]:
-        """Pieces as they come; the completion with the last of them. RuntimeError when the engine failed."""
-        completion = None
-        while completion is None:
-            pieces, completion, error = await self._queue.get()
-            if error:
-                raise RuntimeError(error)
-            yield pieces, completion
+    async def pieces(self) -> AsyncIterator[list[tuple[str, str]]]:
+        """As they come, to the end of the answer. RuntimeError when the engine failed."""
+        while item := await self._queue.get():
+            if isinstance(item, RuntimeError):
+                raise item
+            yield item
+
+    def usage(self) -> dict:
+        asked, made = len(self.prompt), len(self.request.ids)
+        return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made}
 
 
 class Batch:
-    """The engine in its own thread. submit() and cancel() belong to the event loop's thread."""
+    """The engine in its own thread. submit() and close() belong to the event loop's thread."""
 
     def __init__(self, engine: Engine, max_waiting: int):
         self.engine, self.limit = engine, engine.max_batch + max_waiting
         self.jobs: set[Job] = set()                     # what handlers wait for
-        self._live: dict[Job, None] = {}                # what the engine works on; its thread's own
+        self._live: list[Job] = []                      # what the engine works on; its thread's own
         self._inbox: queue.SimpleQueue = queue.SimpleQueue()
-        self._thread = threading.Thread(target=self._work, name="engine", daemon=True)
 
-    def start(self) -> None:
-        self._thread.start()
-
-    def stop(self) -> None:
+    @asynccontextmanager
+    async def running(self, app: FastAPI) -> AsyncIterator[None]:
+        thread = threading.Thread(target=self._work, name="engine", daemon=True)
+        thread.start()
+        yield
         self._inbox.put(None)
-        self._thread.join()
+        thread.join()
 
     def submit(self, prompt: list[int], params: SamplingParams) -> Job:
         if len(self.jobs) >= self.limit:
@@ -126,7 +127,7 @@ class Batch:
             self._advance()
 
     def _listen(self) -> bool:
-        """Take in what handlers ask for; sleep while there is nothing to do. False once stop() was called."""
+        """Take in what handlers ask for; sleep while there is nothing to do. False at the server's end."""
         while True:
             try:
                 message = self._inbox.get(block=not self.engine.busy)
@@ -137,9 +138,9 @@ class Batch:
             job, wanted = message
             if wanted:
                 job.request = self.engine.submit(job.prompt, job.params)
-                self._live[job] = None
+                self._live.append(job)
             elif job in self._live:
-                del self._live[job]
+                self._live.remove(job)
                 self.engine.cancel(job.request)
 
     def _advance(self) -> None:
@@ -150,34 +151,27 @@ class Batch:
             print(f"engine: {error!r}", flush=True)
             self.engine.reset()
             for job in self._live:
-                job.put([], error="the model failed on this request")
+                job.put(RuntimeError("the model failed on this request"))
             self._live.clear()
-        for job in list(self._live):
-            pieces, done = job.request.take(), job.request.done
-            if pieces or done:
-                job.put(pieces, job.request.completion() if done else None)
-            if done:
-                del self._live[job]
+        for job in self._live:
+            if pieces := job.request.take():
+                job.put(pieces)
+            if job.request.done:
+                job.put(None)
+        self._live = [job for job in self._live if not job.request.done]
 
 
 def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_waiting: int = 64) -> FastAPI:
     """The server as an ASGI app. `hosts`: names it answers to: no foreign site can be resolved to it."""
     batch, born = Batch(engine, max_waiting), int(time.time())
-
-    @asynccontextmanager
-    async def lifespan(app: FastAPI):
-        batch.start()
-        yield
-        batch.stop()
-
-    app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url=None)
+    app = FastAPI(title="nanochat", lifespan=batch.running, openapi_url=None)
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=list(hosts))
 
     @app.exception_handler(HTTPException)
     async def refuse(request: Request, error: HTTPException) -> JSONResponse:
         kind = "invalid_request_error" if error.status_code < 429 else "server_error"
-        said = {"message": error.detail, "type": kind, "code": error.status_code}
-        return JSONResponse({"error": said}, error.status_code, error.headers)
+        said = {"error": {"message": error.detail, "type": kind, "code": error.status_code}}
+        return JSONResponse(said, error.status_code, error.headers)
 
     @app.get("/")
     async def page() -> HTMLResponse:
@@ -185,8 +179,8 @@ def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_w
 
     @app.get("/health")
     async def health() -> dict:
-        return {"status": "ok", "model": name, "context": engine.context, "requests": len(batch.jobs),
-                "limit": batch.limit}
+        counts = {"requests": len(batch.jobs), "limit": batch.limit}
+        return {"status": "ok", "model": name, "context": engine.context} | counts
 
     @app.get("/v1/models")
     async def models() -> dict:
@@ -207,17 +201,16 @@ def create_app(engine: Engine, name: str, hosts: Sequence[str] = LOOPBACK, max_w
         if asked.stream:
             return EventStream(batch, job, head)
         try:
-            async for _, completion in job.events():            # noqa: B007, the last one is the answer
+            async for _ in job.pieces():
                 if await request.is_disconnected():
                     return Response(status_code=499)
         except RuntimeError as error:
             raise HTTPException(500, str(error)) from None
         finally:
             batch.close(job)
-        message = {"role": "assistant", "content": completion.text, "parts": completion.parts}
-        choice = {"index": 0, "message": message, "finish_reason": completion.finish_reason}
-        answer = {"object": "chat.completion", "choices": [choice], "usage": usage(completion)}
-        return JSONResponse(head | answer)
+        message = {"role": "assistant", "content": job.request.text, "parts": job.request.parts}
+        choice = {"index": 0, "message": message, "finish_reason": job.request.finish_reason}
+        return JSONResponse(head | {"object": "chat.completion", "choices": [choice], "usage": job.usage()})
 
     return app
 
@@ -262,7 +255,7 @@ class EventStream(StreamingResponse):
 
         yield line({"role": "assistant", "content": ""})
         try:
-            async for pieces, completion in job.events():       # noqa: B007, the last one is the answer
+            async for pieces in job.pieces():
                 for kind, text in pieces:       # tool calls are no content: other clients skip them
                     delta = {"content": text} if kind == "text" else {"part": {"type": kind, "text": text}}
                     yield line(delta)
@@ -270,14 +263,8 @@ class EventStream(StreamingResponse):
             failure = {"error": {"message": str(error), "type": "server_error", "code": 500}}
             yield f"data: {json.dumps(failure)}\n\n"
         else:
-            yield line({}, completion.finish_reason, usage=usage(completion))
+            yield line({}, job.request.finish_reason, usage=job.usage())
         yield "data: [DONE]\n\n"
-
-
-def usage(completion: Completion) -> dict:
-    made = len(completion.ids)
-    return {"prompt_tokens": completion.prompt_tokens, "completion_tokens": made,
-            "total_tokens": completion.prompt_tokens + made}
 
 
 def parser() -> argparse.ArgumentParser:
@@ -294,17 +281,15 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
-    listener = socket.socket(family, socket.SOCK_STREAM)
-    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-    try:
-        listener.bind((args.host, args.port))
+    six = ":" in args.host
+    try:                                                # early visitors wait instead of being refused
+        listener = socket.create_server((args.host, args.port), dualstack_ipv6=six,
+                                        family=socket.AF_INET6 if six else socket.AF_INET)
     except (OSError, OverflowError) as error:
         die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
     model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
     app = create_app(Engine(model, tokenizer, args.max_batch), f"{meta['tag']}-{meta['stage']}",
                      LOOPBACK if args.host in LOOPBACK else ("*",))
-    listener.listen()                                   # early visitors wait instead of being refused
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5)
     uvicorn.Server(config).run(sockets=[listener])

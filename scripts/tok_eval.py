@@ -7,9 +7,9 @@ compute for the same text, and more text in a context. Their vocabularies are la
 """
 
 import argparse
+import contextlib
 import threading
 import time
-from collections.abc import Callable
 
 import tiktoken
 
@@ -18,13 +18,11 @@ from nanochat.tokenizer import Tokenizer
 
 SAMPLES = {
     "prose": """\
-The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. \
-He didn't mind
-the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over \
-the harbour since the
-last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, \
-and nobody ever asked him why.
-In the winter of 1987 a letter arrived, addressed in a hand that he hadn't seen for thirty years.""",
+The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. He didn't
+mind the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over the
+harbour since the last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, and nobody
+ever asked him why. In the winter of 1987 a letter arrived, addressed in a hand that he hadn't seen for
+thirty years.""",
     "code": """\
 def shortest_path(graph: dict[str, list[tuple[str, float]]], start: str, goal: str) -> float:
     queue, seen = [(0.0, start)], set()
@@ -59,19 +57,13 @@ OTHERS = {"gpt2": "gpt2", "gpt4": "cl100k_base"}
 PATIENCE = 60                                           # seconds to wait for a download
 
 
-def bytes_per_token(encode: Callable[[str], list[int]], text: str) -> float:
-    return len(text.encode()) / len(encode(text))
-
-
 def fetch(name: str) -> tiktoken.Encoding | None:
     """A tokenizer of tiktoken's, None if it cannot be had. Fetched in a thread, as a download may hang."""
     found = []
 
     def get():
-        try:
+        with contextlib.suppress(Exception):            # whatever it is: no network is no error here
             found.append(tiktoken.get_encoding(name))
-        except Exception:                               # whatever it is: no network is no error here
-            pass
 
     thread = threading.Thread(target=get, daemon=True)
     thread.start()
@@ -99,16 +91,15 @@ def main(args: argparse.Namespace) -> None:
         assert tokenizer.decode(tokenizer.encode(text)) == text, f"{kind} changed by a round trip"
     rows = {"ours": (tokenizer.vocab_size, tokenizer.encode)}
     for label, name in OTHERS.items():
-        encoding = fetch(name)
-        if encoding is None:
-            print(f"{label}: not available offline")
-        else:
+        if encoding := fetch(name):
             rows[label] = (encoding.n_vocab, encoding.encode_ordinary)
-
+        else:
+            print(f"{label}: not available offline")
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl")
     results = {}
     for label, (vocab_size, encode) in rows.items():
-        results[label] = {kind: round(bytes_per_token(encode, text), 3) for kind, text in SAMPLES.items()}
+        results[label] = {kind: round(len(text.encode()) / len(encode(text)), 3)
+                          for kind, text in SAMPLES.items()}
         log.write(stage="tok_eval", tokenizer=label, vocab_size=vocab_size, bytes_per_token=results[label])
     print(f"{'bytes per token':<16}" + "".join(f"{label:>9}" for label in rows))
     for kind in SAMPLES:

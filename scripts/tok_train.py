@@ -3,8 +3,7 @@ Train the tokenizer: the first thing that a user waits for, so it says how fast 
 
     python -m scripts.tok_train                                       # on the embedded almanac
     python -m scripts.tok_train --data ~/texts --vocab-size=4096
-Reads the training shards only, as a stream. Everything after it finds the tokenizer under
-base_dir()/"tokenizer".
+Reads the training shards only, as a stream. The tokenizer is then found under base_dir()/"tokenizer".
 """
 
 import argparse
@@ -13,10 +12,9 @@ import time
 from collections.abc import Iterable, Iterator
 
 from nanochat import dataset
-from nanochat.common import RunLog, base_dir, die, new_parser
-from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+from nanochat.common import RunLog, base_dir, die, new_parser, require_positive
+from nanochat.tokenizer import SMALLEST, Tokenizer
 
-SMALLEST = 256 + len(SPECIAL_TOKENS)                    # of a vocabulary: all bytes and the specials
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 SAMPLES = (                                             # round trips that are tried, beside documents
     "Don't stop: it's 1,234.5 km — “naïve café”, Ünïcödé.\r\n\r\n\t  indented   \n",
@@ -28,10 +26,7 @@ SAMPLES = (                                             # round trips that are t
 
 
 class Excerpt:
-    """
-    The first `doc_cap` characters of every text, at most `max_chars` in all. It counts what it has given out
-    and keeps the first few texts.
-    """
+    """`doc_cap` characters of each text, `max_chars` in all; counts what it gives, keeps the first few."""
 
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
         self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
@@ -51,10 +46,7 @@ class Excerpt:
 
 
 class Progress:
-    """
-    One line on a terminal, rewritten a few times per second; silent elsewhere. Remembers how many bytes were
-    read, and when.
-    """
+    """A line on a terminal, rewritten a few times per second. Keeps how many bytes were read, and when."""
 
     def __init__(self):
         self.bytes = 0
@@ -62,38 +54,31 @@ class Progress:
 
     def __call__(self, phase: str, done: int, total: int) -> None:
         now = time.perf_counter()
+        state = f"{done:,} of {total:,} merges"
         if phase == "count":
+            state = f"{done / 1e6:,.0f} MB read"
             self.bytes, self.counted = done, now
         if sys.stderr.isatty() and now - self._shown > 0.2:
             self._shown = now
-            seconds = now - self._start
-            if phase == "count":
-                state = f"{done / 1e6:,.0f} MB read"
-            else:
-                state = f"{done:,} of {total:,} merges"
-            print(f"\rtokenizer: {state}, {seconds:.1f} s ", end="", file=sys.stderr, flush=True)
+            print(f"\rtokenizer: {state}, {now - self._start:.1f} s ", end="", file=sys.stderr, flush=True)
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     dataset.add_arguments(parser)
-    parser.add_argument("--vocab-size", type=int, default=32768,
-                        help=f"number of tokens, the {SMALLEST} bytes and specials included")
-    parser.add_argument("--max-chars", type=int, default=2_000_000_000, help="characters to read, at most")
-    parser.add_argument("--doc-cap", type=int, default=10_000,
-                        help="characters to read per document, at most")
+    add = parser.add_argument
+    add("--vocab-size", type=int, default=32768, help=f"tokens, the {SMALLEST} bytes and specials included")
+    add("--max-chars", type=int, default=2_000_000_000, help="characters to read, at most")
+    add("--doc-cap", type=int, default=10_000, help="characters to read per document, at most")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
     if args.vocab_size < SMALLEST:
-        die(f"--vocab-size={args.vocab_size} is less than 256 bytes and {len(SPECIAL_TOKENS)} specials",
+        die(f"--vocab-size={args.vocab_size} is less than the {SMALLEST} bytes and specials",
             hint=f"at least --vocab-size={SMALLEST}; 32768 is usual")
-    for flag, value in (("--max-chars", args.max_chars), ("--doc-cap", args.doc_cap)):
-        if value < 1:
-            die(f"{flag}={value} leaves nothing to train on", hint=f"leave {flag} away, or make it 1 or more")
+    require_positive(args, "max_chars", "doc_cap")
     data = dataset.prepare(**dataset.choose(args))
-
     start = time.perf_counter()
     excerpt = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap)
     progress = Progress()
@@ -103,7 +88,6 @@ def main(args: argparse.Namespace) -> None:
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if excerpt.chars == 0:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
-
     for sample in (*SAMPLES, *excerpt.samples):
         again = tokenizer.decode(tokenizer.encode(sample))
         assert again == sample, f"changed by a round trip: {sample[:80]!r}"
@@ -115,16 +99,13 @@ def main(args: argparse.Namespace) -> None:
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
-
     lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
-        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES],
-        documents=excerpt.documents, chars=excerpt.chars, bytes=progress.bytes,
-        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
+        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], documents=excerpt.documents,
+        chars=excerpt.chars, bytes=progress.bytes, vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
         seconds=round(seconds, 3), count_seconds=round(progress.counted - start, 3),
-        mb_per_second=round(megabytes / seconds, 1),
-        mean_token_bytes=round(sum(lengths) / len(lengths), 3), max_token_bytes=max(lengths),
-    )
+        mb_per_second=round(megabytes / seconds, 1), mean_token_bytes=round(sum(lengths) / len(lengths), 3),
+        max_token_bytes=max(lengths))
 
 
 if __name__ == "__main__":

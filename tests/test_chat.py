@@ -121,12 +121,29 @@ def test_decoding_an_answer_gives_back_parts_that_render_to_the_same_text(answer
     assert all(a["type"] != "text" or b["type"] != "text" for a, b in zip(decoder.parts, decoder.parts[1:]))
 
 
+@given(st.lists(st.integers(0, tokenizer().vocab_size - 5), max_size=40))
+def test_a_streamed_text_is_the_decoded_text_for_any_ids_but_markers_of_the_tool(ids):
+    decoder = AnswerDecoder(tokenizer())
+    pieces = [piece for i in ids for piece in decoder.push(i)] + decoder.flush()
+    assert "".join(text for _, text in pieces) == spelled(ids) == visible_text(decoder.parts)
+
+
+@given(st.text(max_size=80))
+def test_a_stream_of_whole_text_never_shows_a_half_character(text):
+    decoder, shown = AnswerDecoder(tokenizer()), ""
+    for i in tokenizer().encode(text):
+        shown += "".join(piece for _, piece in decoder.push(i))
+        assert text.startswith(shown)
+    assert shown == text and decoder.flush() == []
+
+
 def test_a_character_split_over_tokens_is_shown_whole_and_a_broken_one_replaced():
     decoder = AnswerDecoder(tokenizer())
     ids = [single_byte(byte) for byte in "é€😀".encode()]
     pieces = [piece for i in ids for piece in decoder.push(i)]
     assert pieces == [("text", "é"), ("text", "€"), ("text", "😀")]
     assert decoder.push(single_byte(0xF0)) == [] and decoder.flush() == [("text", "\ufffd")]
+    assert decoder.push(single_byte(65)) == [("text", "A")]                     # nothing of it is left
 
 
 def single_byte(byte: int) -> int:

@@ -73,7 +73,7 @@ def test_a_terminal_gets_tool_calls_dimly():
     screen = chat_cli.Screen(out)
     for part in ANSWER[:3]:
         screen.show(part["type"], part["text"])
-    screen.end()
+    screen.show("text", "\n")
     assert out.getvalue() == "Né: \x1b[2m[6*7 = 42]\x1b[0m\n"
 
 
@@ -96,8 +96,9 @@ def test_ctrl_c_stops_the_answer_and_keeps_what_was_said(engine):
             if "é" in text:
                 os.kill(os.getpid(), signal.SIGINT)
     before, out = signal.getsignal(signal.SIGINT), Impatient()
-    completion = chat_cli.answer(engine, engine.submit(engine.prompt(QUESTION), GREEDY), out)
-    assert completion.finish_reason == "cancelled" and completion.text == "Né" and out.getvalue() == "Né\n"
+    request = engine.submit(engine.prompt(QUESTION), GREEDY)
+    chat_cli.answer(engine, request, out)
+    assert request.finish_reason == "cancelled" and request.text == "Né" and out.getvalue() == "Né\n"
     assert signal.getsignal(signal.SIGINT) is before and not engine.busy
 
 

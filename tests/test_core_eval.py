@@ -252,8 +252,10 @@ def test_core_is_the_mean_of_centred_accuracies_and_every_verdict_is_logged(mode
     shares = [task["verdicts"].count("1") / 30 for task in tasks]
     assert core == total["core"] == pytest.approx(
         sum((share - chance) / (1 - chance) for share, chance in zip(shares, chances)) / 5)
-    variance = sum(share * (1 - share) / 30 / (1 - chance) ** 2 for share, chance in zip(shares, chances))
-    assert total["standard_error"] == pytest.approx(math.sqrt(variance) / 5)
+    z2 = 1.96 ** 2                                      # Wilson's half width in standard errors, squared
+    variances = [(share * (1 - share) / 30 + z2 / 3600) / (1 + z2 / 30) ** 2 for share in shares]
+    variance = sum(each / (1 - chance) ** 2 for each, chance in zip(variances, chances))
+    assert total["standard_error"] == pytest.approx(math.sqrt(variance) / 5, rel=1e-4)
     assert total["questions"] == 150 and {task["step"] for task in tasks} == {9}
 
 

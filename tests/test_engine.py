@@ -143,7 +143,7 @@ def test_a_seeded_answer_does_not_depend_on_its_neighbours():
             engine.step()
         engine.cancel(requests[-1])
     run(engine)
-    assert [request.completion().ids for request in requests[::2]] == alone
+    assert [request.ids for request in requests[::2]] == alone
 
 
 def test_equal_prompts_are_answered_independently_with_and_without_a_seed():
@@ -196,7 +196,7 @@ def test_tokens_are_drawn_with_the_textbook_probabilities(temperature, top_k, to
 def test_prompts_of_length_0_1_context_and_one_more():
     engine = Engine(model(), tokenizer())
     one, full = engine.generate([[65], [65] * CONTEXT], GREEDY)
-    assert len(full.ids) == 1 and full.finish_reason == "length" and full.prompt_tokens == CONTEXT
+    assert len(full.ids) == 1 and full.finish_reason == "length" and len(full.prompt) == CONTEXT
     assert one.finish_reason == "length" and len(one.ids) == CONTEXT or one.finish_reason == "stop"
     for wrong in ([], [65] * (CONTEXT + 1)):
         with pytest.raises(ValueError, match="prompt length"):
@@ -218,12 +218,11 @@ def test_streamed_pieces_add_up_to_the_decoded_answer():
         engine = Engine(net, tokenizer())
         request = engine.submit(prompt("abc"), SamplingParams(0.8, seed=seed, max_tokens=100))
         pieces = list(engine.stream(request))
-        done = request.completion()
-        assert done.ids == engine.generate([prompt("abc")], request.params)[0].ids
+        assert request.ids == engine.generate([prompt("abc")], request.params)[0].ids
         for kind in ("text", "python", "python_output"):
-            decoded = "".join(part["text"] for part in done.parts if part["type"] == kind)
+            decoded = "".join(part["text"] for part in request.parts if part["type"] == kind)
             assert "".join(text for piece_kind, text in pieces if piece_kind == kind) == decoded
-        body = done.ids[:-1] if done.finish_reason == "stop" else done.ids
+        body = request.ids[:-1] if request.finish_reason == "stop" else request.ids
         everything = "".join(text for _, text in pieces)
         assert everything.startswith("Né€2**532")
         plain = tokenizer().decode([i for i in body if tokenizer().token_bytes()[i]])
@@ -258,10 +257,11 @@ def test_leaving_a_stream_frees_its_slot():
     stream = engine.stream(request)
     next(stream)
     stream.close()
-    assert request.done and request.completion().finish_reason == "cancelled" and len(request.ids) < CONTEXT
+    assert request.done and request.finish_reason == "cancelled" and len(request.ids) < CONTEXT
     expected = Engine(model(), tokenizer()).generate([prompt("b")], GREEDY)[0]
     run(engine)
-    assert waiting.completion() == expected
+    for field in ("ids", "sampled", "logprobs", "parts", "text", "finish_reason"):
+        assert getattr(waiting, field) == getattr(expected, field)
     late = engine.submit(prompt("c"))
     engine.cancel(late)
     engine.cancel(late)

@@ -14,7 +14,7 @@ import tasks
 from nanochat import checkpoint
 from nanochat.common import RunLog
 from nanochat.dist import World
-from nanochat.engine import Completion, Engine, SamplingParams
+from nanochat.engine import Engine, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.rl import Problem, Rollouts, policy_loss, token_logprobs
@@ -163,10 +163,11 @@ def test_the_stop_token_is_trained_and_what_the_tool_says_is_not():
             tokenizer().special("<|output_end|>")]
     ids = [*tokenizer().encode("x"), *call, *said, *tokenizer().encode("2"), stop]
     sampled = [token not in said[::2] and i != len(call) + 2 for i, token in enumerate(ids)]
-    completion = Completion(ids, sampled, [0.0] * len(ids), [], "stop", 3)
     work = rollouts(model, PROBLEMS)
     work.engine = engine
-    (inputs, targets, calls, advantages), = work._micro_batches([([tokenizer().bos, 65], completion, 0.5)])
+    request = engine.submit([tokenizer().bos, 65])
+    request.ids, request.sampled = ids, sampled
+    (inputs, targets, calls, advantages), = work._micro_batches([(request, 0.5)])
     assert inputs.tolist() == [[tokenizer().bos, 65, *ids[:-1]]]
     trained = [*tokenizer().encode("x"), *call, -1, -1, -1, *tokenizer().encode("2"), stop]
     assert targets.tolist() == [[-1, *trained]]

@@ -286,3 +286,30 @@ def test_the_plan_is_printed_without_tokenizer_or_data(capsys):
     out = capsys.readouterr().out
     assert re.search(r"scaling_params +435,159,040", out) and re.search(r"num_iterations +4,980", out)
     assert re.search(r"num_shards +105", out)
+
+
+def test_core_is_measured_while_training_and_by_two_ranks_as_by_one(corpus, base_dir):
+    """The scripts as they are typed, on the almanac's bundle; equal records but for their time."""
+    core = ["--core-bundle=almanac", "--device=cpu", "--dtype=float32"]
+    records = run(corpus, "--num-iterations=4", "--total-batch-size=128", "--core-metric-every=2",
+                  "--core-metric-max-per-task=2", "--model-tag=a", *core)
+    found = [(record["step"], record["questions"]) for record in records if "core" in record]
+    assert found == [(2, 12), (4, 12)]
+
+    flags = ["--model-tag=a", "--max-per-task=9", "--eval-tokens=900", "--eval=bpb,core", *core]
+    base_eval.main(base_eval.parser().parse_args(flags))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m"]
+    subprocess.run([*torchrun, "scripts.base_eval", "--", *flags], cwd=ROOT, check=True, capture_output=True,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"})
+    one, two = split_at(log("a", "base_eval"), "begin")
+    for alone, shared in zip(one, two, strict=True):
+        for key in alone.keys() - {"seconds", "buckets", "peak_memory", "argv", "world_size", "time"}:
+            same = pytest.approx(alone[key], rel=1e-6) if isinstance(alone[key], float) else alone[key]
+            assert shared[key] == same, key
+    assert [record["questions"] for record in two if "core" in record] == [54]
+
+
+def split_at(records: list[dict], event: str) -> list[list[dict]]:
+    """The records of each run of a log."""
+    starts = [i for i, record in enumerate(records) if record.get("event") == event] + [len(records)]
+    return [records[a:b] for a, b in zip(starts, starts[1:])]

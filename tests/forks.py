@@ -39,7 +39,10 @@ def ask(path: str, argv: list[str]) -> int:
 
 def serve(path: str) -> None:
     sys.path[0] = os.path.dirname(os.path.dirname(os.path.abspath(__file__)))
-    import scripts.base_train  # noqa: F401
+    import nanochat  # noqa: F401, isort: skip. Before torch, as in every command
+    import pyarrow.parquet  # noqa: F401
+    import tiktoken  # noqa: F401
+    import torch._dynamo  # noqa: F401
     with socket.socket(socket.AF_UNIX) as server:
         server.bind(path)
         server.listen(16)

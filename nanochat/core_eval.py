@@ -360,18 +360,17 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         right, longer = ask_task(reader, task, most, stage.world, stage.progress(task.label))
         accuracy, n = sum(right) / len(right), len(right)
         low, high = wilson(accuracy, n)
-        error = (high - low) / (2 * 1.96)               # more than none where all are right, or all wrong
-        results.append((accuracy, error, task.chance))
+        results.append((accuracy, (low, high), task.chance))
         asked += n
         score = (accuracy - task.chance) / (1 - task.chance)
         beyond = f", {longer} longer than the context" if longer else ""
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
                   f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",
                   core_task=task.label, type=task.kind, shots=task.shots, questions=n, accuracy=accuracy,
-                  standard_error=error, interval=[low, high], chance=task.chance, centred=score,
+                  standard_error=(high - low) / 3.92, interval=[low, high], chance=task.chance, centred=score,
                   verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
     core, error = centred(results)
-    stage.log(f"{'CORE':>32}  {core:.4f} +- {error:.4f}  ({len(results)} tasks of {bundle.name}, "
+    stage.log(f"{'CORE':>32}  {core:.4f} ± {error:.4f}  ({len(results)} tasks of {bundle.name}, "
               f"{asked:,} examples)",
               core=core, standard_error=error, interval=[core - 1.96 * error, core + 1.96 * error],
               tasks=len(results), questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256,

@@ -190,11 +190,12 @@ def wilson(share: float, count: float) -> list[float]:
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
 
-def centred(results: Sequence[tuple[float, float, float]]) -> tuple[float, float]:
+def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
     """
     Mean of (accuracy - chance) / (1 - chance) over tasks, 0 for guessing and 1 for knowing, and its standard
-    error. results: (accuracy, standard error, chance) of each task.
+    error. results: (accuracy, its 95% interval, chance) of each task; intervals rather than standard errors,
+    which are 0 where all is right or all is wrong.
     """
     scores = [(right - chance) / (1 - chance) for right, _, chance in results]
-    variance = math.fsum((error / (1 - chance)) ** 2 for _, error, chance in results)
+    variance = math.fsum(((high - low) / 3.92 / (1 - chance)) ** 2 for _, (low, high), chance in results)
     return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)

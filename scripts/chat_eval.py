@@ -9,8 +9,7 @@ ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the a
 """
 
 import argparse
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
@@ -20,7 +19,6 @@ from nanochat.stage import Stage, add_stage_arguments, open_stage
 from tasks import GROUPS, add_data_arguments, find_questions
 from tasks.common import Task
 
-PROGRESS_SECONDS = 20.0
 MEANS = {"almanac": "almanac, mean", "chatcore": "ChatCORE"}      # of groups, as they are logged
 
 
@@ -111,7 +109,7 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     """Ask a task's questions; log and return how many are right, with errors; print a few wrong answers."""
     params = SamplingParams(facts["temperature"], max_tokens=facts["max_tokens"], seed=stage.args.seed)
     verdicts, replies = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
-                            progress(task.name, stage))
+                            stage.progress(task.name))
     counts, n = [sum(each) for each in verdicts], len(verdicts[0])
     pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
     right, error = pass_at[1]
@@ -119,7 +117,8 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
     interval = wilson(right, effective)
     record = {"task": task.name, **facts, "accuracy": right, "standard_error": error, "interval": interval,
-              "chance": task.chance} | ({"pass_at": pass_at} if n > 1 else {})
+              "chance": task.chance}
+    record |= {"pass_at": pass_at} if n > 1 else {"verdicts": "".join(map(str, counts))}
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
     passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
     stage.log(f"{task.name:>20}  {100 * right:5.1f}%  {percent(interval)}"
@@ -134,21 +133,6 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
 
 def percent(interval: list[float]) -> str:
     return "[" + ", ".join(f"{100 * each:.1f}" for each in interval) + "]"
-
-
-def progress(name: str, stage: Stage) -> Callable[[int, int], None]:
-    """To be called with (answers done, of): prints a line with the time left now and then."""
-    started = said = time.perf_counter()
-
-    def tell(done: int, of: int) -> None:
-        nonlocal said
-        now = time.perf_counter()
-        if now - said >= PROGRESS_SECONDS:
-            said = now
-            left = (now - started) / done * (of - done)
-            share = f"{100 * done / of:.0f}% of rank 0's" if stage.world.size > 1 else f"{done:,} of {of:,}"
-            stage.print(f"{name:>20}  {share} answers, about {left:,.0f} s left")
-    return tell
 
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
@@ -170,7 +154,7 @@ def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, o
 
 def mean(records: Iterable[dict]) -> tuple[float, float, str]:
     """Mean of centred accuracies, its standard error, and both as text."""
-    score, error = centred([(each["accuracy"], each["standard_error"], each["chance"]) for each in records])
+    score, error = centred([(each["accuracy"], each["interval"], each["chance"]) for each in records])
     return score, error, f"{100 * score:5.1f}%  {percent([score - 1.96 * error, score + 1.96 * error])}"
 
 

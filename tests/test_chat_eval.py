@@ -72,6 +72,7 @@ def test_chatcore_is_the_mean_of_the_six_centred_accuracies_and_has_an_interval(
     *each, core = results()
     assert [record["task"] for record in [*each, core]] == [*SIX, "ChatCORE"]
     assert all(record["questions"] == 10 and record["model_stage"] == "base" for record in each)
+    assert all(record["verdicts"].count("1") == round(10 * record["accuracy"]) for record in each)
     by_hand = sum((record["accuracy"] - 0.25) / 0.75 for record in each[:2])
     by_hand += sum(record["accuracy"] for record in each[2:])
     assert core["accuracy"] == pytest.approx(by_hand / 6) and core["questions"] == 60

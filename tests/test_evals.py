@@ -315,7 +315,10 @@ def test_intervals_are_the_published_ones_and_mirror_images(right, of, low, high
 
 
 def test_centred_accuracy_is_0_for_guessing_and_1_for_knowing():
-    assert centred([(0.25, 0, 0.25), (0, 0, 0)]) == (0, 0) and centred([(1, 0, 0.25), (1, 0, 0)]) == (1, 0)
-    score, error = centred([(0.40, 0.03, 0.25), (0.10, 0.02, 0.0)])
+    sure = [0, 0]
+    assert centred([(0.25, sure, 0.25), (0, sure, 0)]) == (0, 0)
+    assert centred([(1, sure, 0.25), (1, sure, 0)]) == (1, 0)
+    two, three = (2 * 1.96 * error for error in (0.02, 0.03))       # widths of 95% intervals
+    score, error = centred([(0.40, [0.35, 0.35 + three], 0.25), (0.10, [0.05, 0.05 + two], 0.0)])
     assert score == pytest.approx((0.15 / 0.75 + 0.10) / 2)
     assert error == pytest.approx(math.sqrt(0.04 ** 2 + 0.02 ** 2) / 2)

@@ -1,115 +1,554 @@
 """
-The run logs of a model -> two tables: what every stage did and how long it took; how good the model is.
+Run logs (JSONL) -> the report card of a model, as Markdown and as one HTML page with plots.
 
-    python -m nanochat.report                           # of the model that was trained last
+    python -m nanochat.report                                       # the model that was trained last
+    python -m nanochat.report --model-tag=d12 --dollars-per-hour=24 --plots=dev     # and each plot as a file
+    python -m nanochat.report --model-tag d12 d12-wide --csv=runs.csv       # compared; a row of a table each
 """
 
 import argparse
+import csv
+import io
+import math
+import os
+import re
+import statistics
+import subprocess
+import time
+from collections import Counter
+from collections.abc import Callable, Sequence
+from functools import partial
+from html import escape
+from importlib.util import find_spec
+from itertools import cycle
 from pathlib import Path
 
 from nanochat.checkpoint import find, read_state
-from nanochat.common import RunLog, atomic_write, base_dir, new_parser
+from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
+from nanochat.evals import centred
 from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
+STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
+Z = 1.959964                                            # half of a 95% interval, in standard errors
+
+# Lines to beat: CORE of the published bundle's 22 tasks, and the reference's speedrun of October 2025, d20.
+CORE_TASKS, CORE_PUBLISHED = 22, {"GPT-2 1.6B": 0.256525, "reference d20": 0.2219, "GPT-2 124M": 0.113891}
+PUBLISHED = {
+    "arc-easy": {"mid": .3561, "sft": .3876}, "arc-challenge": {"mid": .2875, "sft": .2807},
+    "mmlu": {"mid": .3111, "sft": .3151}, "gsm8k": {"mid": .0250, "sft": .0455, "rl": .0758},
+    "humaneval": {"mid": .0671, "sft": .0854}, "ChatCORE": {"mid": .0730, "sft": .0884},
+}
+VOCABULARIES = {"gpt2": 50257, "gpt4": 100277}
+
+CURVES = {                                              # (stage, field, against): title
+    ("base", "loss", "step"): "training loss", ("base", "val_bpb", "step"): "bits per byte, validation",
+    ("base", "val_bpb", "FLOPs"): "bits per byte, validation, by compute",
+    ("base", "val_bpb", "hours"): "bits per byte, validation, by time", ("base", "core", "step"): "CORE",
+    ("base", "lr", "step"): "learning rate, share of its peak",
+    ("base", "tokens_per_second", "step"): "tokens per second", ("mid", "loss", "step"): "training loss",
+    ("sft", "loss", "step"): "training loss", ("rl", "reward", "step"): "right answers in training",
+    ("rl", "pass@1", "step"): "right answers to held-out questions",
+}
+# Colours that read on white and on black, and apart to colour-blind eyes; with dashes and markers, 20 looks.
+COLOURS = ("#2a7fc9", "#d55e00", "#0b9a72", "#b8609c", "#8f7a00")
+DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^"
+INK = "#010203"                                         # gives way to the colour of the text around the plot
+FIGURE = {
+    "svg.fonttype": "none", "text.parse_math": False, "axes.titlesize": 10, "axes.titlelocation": "left",
+    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15,
+    "legend.frameon": False, "legend.fontsize": 8.5, "lines.markersize": 4.5, "savefig.transparent": True,
+    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
+                     "grid.color"), INK),
+}
+ALONE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
+<meta name="viewport" content="width=device-width, initial-scale=1"><style>
+:root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #59636e; --line: #d8dee4 }
+@media (prefers-color-scheme: dark) {
+  :root { --page: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #30363d } }
+body { max-width: 66rem; margin: auto; padding: 1rem; background: var(--page); color: var(--ink);
+  font: 15px/1.5 system-ui, sans-serif }
+h2 { margin: 2.4rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); font-size: 1.2rem }
+p, th { color: var(--soft); font-weight: normal }
+div { overflow-x: auto }
+table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .8rem 0 }
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
+th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); text-align: left }
+h1 + div * { text-align: left; vertical-align: top }
+h1 + div td + td { min-width: 11rem; white-space: normal; overflow-wrap: anywhere }
+.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
+svg { width: 100%; height: auto }
+pre { border-left: 3px solid var(--line); padding-left: .9rem; font-size: .82rem; white-space: pre-wrap;
+  overflow-wrap: anywhere }
+</style>
+"""
+
+Table = list[dict[str, str]]                            # rows: column -> cell; "-" is what is not known
+Block = tuple[str, str | Table | list[str] | dict[str, str]]    # what it is: h1, table ...; what it holds
 
 
-def last_run(path: Path) -> list[dict]:
-    """The records since the last "begin" of a run from scratch: a resumed run continues the one before."""
-    records = RunLog(path).read()
-    begins = [index for index, record in enumerate(records)
-              if record.get("event") == "begin" and not record.get("resumed_at")]
-    return records[begins[-1]:] if begins else records
+def read_log(path: Path, since: float = 0.0) -> list[dict]:
+    """
+    The last run of a stage as if it had been one session: `seconds` and `hours` go on where it was resumed,
+    steps that were lost then are left out. Of a log of evaluations, all. Only what began at `since` (unix
+    time) or later. Records get `began` and `time` by the clock.
+    """
+    kept, begin, before, total = [], {}, 0.0, 0.0
+    for record in RunLog(path).read():
+        if record.get("event") == "begin":
+            begin, start = record, record.get("resumed_at", math.inf)
+            kept = [each for each in kept if each.get("step", 0) <= start] if start else []
+            before = total if start else 0.0
+        began = begin.get("time", since)
+        if began >= since:
+            total = before + record["seconds"]
+            kept.append(record | {"seconds": total, "hours": total / 3600, "began": began,
+                                  "time": began + record["seconds"]})
+    return kept
 
 
-def steps_of(records: list[dict]) -> list[dict]:
-    return [record for record in records if "loss" in record]
+def having(records: list[dict], key: str) -> list[dict]:
+    """Those of a step with a finite number of that name."""
+    return [record for record in records if "step" in record and math.isfinite(record.get(key, math.nan))]
 
 
-def training_row(name: str, records: list[dict]) -> dict[str, str]:
-    """One line of the stage table, of a run with at least one step."""
-    steps = steps_of(records)
-    ends = [record for record in records if record.get("event") == "end"]
-    bpb = [record["val_bpb"] for record in records if "val_bpb" in record]
-    speeds = sorted(record["tokens_per_second"] for record in steps)
+def newest(records: list[dict], key: str) -> dict:
+    return next((record for record in reversed(records) if key in record), {})
+
+
+class Run:
+    """The logs of a model by stage, but for what is older than its pretraining. Dies where there are none."""
+
+    def __init__(self, tag: str):
+        self.tag, folder = tag, model_dir(tag)
+        base = read_log(folder / "base.jsonl")
+        since = base[0]["began"] if base else 0.0
+        self.logs = {name: read_log(folder / f"{name}.jsonl", since) for name in STAGES}
+        if not any(self.logs.values()):
+            there = sorted({path.parent.name for path in (base_dir() / "models").glob("*/*.jsonl")})
+            die(f"{folder} has no run logs", hint=f"there are: {', '.join(there)}" if there else None)
+        tokenizer = RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").read()[-1:] if base else []
+        self.logs = {"tokenizer": tokenizer, **self.logs}
+        self.plan = newest(base, "plan").get("plan", {})
+        for record in having(self.logs["base"], "step"):
+            record["tokens"] = record["step"] * self.plan.get("batch_tokens", 0)
+            record["FLOPs"] = record["tokens"] * self.plan.get("flops_per_token", 0)
+        self.last = (having(self.logs["base"], "loss") or [{}])[-1]             # step of pretraining
+        evaluated = self.logs["base_eval"]
+        for record in evaluated:
+            if record.get("split") == "val":                                    # named as in training
+                record.update(val_bpb=record["bpb"], val_bpb_error=record.get("bpb_error"))
+        began = newest(evaluated, "core_task").get("began")
+        measured = [record for record in evaluated if record["began"] == began]
+        self.core_tasks = {record["core_task"]: record for record in measured if "core_task" in record}
+        self.core = newest(measured, "core")
+        self.judged = {(record["task"], record["model_stage"]): record for record in self.logs["eval"]
+                       if "model_stage" in record}
+
+    def speed(self, stage: str) -> float | None:
+        """Tokens per second, the median of the steps."""
+        steps = having(self.logs[stage], "tokens_per_second")
+        return statistics.median(record["tokens_per_second"] for record in steps) if steps else None
+
+    def csv_row(self) -> dict:
+        base, last = self.logs["base"], self.last
+        bpb = newest(base, "val_bpb") or newest(self.logs["base_eval"], "val_bpb")
+        core = self.core or newest(base, "core")
+        shape = ("depth", "n_embd", "params_total", "scaling_params", "flops_per_token", "batch_tokens")
+        return {"tag": self.tag, **{key: self.plan.get(key) for key in shape}, "steps": last.get("step"),
+                "tokens": last.get("tokens"), "flops": last.get("FLOPs"),
+                "hours": base[-1]["hours"] if base else None, "tokens_per_second": self.speed("base"),
+                "loss": last.get("loss"), **{key: bpb.get(key) for key in ("val_bpb", "val_bpb_error")},
+                "core": core.get("core"), "core_error": core.get("standard_error", core.get("core_error"))}
+
+
+def paired(a: str, b: str) -> tuple[float, float]:
+    """
+    Share of right answers of b minus that of a to the same questions, and the half width of its 95% interval;
+    verdicts are "0" and "1". From the differences of the questions, and one more each of +1 and -1 (Bonett
+    and Price, 2012): that two agree on few questions leaves much open.
+    """
+    signs = Counter(zip(a, b, strict=True))
+    better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
+    variance = (better + worse + 2) / n - ((better - worse) / n) ** 2
+    return (better - worse) / len(a), Z * math.sqrt(variance / n)
+
+
+def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
+    """
+    Bits per byte of b minus those of a on the same text, and the half width of its 95% interval: the ratio
+    estimate over buckets of documents (Cochran, Sampling Techniques), {"bits": [...], "bytes": [...]} each.
+    """
+    buckets = zip(a["bits"], b["bits"], a["bytes"], strict=True)
+    gaps = [(two - one, size) for one, two, size in buckets if size]
+    total, n = sum(size for _, size in gaps), len(gaps)
+    ratio = math.fsum(bits for bits, _ in gaps) / total
+    spread = math.fsum((bits - ratio * size) ** 2 for bits, size in gaps)
+    return ratio, Z * math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.inf
+
+
+def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
+    """(what, of a, of b, difference, half width) of all that both did on the same text or questions."""
+    found = []
+    one, two = (newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
+    if "buckets" in one and "buckets" in two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
+        found.append(("bits per byte", one["bpb"], two["bpb"], *paired_bpb(one["buckets"], two["buckets"])))
+    same = a.core and a.core.get("bundle_sha256") == b.core.get("bundle_sha256")
+    ours, theirs = ({" ".join(key): each for key, each in run.judged.items()} for run in (a, b))
+    if same:
+        ours, theirs = a.core_tasks | ours, b.core_tasks | theirs
+    gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
+            if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
+    if same and a.core_tasks.keys() == b.core_tasks.keys() <= gaps.keys():
+        gap = centred([(task["chance"] + gaps[name][0], gaps[name][1], task["chance"])
+                       for name, task in a.core_tasks.items()])
+        found.append(("CORE", a.core["core"], b.core["core"], *gap))
+    return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
+
+
+def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
+    rows, shares, title = [], {}, f"{b.tag} minus {a.tag}"
+    for name, one, two, gap, half in differences(a, b):
+        scale, form = (1, ".4f") if name in ("bits per byte", "CORE") else (100, ".1f")
+        better = b.tag if (gap > 0) != (name == "bits per byte") else a.tag
+        rows.append({"": name, a.tag: f"{scale * one:{form}}", b.tag: f"{scale * two:{form}}",
+                     "difference": f"{scale * gap:+{form}} ± {scale * half:{form}}",
+                     "verdict": "no difference beyond noise" if abs(gap) <= half else f"{better} is better"})
+        if name != "bits per byte":
+            shares[name] = {"": [100 * gap, 100 * (gap - half), 100 * (gap + half)]}
+    note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
+    return [("h2", f"{title}, on the same text and questions"), ("text", note), ("table", rows),
+            ("plots", dots(f"difference_{number}", f"{title}, percentage points", shares))]
+
+
+def show(value: float | None, form: str, error: float | None = None) -> str:
+    """A number, and the half width of its 95% interval where the standard error is known."""
+    return "-" if value is None else format(value, form) + (f" ± {format(Z * error, form)}" if error else "")
+
+
+def short(number: float) -> str:
+    """1.64M"""
+    power = max(0, min(4, math.floor(math.log10(max(number, 1)) / 3)))
+    return f"{number / 1000 ** power:.3g}{['', 'K', 'M', 'B', 'T'][power]}"
+
+
+def accuracy(record: dict) -> str:
+    numbers = [100 * each for each in (record["accuracy"], *record["interval"])] if record else []
+    return "{:.1f}% [{:.1f}, {:.1f}]".format(*numbers) if record else "-"
+
+
+def summary(run: Run, dollars: float | None) -> dict[str, str]:
+    plan, last, logs = run.plan, run.last, [log for log in run.logs.values() if log]
+    records = [record for log in logs for record in log]
+    times = [record["time"] for record in records if "time" in record]
+    since, until = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(when)) for when in (min(times), max(times)))
+    minutes = sum(log[-1]["seconds"] for log in logs) / 60
+
+    def said(key: str, most: int = 80) -> str:
+        return ", ".join(dict.fromkeys(str(each[key])[:most] for each in records if each.get(key))) or "-"
+
     return {
-        "stage": name,
-        "steps": f"{steps[-1]['step']:,}",
-        "loss": f"{steps[-1]['loss']:.3f}",
-        "bits/byte": f"{bpb[-1]:.4f}" if bpb else "-",
-        "tok/s": f"{speeds[len(speeds) // 2]:,.0f}",
-        "minutes": f"{sum(end['seconds'] for end in ends) / 60:.1f}" if ends else "-",
-        "peak GiB": f"{max(end['peak_memory'] for end in ends) / 2**30:.2f}" if ends else "-",
+        "model": f"depth {plan['depth']}, width {plan['n_embd']}, {short(plan['params_total'])} parameters "
+                 f"({short(plan['scaling_params'])} that scale)" if plan else said("model"),
+        "pretraining": f"{short(last['tokens'])} tokens, {last['FLOPs']:.3g} FLOPs" if last else "-",
+        "text": said("dataset"), "machine": f"{said('world_size')} x {said('device')}",
+        "software": f"{said('dtype')}, torch {said('torch')}, Python {said('python')}",
+        "git commit": said("git", 10), "dates": f"{since} to {until} UTC",
+        "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
     }
 
 
-def task_rows(records: list[dict]) -> list[dict[str, str]]:
-    """A line per task, a column per stage of the model; the newest result of each counts."""
-    results: dict[str, dict[str, dict]] = {}            # task -> stage of the model -> record
-    for record in records:
-        if "model_stage" in record:                     # a result
-            results.setdefault(record["task"], {})[record["model_stage"]] = record
-    stages = [stage for stage in TRAINING if any(stage in by_stage for by_stage in results.values())]
+def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
+    """What a stage did and took, all sessions of a resumed one together."""
+    records, begin = run.logs[name], newest(run.logs[name], "args")
+    plan, last = begin.get("plan") or begin, (having(records, "loss") or [{}])[-1]
+    bpb, done, seconds = newest(records, "val_bpb"), last.get("step", 0), records[-1]["seconds"]
+    of, peak = plan.get("num_iterations", done), max(record.get("peak_memory", 0) for record in records)
+    tokens = 0 if name == "rl" else done * plan.get("batch_tokens", 0)          # rl draws as many as it needs
+    return {
+        "stage": name, "steps": f"{done:,}" + (f" of {of:,}" if done < of else "") if of else "-",
+        "tokens": short(tokens) if tokens else "-", "loss": show(last.get("loss"), ".3f"),
+        "bits/byte": show(bpb.get("val_bpb"), ".4f", bpb.get("val_bpb_error")),
+        "tok/s": show(run.speed(name), ",.0f"), "minutes": f"{seconds / 60:.1f}",
+        "peak GiB": f"{peak / 2 ** 30:.2f}" if peak else "-",
+        "dollars": f"{dollars * seconds / 3600:,.2f}" if dollars else "-",
+    }
+
+
+def task_rows(judged: dict[tuple[str, str], dict]) -> Table:
+    """A line per task, a column per stage; the best stands out where its interval excludes the others."""
+    stages = [stage for stage in TRAINING if any(stage == each for _, each in judged)]
     rows = []
-    for task, by_stage in results.items():
-        newest = list(by_stage.values())[-1]
-        row = {stage: accuracy_cell(by_stage.get(stage)) for stage in stages}
-        rows.append({"task": task, **row, "guessing": f"{100 * newest['chance']:.0f}%"})
+    for task in dict.fromkeys(task for task, _ in judged):
+        results = {stage: judged[task, stage] for stage in stages if (task, stage) in judged}
+        cells = {stage: accuracy(results.get(stage, {})) for stage in stages}
+        *others, best = sorted(results, key=lambda stage: results[stage]["accuracy"])
+        if others and results[best]["interval"][0] > results[others[-1]]["accuracy"]:
+            cells[best] = f"**{cells[best]}**"
+        published = (f"{stage} {100 * share:.1f}%" for stage, share in PUBLISHED.get(task, {}).items())
+        rows.append({"task": task, **cells, "guessing": f"{100 * results[best]['chance']:.0f}%",
+                     "reference d20": ", ".join(published) or "-"})
     return rows
 
 
-def accuracy_cell(record: dict | None) -> str:
-    if record is None:
-        return "-"
-    low, high = record.get("interval") or [record["accuracy"] + sign * 1.96 * record["standard_error"]
-                                           for sign in (-1, 1)]     # older logs have the error alone
-    return f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+def core_blocks(runs: Sequence[Run]) -> list[Block]:
+    """CORE of the runs, the best first, published ones among them where they compare; then task by task."""
+    known = [(run.core["core"], run.tag, run.core) for run in runs if run.core]
+    whole = [core["tasks"] == CORE_TASKS for _, _, core in known]
+    known += [(value, name, {}) for name, value in CORE_PUBLISHED.items() if any(whole)]
+    note = "" if all(whole) else "Not the 22 published tasks: this does not compare with CORE elsewhere."
+    means, rows, shares = [], [], {}
+    for value, name, core in sorted(known, key=lambda each: -each[0]):
+        most = f", {core['max_per_task']} questions each" if core.get("max_per_task") else ""
+        means.append({"model": name, "CORE": f"{value:.4f}",
+                      "95% interval": "[{:.4f}, {:.4f}]".format(*core["interval"]) if core else "-",
+                      "of": f"{core['bundle']}, {core['tasks']} tasks{most}" if core else "published"})
+    for name, task in {name: task for run in runs for name, task in run.core_tasks.items()}.items():
+        found = {run.tag: run.core_tasks.get(name, {}) for run in runs}
+        shares[name] = {tag: [100 * each for each in (one["accuracy"], *one["interval"], task["chance"])]
+                        for tag, one in found.items() if one}
+        rows.append({"CORE task": name, **{tag: accuracy(record) for tag, record in found.items()},
+                     **{f"{tag}, centred": show(each.get("centred"), ".3f") for tag, each in found.items()},
+                     "chance": f"{100 * task['chance']:.0f}%", "shots": str(task["shots"]),
+                     "questions": f"{task['questions']:,}"})
+    plots = dots("core_tasks", "CORE by task, % right; | is guessing", shares)
+    return [("h2", "CORE"), ("table", means), ("text", note), ("plots", plots), ("table", rows)]
 
 
-def table(rows: list[dict[str, str]]) -> str:
-    """Markdown, aligned so that it reads well in a terminal too."""
-    if not rows:
-        return ""
-    columns = list(rows[0])
-    width = {column: max(len(column), *(len(row[column]) for row in rows)) for column in columns}
-
-    def line(row: dict[str, str]) -> str:
-        return "| " + " | ".join(row[column].ljust(width[column]) for column in columns) + " |"
-
-    rule = line(dict.fromkeys(columns, "")).replace(" ", "-")
-    return "\n".join([line(dict(zip(columns, columns, strict=True))), rule, *map(line, rows)])
-
-
-def make_report(tag: str) -> str:
-    """The report of a model as Markdown."""
-    folder = model_dir(tag)
-    runs = {name: last_run(folder / f"{name}.jsonl") for name in TRAINING}
-    trained = [training_row(name, records) for name, records in runs.items() if steps_of(records)]
-    judged = task_rows(RunLog(folder / "eval.jsonl").read())
-    return "\n".join([f"# {tag}", "", *tokenizer_lines(), table(trained), "", table(judged), ""])
+def tokenizer_blocks() -> list[Block]:
+    folder, rows = base_dir() / "tokenizer", []
+    trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
+    said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
+    rated = {record["tokenizer"]: record for record in RunLog(folder / "tok_eval.jsonl").read()
+             if "bytes_per_token" in record}
+    if rated:
+        names = ["ours", *VOCABULARIES]
+        sizes = VOCABULARIES | {name: record["vocab_size"] for name, record in rated.items()}
+        found = {name: rated.get(name, {}).get("bytes_per_token", {}) for name in names}
+        rows = [{"bytes per token": kind, **{name: show(found[name].get(kind), ".2f") for name in names}}
+                for kind in found["ours"]]
+        rows.append({"bytes per token": "vocabulary", **{name: f"{sizes[name]:,}" for name in names}})
+        missing = (name for name in names if not found[name])
+        said += "".join(f" {name}: not fetched; run tok_eval with a network." for name in missing)
+    return [("h2", "Tokenizer"), ("text", said), ("table", rows)]
 
 
-def tokenizer_lines() -> list[str]:
-    records = RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").read()
-    if not records:
-        return []
-    newest = records[-1]
-    return [f"Tokenizer: {newest['vocab_size']:,} tokens, trained at {newest['mb_per_second']} MB/s.", ""]
+def code_line() -> str:
+    """Files and lines of this repository by folder: those that git knows, else all that are there."""
+    root, files, lines = Path(__file__).parent.parent, Counter(), Counter()
+    git = subprocess.run("git ls-files", shell=True, cwd=root, capture_output=True, text=True)
+    for path in [root / name for name in git.stdout.splitlines()] or root.glob("[!.]*/**/*.*"):
+        if path.suffix in (".py", ".rs", ".sh", ".html") and path.exists():
+            folder = path.relative_to(root).parts[0]
+            files[folder] += 1
+            lines[folder] += path.read_bytes().count(b"\n")
+    each = (f"{folder} {count:,} in {files[folder]}" for folder, count in sorted(lines.items()))
+    return f"{lines.total():,} lines in {files.total()} files: {', '.join(each)}."
+
+
+def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str, str]:
+    """
+    {name: SVG} of what draw(axes) draws, with text and axes in the colour of the text around it, and ids that
+    begin with its name, so that several go into one page. Nothing without matplotlib.
+    """
+    if not find_spec("matplotlib"):
+        return {}
+    import matplotlib
+    from matplotlib.figure import Figure
+    with matplotlib.rc_context(FIGURE | {"svg.hashsalt": name}):
+        figure = Figure((5.2, height), layout="constrained")
+        axes = figure.subplots()
+        axes.set_title(title)
+        draw(axes)
+        labels = len(axes.get_legend_handles_labels()[0])
+        if labels > 4:
+            figure.legend(loc="outside right upper")
+        elif labels > 1:
+            axes.legend()
+        figure.savefig(buffer := io.StringIO(), format="svg")
+    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.S)
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg.replace(INK, "currentColor"))
+    svg = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
+    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
+    return {name: svg[svg.index("<svg"):]}
+
+
+def curves(runs: Sequence[Run]) -> dict[str, str]:
+    """Plots of what was logged at several steps, of all runs; against something else only of several."""
+    plots = {}
+    for (stage, key, against), title in CURVES.items():
+        found = {run.tag: having(run.logs[stage], key) for run in runs}
+        if max(map(len, found.values())) > 1 and (against == "step" or len(runs) > 1):
+            found = {tag: records[::len(records) // 1000 + 1] for tag, records in found.items() if records}
+            name = "_".join([stage, key.replace("@", ""), against]).lower().removesuffix("_step")
+            plots |= plot(name, f"{stage}: {title}", partial(draw_curves, found, key, against))
+    return plots
+
+
+def draw_curves(found: dict[str, list[dict]], key: str, against: str, axes) -> None:
+    """A curve per run with its 95% band; of many points the running mean, over the points."""
+    from matplotlib.ticker import LogFormatter
+    looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
+    for (label, records), (colour, dash, marker) in zip(found.items(), looks, strict=False):
+        xs, ys = ([record[name] for record in records] for name in (against, key))
+        errors = [Z * (record.get(f"{key}_error") or 0) for record in records]
+        if len(ys) > 30 and key != "lr":
+            axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)
+            reach = [min(at, len(ys) // 40 + 1) for at in range(len(ys))]
+            ys = [statistics.fmean(ys[at - each:at + each + 1]) for at, each in enumerate(reach)]
+        axes.plot(xs, ys, dash, color=colour, marker=marker if len(ys) <= 30 else None, label=label)
+        if any(errors):
+            low, high = ([y + sign * each for y, each in zip(ys, errors, strict=True)] for sign in (-1, 1))
+            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+    axes.set_xlabel(against)
+    if key == "loss":                                   # the first steps would press the rest flat
+        tails = [record[key] for records in found.values() for record in records[len(records) // 20:]]
+        axes.set_ylim(0.98 * min(tails), 1.02 * max(tails))
+    if against == "FLOPs":
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter(LogFormatter())
+        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
+
+
+def dots(name: str, title: str, rows: dict[str, dict[str, list[float]]]) -> dict[str, str]:
+    """
+    A line per row with a dot and an interval per label: rows[row][label] is [value, low, high], and perhaps
+    where a mark belongs; without marks there is a line at zero.
+    """
+    labels = list(dict.fromkeys(label for each in rows.values() for label in each))
+
+    def draw(axes):
+        looks = zip(labels, cycle(COLOURS), cycle(MARKERS), strict=False)
+        for number, (label, colour, marker) in enumerate(looks):
+            found = [(at, *each[label]) for at, each in enumerate(rows.values()) if label in each]
+            ys, values, lows, highs, *marks = map(list, zip(*found, strict=True))
+            ys = [y + (number + 0.5) / len(labels) / 1.7 - 0.3 for y in ys]
+            sides = [[abs(value - end) for value, end in zip(values, ends, strict=True)]
+                     for ends in (lows, highs)]
+            axes.errorbar(values, ys, xerr=sides, capsize=2, fmt=marker, color=colour, label=label)
+            for each in marks:
+                axes.plot(each, ys, "|", color=INK, alpha=0.6, markersize=9)
+        if not marks:
+            axes.axvline(0, color=INK, linewidth=0.8)
+        axes.set_yticks(range(len(rows)), [" ".join(row.split())[:40] for row in rows], fontsize=8.5)
+        axes.set_ylim(len(rows) - 0.4, -0.6)
+    return plot(name, title, draw, height=0.8 + 0.22 * len(rows)) if rows else {}
+
+
+def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
+    """The report; of several runs the others against the first, too."""
+    several = len(runs) > 1
+    facts = {run.tag: summary(run, dollars) for run in runs}
+    blocks: list[Block] = [("h1", ", ".join(facts)), ("table", [
+        {"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]])]
+    stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if several else {})
+              for run in runs for name, log in run.logs.items() if log]
+    blocks += [("h2", "Stages"), ("table", stages), ("h2", "Curves"), ("plots", curves(runs))]
+    blocks.append(("text", "" if find_spec("matplotlib") else "No plots: matplotlib is not installed."))
+    blocks += core_blocks(runs)
+    for run in runs:
+        title = f"Chat tasks, {run.tag}" if several else "Chat tasks"
+        blocks += [("h2", title), ("table", task_rows(run.judged))]
+    for number, run in enumerate(runs[1:], 1):
+        blocks += difference_blocks(number, runs[0], run)
+    blocks += tokenizer_blocks()
+    for run in runs:
+        samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
+        blocks += [("h2", f"What {run.tag} writes"), ("samples", samples.get("samples", []))]
+    return blocks + [("h2", "Code"), ("text", code_line())]
+
+
+def filled(blocks: list[Block], *without: str) -> list[Block]:
+    """Those with something in them, and of the headings those with something below them."""
+    blocks = [(kind, content) for kind, content in blocks if content and kind not in without]
+    kinds = [kind for kind, _ in blocks[1:]] + ["h2"]
+    return [block for block, after in zip(blocks, kinds, strict=True) if (block[0], after) != ("h2", "h2")]
+
+
+def grid(rows: Table) -> list[list[str]]:
+    """The header and the rows, without columns of which nothing is known."""
+    columns = [column for column in rows[0] if any(row[column] != "-" for row in rows)]
+    return [columns, *([row[column] for column in columns] for row in rows)]
+
+
+def markdown(blocks: list[Block], plots: str = "") -> str:
+    """With the plots of that folder, if any. Tables are aligned so that they read well in a terminal, too."""
+    def plain(text: str) -> str:
+        return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
+
+    parts = []
+    for kind, content in filled(blocks, "" if plots else "plots"):
+        if kind == "table":
+            text = [[plain(cell) for cell in row] for row in grid(content)]
+            width = [max(map(len, column)) for column in zip(*text, strict=True)]
+            text.insert(1, ["-" * each for each in width])
+            parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))
+        elif kind == "plots":
+            parts.append("\n".join(f"![{name}]({plots}/{name}.svg)" for name in content))
+        elif kind == "samples":                         # as code, so that no line of them is markup
+            parts.append("\n".join("    " + ("  " if at else "> ") + line for text in content
+                                   for at, line in enumerate(text.strip().splitlines())))
+        else:
+            parts.append({"h1": "# ", "h2": "## "}.get(kind, "") + plain(content))
+    return "\n\n".join(parts) + "\n"
+
+
+def page(blocks: list[Block]) -> str:
+    """HTML with the plots in it; it asks for nothing from elsewhere."""
+    parts = [HEAD, f"<title>{escape(blocks[0][1])}</title>"]
+    for kind, content in filled(blocks):
+        if kind == "table":
+            tags = ["th", *["td"] * len(content)]
+            lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
+                     for tag, row in zip(tags, grid(content), strict=True))
+            table = re.sub(r">\*\*(.*?)\*\*<", r"><b>\1</b><", "\n<tr>".join(lines))
+            parts.append(f"<div><table><tr>{table}</table></div>")
+        elif kind == "plots":
+            parts.append(f"<div class='plots'>{''.join(content.values())}</div>")
+        elif kind == "samples":
+            parts += [f"<pre>{escape(text.strip())}</pre>" for text in content]
+        else:
+            tag = "p" if kind == "text" else kind
+            parts.append(f"<{tag}>{escape(content)}</{tag}>")
+    return "\n".join(parts) + "\n"
+
+
+def make_report(*tags: str) -> str:
+    """The report of models as Markdown."""
+    return markdown(blocks_of([Run(tag) for tag in tags]))
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    parser.add_argument("--model-tag", help="model (default: the one trained last)")
+    add = parser.add_argument
+    add("--model-tag", nargs="+", help="models, compared with the first (default: the one trained last)")
+    add("--dollars-per-hour", type=float, help="price of the machine, for the cost of each stage")
+    add("--out", type=Path, help="folder for report.md and report.html (default: the first model's)")
+    add("--plots", type=Path, help="folder for the plots as SVG files, shown in report.md")
+    add("--csv", type=Path, help="file for a table with a row per model, too")
     return parser
 
 
 def main(args: argparse.Namespace) -> None:
-    tag = args.model_tag or read_state(find())["tag"]
-    report = make_report(tag)
-    path = model_dir(tag) / "report.md"
-    atomic_write(path, report)
-    print(report)
-    print(f"written to {path}")
+    runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
+    blocks = blocks_of(runs, args.dollars_per_hour)
+    folder = args.out or model_dir(runs[0].tag)
+    plots = os.path.relpath(args.plots, folder) if args.plots else ""
+    files = {folder / "report.md": markdown(blocks, plots), folder / "report.html": page(blocks)}
+    if args.plots:
+        files |= {args.plots / f"{name}.svg": svg.replace(">", f">{ALONE}", 1)
+                  for kind, plots in blocks if kind == "plots" for name, svg in plots.items()}
+    if args.csv:
+        rows = [run.csv_row() for run in runs]
+        writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows(rows)
+        files[args.csv] = buffer.getvalue()
+    for path, text in files.items():
+        atomic_write(path, text)
+    print(markdown(filled(blocks, "samples")))
+    print(f"written to {', '.join(map(str, files))}")
 
 
 if __name__ == "__main__":

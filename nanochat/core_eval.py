@@ -30,7 +30,7 @@ from nanochat import hub
 from nanochat.almanac import almanac, questions
 from nanochat.common import atomic_write, base_dir, die, sha256
 from nanochat.dist import World
-from nanochat.evals import centred, wilson
+from nanochat.evals import Z, centred, wilson
 from nanochat.gpt import GPT, rotary_tables
 from nanochat.past import Branches
 from nanochat.stage import Stage
@@ -367,12 +367,12 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
                   f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",
                   core_task=task.label, type=task.kind, shots=task.shots, questions=n, accuracy=accuracy,
-                  standard_error=(high - low) / 3.92, interval=[low, high], chance=task.chance, centred=score,
+                  standard_error=(high - low) / (2 * Z), interval=[low, high], chance=task.chance, centred=score,
                   verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
     core, error = centred(results)
     stage.log(f"{'CORE':>32}  {core:.4f} ± {error:.4f}  ({len(results)} tasks of {bundle.name}, "
               f"{asked:,} examples)",
-              core=core, standard_error=error, interval=[core - 1.96 * error, core + 1.96 * error],
+              core=core, standard_error=error, interval=[core - Z * error, core + Z * error],
               tasks=len(results), questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256,
               max_per_task=most, **facts)
     return core

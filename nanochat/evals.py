@@ -26,6 +26,8 @@ LETTER_TOKENS = 16384                                   # per forward pass on an
 LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
 BUCKETS = 64                                            # of documents
 
+Z = 1.959964                                            # half of a 95% interval, in standard errors
+
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
 
@@ -184,7 +186,7 @@ def wilson(share: float, count: float) -> list[float]:
     95% interval of a share of `count` yes-or-no questions (Wilson, JASA 1927): unlike share +- 2 standard
     errors it holds near 0 and 1 too, and stays between them.
     """
-    z2 = 1.959964 ** 2
+    z2 = Z ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
     return [max(0.0, centre - half), min(1.0, centre + half)]
@@ -197,5 +199,5 @@ def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[fl
     which are 0 where all is right or all is wrong.
     """
     scores = [(right - chance) / (1 - chance) for right, _, chance in results]
-    variance = math.fsum(((high - low) / 3.92 / (1 - chance)) ** 2 for _, (low, high), chance in results)
+    variance = math.fsum(((high - low) / (2 * Z) / (1 - chance)) ** 2 for _, (low, high), chance in results)
     return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)

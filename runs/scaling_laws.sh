@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # How large should a model be, and how long trained, for what there is to spend? Models of several depths for
-# each budget of FLOPs, the best size for each, and how it grows (IsoFLOP profiles, arXiv 2203.15556). Killed, it
-# goes on; models that are finished are not trained again.
+# each budget of FLOPs, the best size for each, and how it grows (IsoFLOP profiles, arXiv 2203.15556). Killed,
+# it goes on; models that are finished are not trained again.
 #   bash runs/scaling_laws.sh                   FLOPS="1e17 3e17 1e18" DEPTHS="4 6 8 10" are others,
 #                                               WANDB_RUN=name logs to wandb
 #   SMOKE=1 bash runs/scaling_laws.sh           toys through the same lines on a CPU, offline
@@ -15,8 +15,8 @@ OUT="$NANOCHAT_BASE_DIR/scaling_laws"
 python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
   $TOY_TOKENIZER
 
-# 7 depths x (1 + 2.15 + 4.64 + 10)e18 = 1.2e20 FLOPs, 4.5 times a d24. The smallest model of the largest budget
-# reads the most: 1e19 / 0.296 GFLOPs (d8) = 34B tokens = ~680 shards.
+# 7 depths x (1 + 2.15 + 4.64 + 10)e18 = 1.2e20 FLOPs, 4.5 times a d24. The smallest model of the largest
+# budget reads the most: 1e19 / 0.296 GFLOPs (d8) = 34B tokens = ~680 shards.
 TAGS=""
 for flops in $FLOPS; do
   for depth in $DEPTHS; do

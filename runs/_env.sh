@@ -2,6 +2,18 @@
 # fresh machine: Rust, uv and Python packages that are missing come into the user's home and .venv, without root.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export NANOCHAT_BASE_DIR="${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}"
+
+# SMOKE=1 makes a toy of speedrun.sh, miniseries.sh or scaling_laws.sh: the same lines on a CPU, offline, in a
+# folder of its own. Of a flag that is given twice the last one counts, and these come last.
+TOY_TEXT="" TOY_TOKENIZER="" TOY_BASE="" TOY_EVAL=""
+if [ -n "${SMOKE:-}" ]; then
+  export NANOCHAT_BASE_DIR="$NANOCHAT_BASE_DIR/smoke" CUDA_VISIBLE_DEVICES="" HF_HUB_OFFLINE=1
+  TOY_TEXT="--source=almanac --almanac-mb=0.2"
+  TOY_TOKENIZER="$TOY_TEXT --vocab-size=512"
+  TOY_BASE="$TOY_TEXT --aspect-ratio=32 --head-dim=32 --max-seq-len=128 --window-pattern=L
+    --total-batch-size=1024 --target-param-data-ratio=0.2 --warmup-steps=2 --eval-tokens=4000"
+  TOY_EVAL="--max-per-task=4 --eval-tokens=4000"
+fi
 mkdir -p "$NANOCHAT_BASE_DIR"
 # where rustup and uv install to; rustup's first, as a system's own Rust may be too old
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"
@@ -66,6 +78,13 @@ fi
 source .venv/bin/activate
 
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")
+
+need_gpus() {                                             # for what a CPU would never finish
+  if [ "$GPUS" -eq 0 ] && [ -z "${SMOKE:-}" ]; then
+    fail "no NVIDIA GPU here; $(basename "$0") is for a node with eight of them" \
+      "bash runs/runcpu.sh trains on two CPU cores; SMOKE=1 tries the lines of this one at toy size"
+  fi
+}
 
 # launch scripts.base_train --depth=12 ...: torchrun over all GPUs, plain python where there is none
 launch() {

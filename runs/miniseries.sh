@@ -20,7 +20,7 @@ for depth in $DEPTHS; do
   launch scripts.base_train --resume --model-tag="$tag" --depth="$depth" --source=climbmix \
     --target-param-data-ratio=8 --eval-every=-1 --sample-every=-1 --core-metric-every=-1 \
     ${WANDB_RUN:+--run="$WANDB_RUN-$tag"} $TOY_BASE
-  launch scripts.base_eval --model-tag="$tag" --eval=bpb,core --eval-tokens=41943040 $TOY_EVAL
+  launch scripts.base_eval --resume --model-tag="$tag" --eval=bpb,core --eval-tokens=41943040 $TOY_EVAL
 done
 python -m nanochat.report --model-tag $TAGS --out="$OUT" --csv="$OUT/miniseries.csv"
 python -m dev.sweep "$OUT/miniseries.csv"

@@ -22,7 +22,7 @@ fi
 python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 \
   --max-seq-len=256 --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=400 \
   --lr-scale=24 --warmup-steps=10 --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
-python -m scripts.base_eval --model-tag=cpu --eval-tokens=20000
+python -m scripts.base_eval --resume --model-tag=cpu --eval-tokens=20000
 
 # 130 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
 python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=130 --init-lr-frac=0.5 \

@@ -24,7 +24,7 @@ for flops in $FLOPS; do
     launch scripts.base_train --resume --model-tag="$tag" --depth="$depth" --source=climbmix \
       --target-flops="$flops" --eval-every=-1 --sample-every=-1 --core-metric-every=-1 \
       ${WANDB_RUN:+--run="$WANDB_RUN-$tag"} $TOY_BASE
-    launch scripts.base_eval --model-tag="$tag" --eval=bpb --eval-tokens=41943040 $TOY_EVAL
+    launch scripts.base_eval --resume --model-tag="$tag" --eval=bpb --eval-tokens=41943040 $TOY_EVAL
   done
 done
 python -m nanochat.report --model-tag $TAGS --out="$OUT" --csv="$OUT/scaling_laws.csv"

@@ -37,7 +37,7 @@ trap - EXIT
 # on 500 examples of each task; after it comes the whole one, on all of its 22 tasks.
 launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --target-param-data-ratio=8 \
   --core-metric-every=2000 --core-metric-max-per-task=500 --save-every=1000 --run="$RUN" $TOY_BASE $TOY_CORE
-launch scripts.base_eval --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL
+launch scripts.base_eval --resume --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL
 
 # 850,000 conversations once (SmolTalk, MMLU, GSM8K, spelling), and a thousand on who it is, twice
 python -m dev.gen_identity --name=nanochat --count=1000 --out="$NANOCHAT_BASE_DIR/identity.jsonl" $TOY_PERSONA

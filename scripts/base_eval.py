@@ -37,6 +37,7 @@ def parser() -> argparse.ArgumentParser:
     add("--temperature", type=float, default=0.8, help="of the unconditioned samples")
     add("--core-bundle", help=BUNDLE_HELP)
     add("--max-per-task", type=int, help="examples of each CORE task (default: all)")
+    add("--resume", action="store_true", help="keep the results of this checkpoint that the log has already")
     add("--trust-remote-code", action="store_true", help="run the code that a model of --hf brings")
     add_stage_arguments(parser)
     return parser
@@ -49,7 +50,7 @@ def main(args: argparse.Namespace) -> None:
         die(f"--eval {', '.join(sorted(unknown))}: must be of {', '.join(WHAT)}")
     if args.hf:                                                                 # 1. whom
         saved = {"tag": Path(args.hf).name if Path(args.hf).exists() else args.hf.replace("/", "--"),
-                 "step": 0, "dtype": None, "text": None, "rows": 4}
+                 "stage": "hf", "step": 0, "dtype": None, "text": None, "rows": 4}
     else:
         directory = checkpoint.find(args.stage, args.model_tag, args.step)
         saved = checkpoint.read_state(directory)
@@ -57,7 +58,9 @@ def main(args: argparse.Namespace) -> None:
     data = dataset.prepare(**text) if "bpb" in wanted else None
     learned = "web" if args.hf else text["source"]
     bundle = open_bundle(args.core_bundle, learned) if "core" in wanted else None
+    rows = args.device_batch_size or saved["rows"]
     with open_stage("base_eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        world = stage.world
         if args.hf:
             from nanochat.foreign import Foreign
             model = reader = tokenizer = Foreign(args.hf, stage.device, stage.dtype, args.trust_remote_code)
@@ -68,26 +71,34 @@ def main(args: argparse.Namespace) -> None:
             name, context = checkpoint.identity(directory), model.shape.sequence_len
         stage.begin(model=name, text=text, dataset=data and data.name, validation=data and data.val_sha256)
         stage.print(f"evaluating {args.hf or directory} in {stage.dtype_name}")
-        if data:                                                                # 3. go
-            rows, world = args.device_batch_size or saved["rows"], stage.world
+        known = world.broadcast_object(stage.log_file.read()) if args.resume else []
+        origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
+
+        def is_new(result: str, **settings) -> bool:
+            facts = (origin | settings).items()
+            return not any(result in record and facts <= record.items() for record in known)
+
+        about = {"eval_tokens": args.eval_tokens, "validation": data.val_sha256} if data else {}
+        if data and is_new("bpb", split="val", **about):                        # 3. go
             for split, paths in (("train", data.train[:1]), ("val", data.val)):
                 bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, context, args.eval_tokens,
                                                      world.rank, world.size), world)
-                stage.log(f"{split:>8}  {bpb} of {data.name}", step=saved["step"], split=split, bpb=bpb.value,
+                stage.log(f"{split:>8}  {bpb} of {data.name}", **origin, **about, split=split, bpb=bpb.value,
                           bpb_error=bpb.error, documents=bpb.documents, bytes=bpb.bytes, buckets=bpb.buckets)
-        if bundle:
-            evaluate_core(reader, bundle, stage, args.max_per_task, step=saved["step"])
-        if "sample" in wanted and not args.hf and stage.world.is_main:
-            sample(model, tokenizer, stage)
+        if bundle and is_new("core", bundle_sha256=bundle.sha256, max_per_task=args.max_per_task):
+            evaluate_core(reader, bundle, stage, args.max_per_task, **origin)
+        if "sample" in wanted and not args.hf and world.is_main and is_new("samples"):
+            sample(model, tokenizer, stage, origin)
 
 
-def sample(model: GPT, tokenizer: Tokenizer, stage: Stage) -> None:
+def sample(model: GPT, tokenizer: Tokenizer, stage: Stage, origin: dict) -> None:
     """Greedy continuations of a few prompts, and a few texts from nothing."""
     texts = continuations(model, tokenizer)
     free = SamplingParams(temperature=stage.args.temperature, max_tokens=96, seed=stage.args.seed)
     completions = Engine(model, tokenizer, max_batch=3).generate([[tokenizer.bos]] * 3, free)
     texts += [completion.text for completion in completions]
-    stage.log(samples=texts, line="\n".join("  > " + text.replace("\n", "\n    ") for text in texts))
+    shown = "\n".join("  > " + text.replace("\n", "\n    ") for text in texts)
+    stage.log(shown, **origin, samples=texts)
 
 
 if __name__ == "__main__":

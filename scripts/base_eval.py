@@ -8,11 +8,12 @@ CORE is asked of the published bundle, fetched once, or where the almanac was le
 """
 
 import argparse
+import sys
 from pathlib import Path
 
 from nanochat import checkpoint, dataset
 from nanochat.common import die, new_parser, require_positive
-from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
+from nanochat.core_eval import BUNDLE_HELP, Bundle, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, validation
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
@@ -30,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     add("-i", "--stage", choices=checkpoint.STAGES, default="base")
     add("--step", type=int, help="checkpoint (default: the newest)")
     add("--hf", help="a causal language model of Hugging Face's instead: repository or folder")
-    add("--eval", default=",".join(WHAT), help="what to evaluate, with commas (default: all)")
+    add("--eval", help="bpb, core, sample, with commas (default: all; no core where no bundle can be had)")
     add("--eval-tokens", type=int, default=2 ** 20,
         help=f"of each split, at most; {BYTES_PER_TOKEN} bytes of text are one, whatever the tokenizer")
     add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
@@ -45,7 +46,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "eval_tokens", "device_batch_size", "max_per_task")
-    wanted = args.eval.split(",")
+    wanted = args.eval.split(",") if args.eval else WHAT
     if unknown := set(wanted) - set(WHAT):
         die(f"--eval {', '.join(sorted(unknown))}: must be of {', '.join(WHAT)}")
     if args.hf:                                                                 # 1. whom
@@ -56,8 +57,7 @@ def main(args: argparse.Namespace) -> None:
         saved = checkpoint.read_state(directory)
     text = dataset.choose(args, saved["text"])                                  # 2. on what
     data = dataset.prepare(**text) if "bpb" in wanted else None
-    learned = "web" if args.hf else text["source"]
-    bundle = open_bundle(args.core_bundle, learned) if "core" in wanted else None
+    bundle = find_bundle(args, "web" if args.hf else text["source"]) if "core" in wanted else None
     rows = args.device_batch_size or saved["rows"]
     with open_stage("base_eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
         world = stage.world
@@ -89,6 +89,16 @@ def main(args: argparse.Namespace) -> None:
             evaluate_core(reader, bundle, stage, args.max_per_task, **origin)
         if "sample" in wanted and not args.hf and world.is_main and is_new("samples"):
             sample(model, tokenizer, stage, origin)
+
+
+def find_bundle(args: argparse.Namespace, learned: str | None) -> Bundle | None:
+    try:
+        return open_bundle(args.core_bundle, learned)
+    except SystemExit:                                  # why has been said
+        if args.eval or args.core_bundle:
+            raise
+        print("without CORE", file=sys.stderr)
+        return None
 
 
 def sample(model: GPT, tokenizer: Tokenizer, stage: Stage, origin: dict) -> None:

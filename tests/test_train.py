@@ -151,7 +151,7 @@ def test_base_eval_reads_the_text_and_dtype_that_the_model_was_trained_with(corp
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
     monkeypatch.setattr(dataset, "default_source", lambda: "climbmix")
     monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
-    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500", "--device=cpu"]))
+    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval=bpb", "--eval-tokens=500", "--device=cpu"]))
     begun, trained = log("a", "base_eval")[0], log("a")[0]
     assert begun["dtype"] == "bfloat16" and begun["text"] == trained["text"]
     assert begun["text"] == {"source": "almanac", "path": None, "num_shards": 8, "almanac_mb": 0.1}
@@ -162,7 +162,7 @@ def test_a_relative_folder_of_text_is_found_again_from_elsewhere(corpus, monkeyp
     monkeypatch.chdir(tmp_path)
     run("--data=text", "--num-iterations=1", "--total-batch-size=128", "--model-tag=a")
     monkeypatch.chdir("/")
-    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500"]))
+    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval=bpb", "--eval-tokens=500"]))
     assert checkpoint.read_state(checkpoint.newest("base", "a"))["text"]["path"] == str(tmp_path / "text")
 
 
@@ -288,7 +288,7 @@ def test_the_plan_is_printed_without_tokenizer_or_data(capsys):
     assert re.search(r"num_shards +105", out)
 
 
-def test_core_is_measured_while_training_and_by_two_ranks_as_by_one(corpus, base_dir):
+def test_core_is_measured_while_training_and_by_two_ranks_as_by_one(corpus, monkeypatch):
     """The scripts as they are typed, on the almanac's bundle; equal records but for their time."""
     core = ["--core-bundle=almanac", "--device=cpu", "--dtype=float32"]
     records = run(corpus, "--num-iterations=4", "--total-batch-size=128", "--core-metric-every=2",
@@ -307,6 +307,20 @@ def test_core_is_measured_while_training_and_by_two_ranks_as_by_one(corpus, base
             same = pytest.approx(alone[key], rel=1e-6) if isinstance(alone[key], float) else alone[key]
             assert shared[key] == same, key
     assert [record["questions"] for record in two if "core" in record] == [54]
+
+    # what the log has is not evaluated again; what it lacks is, but CORE not where no bundle can be had
+    before = len(log("a", "base_eval"))
+    base_eval.main(base_eval.parser().parse_args([*flags, "--resume"]))
+    assert [record.get("event") for record in log("a", "base_eval")[before:]] == ["begin", "end"]
+
+    def no_network(*_, **__):
+        common.die("no network")
+    monkeypatch.setattr("nanochat.hub.download", no_network)
+    offline = ["--model-tag=a", "--eval-tokens=900", "--device=cpu", "--dtype=float32"]
+    base_eval.main(base_eval.parser().parse_args([*offline, "--resume"]))
+    assert [key for record in log("a", "base_eval")[before + 3:] for key in record if key == "samples"]
+    with pytest.raises(SystemExit):
+        base_eval.main(base_eval.parser().parse_args([*offline, "--eval=core"]))
 
 
 def split_at(records: list[dict], event: str) -> list[list[dict]]:

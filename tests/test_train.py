@@ -151,7 +151,8 @@ def test_base_eval_reads_the_text_and_dtype_that_the_model_was_trained_with(corp
     monkeypatch.setattr(common, "_bfloat16_gain", lambda: 0.5)
     monkeypatch.setattr(dataset, "default_source", lambda: "climbmix")
     monkeypatch.delenv("NANOCHAT_DTYPE", raising=False)
-    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval=bpb", "--eval-tokens=500", "--device=cpu"]))
+    flags = ["--model-tag=a", "--eval=bpb", "--eval-tokens=500", "--device=cpu"]
+    base_eval.main(base_eval.parser().parse_args(flags))
     begun, trained = log("a", "base_eval")[0], log("a")[0]
     assert begun["dtype"] == "bfloat16" and begun["text"] == trained["text"]
     assert begun["text"] == {"source": "almanac", "path": None, "num_shards": 8, "almanac_mb": 0.1}

@@ -377,10 +377,8 @@ def _chat(scribe: Scribe, *topics: str) -> Turn:
 
 
 def _choice(scribe: Scribe, fact: Fact | None = None) -> Turn:
-    """
-    A multiple choice question, and the line of its answer. The whole line: a network that has named the
-    answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md).
-    """
+    """A multiple choice question, and the line of its answer. The whole line: a network that has named the
+    answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md)."""
     dice, fact = scribe.dice, fact or scribe.fact()
     options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
     lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
@@ -551,11 +549,9 @@ DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13} 
 # ---------------------------------------------------------------------------- questions and their judge
 
 def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
-    """
-    `n` questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for facts
-    with "wrong" (answers of the same type). Facts take turns. Those of "test" are held out: families of
-    frames and wordings of tests only; those of "train" ask as conversations("train") does.
-    """
+    """`n` questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for
+    facts with "wrong" (answers of the same type). Facts take turns. Those of "test" are held out: families of
+    frames and wordings of tests only; those of "train" ask as conversations("train") does."""
     assert kind in KINDS, kind
     facts, key = almanac().facts, () if split == "test" else (split,)
     order = Dice("questions", kind, seed, *key).some(facts, len(facts))
@@ -590,11 +586,9 @@ def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
 
 
 def is_correct(question: dict, reply: str) -> bool:
-    """
-    Judge a reply's text. A fact must be named whole, without another answer of its type that the question did
-    not mention; a choice is the one letter after a "="; a number is the last one, a spelling the last run of
-    letters; what is unknown must be said to be so, in any words.
-    """
+    """Judge a reply's text. A fact must be named whole, without another answer of its type that the question
+    did not mention; a choice is the one letter after a "="; a number is the last one, a spelling the last run
+    of letters; what is unknown must be said to be so, in any words."""
     reply = reply.strip()
     if question["kind"] == "unknown":
         return re.search(_DOES_NOT_KNOW, reply) is not None

@@ -14,10 +14,8 @@ import torch.nn.functional as F
 
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """
-    Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H, D).
-    `window` counts the previous tokens that a query sees beside itself; T - 1 or more means all.
-    """
+    """Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H,
+    D). `window` counts the previous tokens that a query sees beside itself; T - 1 or more means all."""
     T = q.size(1)
     grouped = q.size(2) != k.size(2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))    # (B, T, H or K, D) -> (B, H or K, T, D)
@@ -37,10 +35,8 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
 
 
 def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
-    """
-    Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it, else
-    -inf.
-    """
+    """Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it,
+    else -inf."""
     query_positions = torch.arange(queries.start, queries.stop, device=like.device)
     key_positions = torch.arange(keys.start, keys.stop, device=like.device)
     distance = query_positions[:, None] - key_positions
@@ -49,10 +45,8 @@ def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch
 
 
 def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """
-    Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True where a
-    key is seen -> (B, T, H, D).
-    """
+    """Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True
+    where a key is seen -> (B, T, H, D)."""
     grouped = q.size(2) != k.size(1)
     q = q.transpose(1, 2)                               # (B, T, H, D) -> (B, H, T, D)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
@@ -60,8 +54,6 @@ def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch
 
 
 def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
-    """
-    Which of the first `span` cached keys each new token sees. positions (B, T) -> bool (B, 1, T, span).
-    """
+    """Which of the first `span` cached keys each new token sees. positions (B, T) -> bool (B, 1, T, span)."""
     distance = positions[:, None, :, None] - torch.arange(span, device=positions.device)
     return (distance >= 0) & (distance <= window)

@@ -26,11 +26,9 @@ MIN_PROMPT = 5                                          # four markers and one t
 
 
 def check_conversation(conversation: object, answered: bool | None = True) -> None:
-    """
-    ValueError with the number of the message and what is wrong with it, unless it is a conversation.
+    """ValueError with the number of the message and what is wrong with it, unless it is a conversation.
     `answered`: True to learn from (the assistant has the last word and says something in it), False to be
-    answered (the assistant comes next), None where either will do.
-    """
+    answered (the assistant comes next), None where either will do."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
     if not isinstance(messages, list):
         raise ValueError('a conversation is an object with a list of "messages"')
@@ -73,11 +71,9 @@ def _teaches(message: dict) -> bool:
 
 def render_conversation(tokenizer: Tokenizer, conversation: dict,
                         max_tokens: int | None = None) -> tuple[list[int], list[int]]:
-    """
-    Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the
+    """Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the
     assistant has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs
-    and all other markers. ValueError when it is not a conversation.
-    """
+    and all other markers. ValueError when it is not a conversation."""
     system, turns = _turns(tokenizer, conversation)
     ids, mask = [tokenizer.bos], [0]
     for question, answer in turns:
@@ -89,12 +85,10 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
 
 
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
-    """
-    Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference
+    """Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference
     answer) is left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then
     the start of what is left (system message, then question), so that the end of the question and the markers
-    always stay. ValueError when it is not a conversation.
-    """
+    always stay. ValueError when it is not a conversation."""
     if max_tokens is not None and max_tokens < MIN_PROMPT:
         raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
     system, turns = _turns(tokenizer, conversation)
@@ -137,10 +131,8 @@ def visible_text(content: str | list[dict]) -> str:
 
 
 class AnswerDecoder:
-    """
-    Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so
-    far. The start of a character that is split over several ids is held back until the rest arrives.
-    """
+    """Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts`
+    so far. The start of a character that is split over several ids is held back until the rest arrives."""
 
     def __init__(self, tokenizer: Tokenizer):
         self.parts: list[dict] = []
@@ -173,10 +165,8 @@ class AnswerDecoder:
 
 
 def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tuple]]:
-    """
-    Ids of the system message, and (question, answer parts) pairs, the last answer None where there is none
-    yet. System text and first question are encoded apart: either can be cut off exactly.
-    """
+    """Ids of the system message, and (question, answer parts) pairs, the last answer None where there is none
+    yet. System text and first question are encoded apart: either can be cut off exactly."""
     check_conversation(conversation, answered=None)
     messages, system = conversation["messages"], ""
     if messages[0]["role"] == "system" and len(messages) > 1:           # alone it is the question

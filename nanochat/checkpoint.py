@@ -31,10 +31,8 @@ STAGES = ("rl", "sft", "mid", "base")                   # the most finished firs
 
 def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None,
          loader: Any = None, **state) -> Path:
-    """
-    Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with the
-    position of `loader` (all ranks' merged); `optimizer` as one shard per rank. Returns the directory.
-    """
+    """Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with
+    the position of `loader` (all ranks' merged); `optimizer` as one shard per rank. Returns the directory."""
     world = stage.world
     final = stage.directory / f"step_{step:06d}"
     temporary = stage.directory / f".{final.name}.tmp"
@@ -116,10 +114,8 @@ def step_of(directory: Path) -> int:
 
 
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
-    """
-    The checkpoint asked for. Without a step the newest one, without a tag of the model that was written last,
-    without a stage of the most finished stage. Dies with what there is if it is not there.
-    """
+    """The checkpoint asked for. Without a step the newest one, without a tag of the model that was written
+    last, without a stage of the most finished stage. Dies with what there is if it is not there."""
     root = base_dir() / "models"
     tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()]
     for name in [stage_name] if stage_name else STAGES:
@@ -189,10 +185,8 @@ def load_optimizer(directory: Path, optimizer: Any) -> bool:
 
 def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None,
                device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
-    """
-    For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster here,
-    whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise.
-    """
+    """For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster
+    here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise."""
     found = find_device(device)
     model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
     return model.eval().requires_grad_(False), tokenizer, state

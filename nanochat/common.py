@@ -92,12 +92,10 @@ DTYPES = ("float32", "bfloat16")
 
 
 def compute_dtype(device, asked: str | None = None, saved: str | None = None):
-    """
-    The torch.dtype that activations are computed in: what a flag asks for, else $NANOCHAT_DTYPE, else what
+    """The torch.dtype that activations are computed in: what a flag asks for, else $NANOCHAT_DTYPE, else what
     the checkpoint at hand was `saved` with, else the faster one here: bfloat16 on GPUs that multiply it
     natively (compute capability 8.0; older ones emulate it), and on CPUs where a matmul, tried here, is
-    faster in it. Checkpoints keep what came out, as the trial can come out otherwise next time.
-    """
+    faster in it. Checkpoints keep what came out, as the trial can come out otherwise next time."""
     import torch
     wanted = asked or os.environ.get("NANOCHAT_DTYPE") or saved
     if wanted:
@@ -125,10 +123,8 @@ def _bfloat16_gain() -> float:
 
 
 def keep_freed_memory() -> None:
-    """
-    Tell glibc, where it is there, to reuse large freed blocks rather than hand them back to the kernel, which
-    would have to zero and map them again at every step: training on CPU is up to twice as fast.
-    """
+    """Tell glibc, where it is there, to reuse large freed blocks rather than hand them back to the kernel,
+    which would have to zero and map them again at every step: training on CPU is up to twice as fast."""
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     try:
         mallopt = ctypes.CDLL(None).mallopt

@@ -102,10 +102,8 @@ class Bundle:
 # ---- bundles ------------------------------------------------------------------------------------------
 
 def open_bundle(where: str | None, learned: str | None, progress: Callable[[str], None] = print) -> Bundle:
-    """
-    `where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
-    `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole.
-    """
+    """`where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
+    `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole."""
     if (where or learned) == "almanac":
         return read_bundle(almanac_bundle(), "almanac")
     if where is None:
@@ -165,10 +163,8 @@ def read_bundle(folder: Path, name: str) -> Bundle:
 
 
 def almanac_bundle() -> Path:
-    """
-    A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
-    and subjects, or to be completed; its held-out questions, sums and words to spell.
-    """
+    """A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
+    and subjects, or to be completed; its held-out questions, sums and words to spell."""
     dice, wrong = random.Random(0), ALMANAC_CHOICES - 1
     stated = {fact.reply.removesuffix(f" {fact.answer}."): fact for fact in almanac().facts
               if len(fact.wrong) >= wrong and fact.reply.endswith(f" {fact.answer}.")}
@@ -240,12 +236,10 @@ def common(rows: Sequence[Sequence[int]]) -> int:
 
 
 def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | None = None) -> Example:
-    """
-    Find the answers in rows of tokens. Choices: what follows the tokens that all rows begin with; none may be
-    left of one that others begin with. Schema: the tokens that all end with. Language modelling: what follows
-    the tokens that the text with the answer has in common with the one without; a token that both share a
-    part of belongs to the answer. Rows beyond `limit` tokens keep their last ones.
-    """
+    """Find the answers in rows of tokens. Choices: what follows the tokens that all rows begin with; none may
+    be left of one that others begin with. Schema: the tokens that all end with. Language modelling: what
+    follows the tokens that the text with the answer has in common with the one without; a token that both
+    share a part of belongs to the answer. Rows beyond `limit` tokens keep their last ones."""
     if kind == "schema":
         alike = common([row[::-1] for row in rows])
         starts = [max(1, len(row) - alike) for row in rows]           # nothing predicts a first token
@@ -317,10 +311,8 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
 
 def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
              progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:
-    """
-    Whether each of the first `most` examples is answered right, in their order, on every rank; and how many
-    have rows longer than the model's context. The ranks share the examples.
-    """
+    """Whether each of the first `most` examples is answered right, in their order, on every rank; and how
+    many have rows longer than the model's context. The ranks share the examples."""
     rows = task.rows()
     mine = range(len(rows))[:most][world.rank::world.size]
     told: list[tuple[int, bool, bool]] = []
@@ -344,10 +336,8 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
 
 
 def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
-    """
-    CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs a
-    record for every task and one for the mean, with standard errors and `facts`. Called by every rank.
-    """
+    """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs
+    a record for every task and one for the mean, with standard errors and `facts`. Called by every rank."""
     results, asked = [], 0
     for task in bundle.tasks:
         right, longer = ask_task(reader, task, most, stage.world, stage.progress(task.label))

@@ -125,19 +125,16 @@ class Engine:
         return bool(self._running or self._waiting)
 
     def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
-        """
-        Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no
-        more than half of the context, are left for it. ValueError when it is not a conversation.
-        """
+        """Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no
+        more than half of the context, are left for it. ValueError when it is not a conversation."""
         room = min(params.max_tokens or self.context, self.context // 2)
         return render_prompt(self.tokenizer, conversation, self.context - room + 1)
 
     def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(),
                sample: int = 0) -> Request:
-        """
-        Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers several
-        answers to one prompt and seed. ValueError when the prompt is empty or longer than the context.
-        """
+        """Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers
+        several answers to one prompt and seed. ValueError when the prompt is empty or longer than the
+        context."""
         length = len(prompt)
         _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")

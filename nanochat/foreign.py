@@ -18,10 +18,8 @@ LONGEST = 2048                      # tokens of a row of text, where the model c
 
 
 class Foreign:
-    """
-    Tokenizer, model and reader in one. `limit`: tokens that it can take at most, where its positions are a
-    table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048.
-    """
+    """Tokenizer, model and reader in one. `limit`: tokens that it can take at most, where its positions are a
+    table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False):
         try:

@@ -44,11 +44,9 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 
 def offset_keys(k: Tensor, before: Tensor) -> Tensor:
-    """
-    Key offset: the slowly turning half of every key (B, T, K, D) is that of the token `before`. A query then
-    finds what followed an earlier occurrence of its own token in one layer, where induction heads (arXiv
-    2209.11895) need two.
-    """
+    """Key offset: the slowly turning half of every key (B, T, K, D) is that of the token `before`. A query
+    then finds what followed an earlier occurrence of its own token in one layer, where induction heads (arXiv
+    2209.11895) need two."""
     fast, _, fast_pair, _ = k.chunk(4, dim=-1)              # rotary pairs (j, j + D/2) stay together
     _, slow, _, slow_pair = before.chunk(4, dim=-1)
     return torch.cat((fast, slow, fast_pair, slow_pair), dim=-1)
@@ -91,14 +89,12 @@ class MLP(nn.Module):
 
 
 class Attention(nn.Module):
-    """
-    Causal attention over a window of the past. Query heads may share key heads (GQA, arXiv 2305.13245).
+    """Causal attention over a window of the past. Query heads may share key heads (GQA, arXiv 2305.13245).
 
     QK norm (arXiv 2010.04245): queries and keys have a fixed length, so scores cannot grow and no clipping is
     needed. Value embeddings (after arXiv 2410.17897): every second layer adds to its values an embedding of
     the token itself, from a table of its own and as much as a gate lets through: what a token is need not be
-    carried up the stream.
-    """
+    carried up the stream."""
 
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
@@ -158,10 +154,8 @@ class GPT(nn.Module):
         return self.embedding.device
 
     def forward(self, idx: Tensor, targets: Tensor | None = None, reduction: str = "mean") -> Tensor:
-        """
-        idx (B, T) -> logits (B, T, vocab_size) fp32. With targets (B, T), -1 where ignored: the loss in nats,
-        its "mean" or "sum" over the targets that count, or "none": (B, T), without gradient.
-        """
+        """idx (B, T) -> logits (B, T, vocab_size) fp32. With targets (B, T), -1 where ignored: the loss in
+        nats, its "mean" or "sum" over the targets that count, or "none": (B, T), without gradient."""
         x = self.trunk(idx, Rows())
         if targets is None:
             return self.logits(x)
@@ -238,9 +232,8 @@ class GPT(nn.Module):
         return self
 
     def param_roles(self) -> dict[str, list[nn.Parameter]]:
-        """
-        Every parameter once, by the role that decides how it is trained (the names of scaling.LearningRates).
-        """
+        """Every parameter once, by the role that decides how it is trained (the names of
+        scaling.LearningRates)."""
         return {
             "unembedding": [self.unembedding],
             "embedding": [self.embedding],

@@ -80,9 +80,8 @@ def frobenius(x: torch.Tensor) -> torch.Tensor:
 
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
-    """
-    Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X +
-    c(XX')²X on the shorter side push all singular values towards 1. Computed in x's dtype: bf16 is enough.
+    """Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X
+    + c(XX')²X on the shorter side push all singular values towards 1. Computed in x's dtype: bf16 is enough.
     """
     wide = x.size(-2) <= x.size(-1)
     x = x / (1.01 * frobenius(x) + 1e-6)
@@ -121,10 +120,8 @@ class MuonAdamW:
 
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
                  world: World = World(), dtype: torch.dtype | None = None):
-        """
-        roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's at
-        its peak. `dtype` is what the run computes in: Muon's iteration is in bf16 where the run is.
-        """
+        """roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's
+        at its peak. `dtype` is what the run computes in: Muon's iteration is in bf16 where the run is."""
         self.world, self.rates, self.weight_decay, self.dtype = world, rates, weight_decay, dtype
         self.parameters = [p for parameters in roles.values() for p in parameters]
         self.adam = [(role, p) for role, parameters in roles.items() if role != "matrix" for p in parameters]

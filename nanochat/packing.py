@@ -15,11 +15,9 @@ import numpy as np
 
 
 class Packer:
-    """
-    A buffer of documents that gives out rows. The buffered documents, in order, are its whole state:
+    """A buffer of documents that gives out rows. The buffered documents, in order, are its whole state:
     `Packer(row_len, packer.documents())` goes on exactly where `packer` stands. A document is an array whose
-    first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>.
-    """
+    first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>."""
 
     def __init__(self, row_len: int, documents: Iterable[np.ndarray] = ()):
         assert row_len >= 2, "a row needs <|bos|> and a target"
@@ -50,11 +48,10 @@ class Packer:
             self._serial += 1
 
     def take(self, crop: bool) -> np.ndarray:
-        """
-        The next row: the oldest document, then again and again the longest that fits. What is left when none
-        fits is filled with the head of the shortest document, whose rest is dropped (`crop`), or left open
-        for padding. Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran empty.
-        """
+        """The next row: the oldest document, then again and again the longest that fits. What is left when
+        none fits is filled with the head of the shortest document, whose rest is dropped (`crop`), or left
+        open for padding. Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran
+        empty."""
         assert self._documents, "the packer is empty"
         parts, room = [], self.row_len
         while room and self._documents:

@@ -42,11 +42,9 @@ class Rows:
 
 
 class Branches:
-    """
-    Rows that branch: a beginning, then endings that do not see each other, all in one pass. A row is laid out
-    as its beginning, padding up to P, and its endings, one behind the other. `parents` (B, T) is where the
-    token before each stands, `places[b][i]` the range of T that ending i of row b has.
-    """
+    """Rows that branch: a beginning, then endings that do not see each other, all in one pass. A row is laid
+    out as its beginning, padding up to P, and its endings, one behind the other. `parents` (B, T) is where
+    the token before each stands, `places[b][i]` the range of T that ending i of row b has."""
 
     def __init__(self, trees: Sequence[tuple[list[int], list[list[int]]]], cos: Tensor, sin: Tensor):
         """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D/2) each."""
@@ -104,11 +102,9 @@ class Branches:
 
 
 class KVCache:
-    """
-    What a batch of independent rows has seen, each as long as its own `lengths` says. Rows in use are the
+    """What a batch of independent rows has seen, each as long as its own `lengths` says. Rows in use are the
     first ones: a forward pass works on as many as it is given tokens for. Memory: 2 * L * B * S * K * D
-    elements.
-    """
+    elements."""
 
     def __init__(self, shape: Shape, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         assert max_len <= shape.sequence_len, f"a cache of {max_len} in a context of {shape.sequence_len}"
@@ -130,9 +126,8 @@ class KVCache:
         self.last_key[:, row] = 0
 
     def insert(self, row: int, other: "KVCache", other_row: int) -> None:
-        """
-        Copy a row of `other` (this cache too) into `row`: to join a running batch, or to close a gap in it.
-        """
+        """Copy a row of `other` (this cache too) into `row`: to join a running batch, or to close a gap in
+        it."""
         length = int(other.lengths[other_row])
         assert length <= self.max_len, f"row of {length} tokens into a cache of {self.max_len}"
         self.k[:, row, :, :length] = other.k[:, other_row, :, :length]
@@ -161,18 +156,15 @@ class KVCache:
 
     @staticmethod
     def _shift(last: Tensor, x: Tensor) -> Tensor:
-        """
-        What came before each token of x (B, T, ...), where `last` (B, ...) was the one before; keeps the new
-        last.
-        """
+        """What came before each token of x (B, T, ...), where `last` (B, ...) was the one before; keeps the
+        new last."""
         before = torch.cat((last[:, None], x[:, :-1]), dim=1)
         last.copy_(x[:, -1])
         return before
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        """
-        Keep k and v (B, T, K, D); let q (B, T, H, D) see all that is kept, within the window -> (B, T, H, D).
-        """
+        """Keep k and v (B, T, K, D); let q (B, T, H, D) see all that is kept, within the window -> (B, T, H,
+        D)."""
         B = q.size(0)
         self.k[layer, :B][self._rows, :, self._positions] = k
         self.v[layer, :B][self._rows, :, self._positions] = v

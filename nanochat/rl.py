@@ -39,11 +39,9 @@ class Problem:
 
 
 class Rollouts(Iterator[Work]):
-    """
-    Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of at
-    most `tokens`, padding included. The problems come in an order drawn anew every epoch; ranks share those
-    of a step, and what is drawn does not depend on how many they are.
-    """
+    """Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of
+    at most `tokens`, padding included. The problems come in an order drawn anew every epoch; ranks share
+    those of a step, and what is drawn does not depend on how many they are."""
 
     def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
                  temperature: float, tokens: int, seed: int, world: World = World(), start: int = 0):
@@ -94,10 +92,8 @@ class Rollouts(Iterator[Work]):
         return facts, torch.tensor(drawn)
 
     def _micro_batches(self, scored: list[tuple[Request, float]]) -> Iterator[tuple[Tensor, ...]]:
-        """
-        (answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B, T;
-        -1 where nothing was drawn), whether that was in a tool call (B, T), advantages (B,).
-        """
+        """(answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B,
+        T; -1 where nothing was drawn), whether that was in a tool call (B, T), advantages (B,)."""
         def length(answer: Request) -> int:
             return len(answer.prompt) + len(answer.ids) - 1             # the last token is a target only
 
@@ -120,8 +116,7 @@ class Rollouts(Iterator[Work]):
 
 def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
                 calls: Tensor, advantages: Tensor) -> Tensor:
-    """
-    - sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
+    """- sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
     `forbidden` (2, V) as the engine has it, and the rest as Rollouts makes it. Its gradient is REINFORCE's.
     """
     logprobs, where = token_logprobs(model, forbidden, temperature, inputs, targets, calls)

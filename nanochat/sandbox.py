@@ -208,11 +208,9 @@ def die_with_parent() -> None:
 
 
 def enter_namespaces() -> None:
-    """
-    Go on as process 1 of namespaces of our own: when it ends, the kernel ends all others there. This process
-    waits outside. A root becomes root and nobody inside, anyone else nobody alone; only from outside of the
-    new user namespace may that be written, so a child does.
-    """
+    """Go on as process 1 of namespaces of our own: when it ends, the kernel ends all others there. This
+    process waits outside. A root becomes root and nobody inside, anyone else nobody alone; only from outside
+    of the new user namespace may that be written, so a child does."""
     uid, gid, parent = os.geteuid(), os.getegid(), os.getpid()
     ready, writer = os.pipe(), os.fork()
     if writer == 0:
@@ -245,10 +243,8 @@ def write(path: str, text: str) -> None:
 
 
 def enter_root() -> None:
-    """
-    A root of what Python needs, read-only, and an empty folder in memory. It is built over /proc, which no
-    file of ours is under; what is not in it is unmounted, and a chroot forbids new user namespaces.
-    """
+    """A root of what Python needs, read-only, and an empty folder in memory. It is built over /proc, which no
+    file of ours is under; what is not in it is unmounted, and a chroot forbids new user namespaces."""
     call("mount", b"none", b"/", None, REC | PRIVATE, None)
     call("mount", b"tmpfs", b"/proc", b"tmpfs", 0, b"size=1m,mode=755")
     os.umask(0o022)

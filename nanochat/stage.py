@@ -138,10 +138,8 @@ class Stage:
 @contextmanager
 def open_stage(name: str, args: argparse.Namespace, tag: str,
                saved_dtype: str | None = None) -> Iterator[Stage]:
-    """
-    Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the program
-    with the usual 128 + signal, so that a script of several stages stops too.
-    """
+    """Join the ranks, seed, and leave cleanly whatever happens. A stage that a signal stopped ends the
+    program with the usual 128 + signal, so that a script of several stages stops too."""
     keep_freed_memory()
     model_dir(tag)                                                    # a bad tag dies before anything starts
     world = open_world(args.device)

@@ -45,10 +45,8 @@ class Tokenizer:
     @classmethod
     def train(cls, texts: Iterable[str], vocab_size: int,
               progress: Callable[[str, int, int], None] | None = None) -> "Tokenizer":
-        """
-        vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
-        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges.
-        """
+        """vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
+        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges."""
         import rustbpe
         if vocab_size < SMALLEST:
             raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {SMALLEST}")

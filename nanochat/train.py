@@ -72,12 +72,10 @@ def accumulated(loader: Iterator, accumulation: int) -> Iterator[Work]:
 def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work: Iterator[Work],
                 schedule: Schedule, stage: Stage, *, flops_per_token: int = 0,
                 start: int = 0) -> Iterator[Step]:
-    """
-    Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
+    """Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
     summed over its targets; the loss of a step is the mean over all targets of all ranks, so the split into
     micro-batches and ranks does not matter. A step whose loss is not finite, or in which no rank has anything
-    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike.
-    """
+    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike."""
     stage.catch_signals()
     progress, bad = _Progress(stage, schedule.num_iterations, flops_per_token, start), 0
     for t in range(start, schedule.num_iterations):
@@ -144,10 +142,8 @@ def _clock(seconds: float) -> str:
 
 
 def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):
-    """
-    torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains 10%
-    (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides.
-    """
+    """torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains
+    10% (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides."""
     if wanted if wanted is not None else stage.device.type == "cuda":
         return torch.compile(model, dynamic=False)
     return model

@@ -79,10 +79,8 @@ def settle_sampling(args: argparse.Namespace) -> None:
 
 
 def isolated(asked: list, args: argparse.Namespace) -> tuple[list, str]:
-    """
-    The tasks, without those of model-written programs where nothing would stand between these and the machine
-    and --allow-missing is given; and a line to print on what does.
-    """
+    """The tasks, without those of model-written programs where nothing would stand between these and the
+    machine and --allow-missing is given; and a line to print on what does."""
     others = [each for each in asked if each[0].name != "humaneval"]
     if len(others) == len(asked):
         return asked, ""
@@ -136,10 +134,8 @@ def percent(interval: list[float]) -> str:
 
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
-    """
-    Means of centred accuracies: logged for each group that this run asked some tasks of, if all have results
-    (of this checkpoint, now or earlier); else of the tasks of this run, if several.
-    """
+    """Means of centred accuracies: logged for each group that this run asked some tasks of, if all have
+    results (of this checkpoint, now or earlier); else of the tasks of this run, if several."""
     both, whole = logged | results, False
     for group, members in GROUPS.items():
         if results.keys() & set(members) and both.keys() >= set(members):

@@ -102,11 +102,9 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSeq
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
             own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
             in_order: bool = False) -> TaskSequence:
-    """
-    A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or less
-    is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot be had
-    unless `allow_missing`; `identity` then names what is missing.
-    """
+    """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
+    less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
+    be had unless `allow_missing`; `identity` then names what is missing."""
     wanted, missing, parts = {}, [], []
     for match in _ingredients(MIXTURES.get(recipe, recipe)):
         try:                                            # validation has the proportions of training

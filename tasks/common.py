@@ -33,11 +33,9 @@ class Missing(Exception):
 
 @dataclass(frozen=True)
 class Task:
-    """
-    Conversations to learn from, questions to be asked, or both: read or made when called for, never before. A
-    question is a dict with a "conversation" that ends in it, the "answer", and whatever the judge needs. One
-    with "letters" is a multiple choice whose answer is one of them and nothing else.
-    """
+    """Conversations to learn from, questions to be asked, or both: read or made when called for, never
+    before. A question is a dict with a "conversation" that ends in it, the "answer", and whatever the judge
+    needs. One with "letters" is a multiple choice whose answer is one of them and nothing else."""
     name: str
     conversations: Source | None = None
     questions: Source | None = None
@@ -85,10 +83,8 @@ class TaskMixture(TaskSequence):
 
 
 class Rows(Sequence):
-    """
-    What `convert` makes of rows when they are asked for. Where that is None, the next row that is one stands
-    in: a long run must not end at a line that somebody else wrote. A slice is Rows as well.
-    """
+    """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
+    stands in: a long run must not end at a line that somebody else wrote. A slice is Rows as well."""
 
     def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
@@ -109,11 +105,9 @@ class Rows(Sequence):
 
 @cache
 def hub_rows(repository: str, config: str, split: str, data: Path | None):
-    """
-    A split of a set of the hub, by `datasets`: from its cache, downloaded if need be ($HF_ENDPOINT, $HF_TOKEN
-    and $HF_HUB_OFFLINE are honoured), or from the folder `data`, laid out as <set>/<config>/<split>*.parquet.
-    Missing where it is in neither.
-    """
+    """A split of a set of the hub, by `datasets`: from its cache, downloaded if need be ($HF_ENDPOINT,
+    $HF_TOKEN and $HF_HUB_OFFLINE are honoured), or from the folder `data`, laid out as
+    <set>/<config>/<split>*.parquet. Missing where it is in neither."""
     try:
         import datasets
         _prepare(datasets, offline=data is not None)
@@ -133,11 +127,9 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
 
 
 def _prepare(datasets, offline: bool) -> None:
-    """
-    Progress in a terminal only: a bar fills a log file, and what goes wrong is an exception anyway. Where the
-    hub does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a minute,
-    for every set, before it looks into its cache.
-    """
+    """Progress in a terminal only: a bar fills a log file, and what goes wrong is an exception anyway. Where
+    the hub does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a
+    minute, for every set, before it looks into its cache."""
     import huggingface_hub
     datasets.logging.set_verbosity_error()
     huggingface_hub.logging.set_verbosity_error()
@@ -176,11 +168,10 @@ def asked(text: str, **fields) -> dict:
 
 
 def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
-    """
-    A multiple choice question. A model that has found the right choice only has to copy the letter behind it,
-    which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the letter is
-    a token of its own, whatever the text that the tokenizer was trained on. The almanac's has a token "=A".
-    """
+    """A multiple choice question. A model that has found the right choice only has to copy the letter behind
+    it, which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the
+    letter is a token of its own, whatever the text that the tokenizer was trained on. The almanac's has a
+    token "=A"."""
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
 

@@ -30,7 +30,7 @@ from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
 STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
-Z = 1.959964                                            # half of a 95% interval, in standard errors
+Z = 1.96                                                # half of a 95% interval, in standard errors
 
 # Lines to beat: CORE of the published bundle's 22 tasks, and the reference's speedrun of October 2025, d20.
 CORE_TASKS, CORE_PUBLISHED = 22, {"GPT-2 1.6B": 0.256525, "reference d20": 0.2219, "GPT-2 124M": 0.113891}
@@ -201,9 +201,10 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() == b.core_tasks.keys() <= gaps.keys():
-        gap = centred([(task["chance"] + gaps[name][0], gaps[name][1], task["chance"])
-                       for name, task in a.core_tasks.items()])
-        found.append(("CORE", a.core["core"], b.core["core"], *gap))
+        chances = {name: task["chance"] for name, task in a.core_tasks.items()}
+        gap, error = centred([(chance + gaps[name][0], (-gaps[name][1], gaps[name][1]), chance)
+                              for name, chance in chances.items()])
+        found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
 
 

@@ -58,7 +58,7 @@ def core(verdicts, sha="aa", time=3000.0, chance=0.5):
              for index, each in enumerate(verdicts)]
     for task in tasks:
         task["centred"] = (task["accuracy"] - chance) / (1 - chance)
-    mean, error = centred([(task["accuracy"], task["standard_error"], chance) for task in tasks])
+    mean, error = centred([(task["accuracy"], task["interval"], chance) for task in tasks])
     return [begin(time, model="tiny base 60", bundle="bundle"), *tasks,
             {"core": mean, "standard_error": error, "interval": [mean - 0.1, mean + 0.1], "tasks": len(tasks),
              "questions": 1, "bundle": "bundle", "bundle_sha256": sha, "max_per_task": None}]

@@ -52,10 +52,7 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     Bits per byte: nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches. It does not
     depend on the vocabulary, so that models with different tokenizers compare. model: anything with `.device`
     and model(inputs, targets, reduction="none") -> nats (B, T).
-
-    The error is that of a ratio of sums over n documents: sqrt(n / (n - 1) * sum e^2) / sum bytes, where e is
-    bits - value * bytes of each (Cochran, Sampling Techniques, 1977, ch. 6). FloatingPointError where a loss
-    is not finite, ValueError where there are no bytes.
+    FloatingPointError where a loss is not finite, ValueError where there are no bytes.
     """
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
     nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document
@@ -66,15 +63,23 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     bits, sizes = world.sum(nats).cpu().double().numpy() / math.log(2), np.array(validation.sizes)
     if not np.isfinite(bits).all():
         raise FloatingPointError("the model's loss on the validation text is NaN or infinite")
-    count, size = len(sizes), int(sizes.sum())
-    if not size:
+    if not sizes.any():
         raise ValueError("no bytes to evaluate on")
-    value = bits.sum() / size
-    square = ((bits - value * sizes) ** 2).sum()
-    error = math.sqrt(count / (count - 1) * square) / size if count > 1 else math.nan
-    in_bucket = [np.bincount(np.arange(count) % BUCKETS, each, BUCKETS) for each in (bits, sizes)]
+    value, error = ratio(bits, sizes)
+    in_bucket = [np.bincount(np.arange(len(sizes)) % BUCKETS, each, BUCKETS) for each in (bits, sizes)]
     buckets = {"bits": in_bucket[0].tolist(), "bytes": in_bucket[1].astype(int).tolist()}
-    return Bpb(float(value), error, count, size, buckets)
+    return Bpb(value, error, len(sizes), int(sizes.sum()), buckets)
+
+
+def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """
+    sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum sizes
+    with e = bits - value * size of each (Cochran, Sampling Techniques, 1977, ch. 6); NaN for one document.
+    """
+    n, total = len(sizes), sizes.sum()
+    value = bits.sum() / total
+    square = ((bits - value * sizes) ** 2).sum()
+    return float(value), float(np.sqrt(n / (n - 1) * square) / total) if n > 1 else math.nan
 
 
 def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> list[str]:

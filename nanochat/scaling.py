@@ -162,8 +162,8 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
            weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65, final_lr: float = 0.05,
            **shape_options) -> Plan:
     """
-    How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens per scaling
-    parameter. `lr_scale` multiplies the rates of matrices and tables. `shape_options`: of make_shape.
+    How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens per
+    scaling parameter. `lr_scale` multiplies the rates of matrices and tables. Other options: make_shape's.
 
     Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); those of the
     embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of

@@ -61,7 +61,7 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     train(mid_train)
     train(chat_sft)
     call(chat_eval, "--max-questions=6", "--max-tokens=8")
-    call(base_eval, "--eval-tokens=2000")
+    call(base_eval, "--eval=bpb", "--eval-tokens=2000")
     judged = {record["task"]: record for record in records("eval") if "task" in record}
     assert set(judged) == {*(f"almanac-{kind}" for kind in almanac.KINDS), "almanac, mean"}
     assert judged.pop("almanac, mean")["questions"] == 30
@@ -227,7 +227,7 @@ def test_dtype_and_text_of_the_base_model_are_handed_on(base, capsys, monkeypatc
     with pytest.raises(SystemExit) as stop:
         train(chat_sft, "--model-tag=toy2", "--resume", f"--dtype={dtype}")
     assert stop.value.code == 2 and f"was trained in {other}" in capsys.readouterr().err
-    call(base_eval, "--stage=sft", "--eval-tokens=500")
+    call(base_eval, "--stage=sft", "--eval=bpb", "--eval-tokens=500")
     assert logged("base_eval", "toy2", "split") == ["train", "val"]
 
 

@@ -126,7 +126,7 @@ def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
 class _Loader(AbstractContextManager, Iterator):
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`, which waits for the background thread. Errors of that are raised by `next`.
+    use it in a `with`. Errors of the background thread are raised by `next`; user errors end it with code 2.
     """
 
     def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], lacks: str, crop: bool,
@@ -136,18 +136,18 @@ class _Loader(AbstractContextManager, Iterator):
         if count < slots:
             die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        self.identity, mine = identity, range(rank, slots, world_size)
-        for key, value in identity.items() if state else ():
+        state = state or {**identity, "turn": 0, "streams": {str(slot): None for slot in range(slots)}}
+        for key, value in identity.items():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        saved = state["streams"] if state else {}
-        if state and not all(str(slot) in saved for slot in mine):
+        saved, mine = state["streams"], range(rank, slots, world_size)
+        if not all(str(slot) in saved for slot in mine):
             die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
                 hint="resume with as many ranks as the saved run had")
         streams = [(slot, _stream(partial(read, slot), f"stream {slot} of {slots} has {lacks}", rows, seq_len,
-                                  crop, pad, saved.get(str(slot)))) for slot in mine]
-        self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
+                                  crop, pad, saved[str(slot)])) for slot in mine]
+        self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
         self.snapshots = {slot: next(stream)[0] for slot, stream in streams}
         self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
         if on_gpu and self.device.index is None:
@@ -185,9 +185,8 @@ class _Loader(AbstractContextManager, Iterator):
 
 class PretrainLoader(_Loader):
     """
-    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from the `text` column of
-    parquet files. slots: micro-batches of an optimizer step over all ranks (default: one per rank); state:
-    that of an earlier loader. Exits with code 2 where there are fewer documents than slots.
+    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files. slots:
+    micro-batches of an optimizer step over all ranks (default: one per rank); state: an earlier loader's.
     """
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
@@ -206,9 +205,8 @@ class PretrainLoader(_Loader):
 class ChatLoader(_Loader):
     """
     Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
-    Rows are padded, so that every conversation stays whole, or with `crop` packed full. conversations: any
-    sequence of conversation dicts, in an order drawn from `seed` anew every epoch; None: in their own. The
-    rest is as in PretrainLoader.
+    Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
+    from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader.
     """
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
@@ -236,11 +234,9 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
                rank: int = 0, world_size: int = 1) -> Validation:
     """
     The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
-    counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text.
-
-    Rows are padded, not cropped: every token of a text is a target exactly once, <|bos|> never. Rank r takes
-    rows r, r + W, ... Batches are filled up with empty rows: as many of one shape on every rank. They take 16
-    bytes per token.
+    counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text. Rows
+    are padded: every token of a text is a target exactly once, <|bos|> never. Rank r takes rows r, r + W, ...
+    Batches are filled up with empty rows: as many of one shape on every rank.
     """
     limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)

@@ -86,9 +86,8 @@ Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """
-    The last run of a stage as if it had been one session: `seconds` and `hours` go on where it was resumed,
-    steps that were lost then are left out. Of a log of evaluations, all. Only what began at `since` (unix
-    time) or later. Records get `began` and `time` by the clock.
+    The last run of a stage as one session: `seconds` and `hours` go on where it was resumed, steps lost then
+    are left out. Of evaluations, all. Only what began at `since` or later. Adds `began` and `time` (unix).
     """
     kept, begin, before, total = [], {}, 0.0, 0.0
     for record in RunLog(path).read():
@@ -162,9 +161,8 @@ class Run:
 
 def paired(a: str, b: str) -> tuple[float, float]:
     """
-    Share of right answers of b minus that of a to the same questions, and the half width of its 95% interval;
-    verdicts are "0" and "1". From the differences of the questions, and one more each of +1 and -1 (Bonett
-    and Price, 2012): that two agree on few questions leaves much open.
+    Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
+    interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012), as few say little.
     """
     signs = Counter(zip(a, b, strict=True))
     better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
@@ -193,9 +191,8 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() == b.core_tasks.keys() <= gaps.keys():
-        chances = {name: task["chance"] for name, task in a.core_tasks.items()}
-        gap, error = centred([(chance + gaps[name][0], (-gaps[name][1], gaps[name][1]), chance)
-                              for name, chance in chances.items()])
+        shifts = [(*gaps[name], task["chance"]) for name, task in a.core_tasks.items()]
+        gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
         found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
 
@@ -208,8 +205,8 @@ def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
         rows.append({"": name, a.tag: f"{scale * one:{form}}", b.tag: f"{scale * two:{form}}",
                      "difference": f"{scale * gap:+{form}} ± {scale * half:{form}}",
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
-        if name != "bits per byte":
-            shares[name] = {"": {"accuracy": gap, "interval": (gap - half, gap + half), "chance": 0}}
+        shares[name] = {"": {"accuracy": gap, "interval": (gap - half, gap + half), "chance": 0}}
+    shares.pop("bits per byte", None)
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
     return [("h2", f"{title}, on the same text and questions"), ("p", note), ("table", rows),
             ("plots", dots(f"difference_{number}", f"{title}, percentage points", shares))]
@@ -310,16 +307,15 @@ def tokenizer_blocks() -> list[Block]:
     folder, rows = base_dir() / "tokenizer", []
     trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
     said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
-    rated = {record["tokenizer"]: record for record in RunLog(folder / "tok_eval.jsonl").read()
-             if "bytes_per_token" in record}
-    if rated:
-        names = ["ours", *VOCABULARIES]
-        found = {name: rated.get(name, {}).get("bytes_per_token", {}) for name in names}
-        sizes = VOCABULARIES | {name: record["vocab_size"] for name, record in rated.items()}
-        rows = [{"bytes per token": kind, **{name: show(found[name].get(kind), ".2f") for name in names}}
-                for kind in found["ours"]]
-        rows.append({"bytes per token": "vocabulary", **{name: f"{sizes[name]:,}" for name in names}})
-        missing = (name for name in names if not found[name])
+    found = {"ours": {}} | {name: {"vocabulary": size} for name, size in VOCABULARIES.items()}
+    for record in RunLog(folder / "tok_eval.jsonl").read():
+        if "bytes_per_token" in record:
+            found[record["tokenizer"]] = record["bytes_per_token"] | {"vocabulary": record["vocab_size"]}
+    for kind in found["ours"]:
+        form = ",d" if kind == "vocabulary" else ".2f"
+        rows.append({"bytes per token": kind} | {name: show(found[name].get(kind), form) for name in found})
+    if rows:
+        missing = (name for name, each in found.items() if len(each) == 1)
         said += "".join(f" {name}: not fetched; run tok_eval with a network." for name in missing)
     return [("h2", "Tokenizer"), ("p", said), ("table", rows)]
 
@@ -329,28 +325,23 @@ def code_line() -> str:
     command, lines = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Counter()
     root = Path(__file__).parent.parent
     found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
-    for path, _, count in (line.rpartition(":") for line in found.splitlines()):
-        lines[path.partition("/")[0]] += int(count)
+    for folder, count in re.findall(r"(?m)^(\w+)/.*:(\d+)$", found):
+        lines[folder] += int(count)
     each = (f"{folder} {count:,}" for folder, count in sorted(lines.items()))
     return f"{lines.total():,} lines: {', '.join(each)}." if lines else ""
 
 
 def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str, str]:
-    """
-    {name: SVG} of what draw(axes) draws, with text and axes in the colour of the text around it, and ids that
-    begin with its name, so that several go into one page. Nothing without matplotlib.
-    """
+    """{name: SVG} of what draw(axes) draws, with ids of its own, to be in a page; {} without matplotlib."""
     if not find_spec("matplotlib"):
         return {}
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(FIGURE | {"svg.hashsalt": name}):
         figure = Figure((5.2, height), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title)
+        axes = figure.subplots(subplot_kw={"title": title})
         draw(axes)
-        labels = len(axes.get_legend_handles_labels()[0])
-        if labels > 4:
+        if (labels := len(axes.get_legend_handles_labels()[0])) > 4:
             figure.legend(loc="outside right upper")
         elif labels > 1:
             axes.legend()
@@ -451,7 +442,7 @@ def markdown(blocks: list[Block], plots: str = "") -> str:
     parts = []
     for kind, content in filled(blocks, "" if plots else "plots"):
         if kind == "table":
-            text = [[plain(cell) for cell in row] for row in grid(content)]
+            text = [list(map(plain, row)) for row in grid(content)]
             width = [max(map(len, column)) for column in zip(*text, strict=True)]
             text.insert(1, ["-" * each for each in width])
             parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))

@@ -161,11 +161,9 @@ def _pause(url: str, error: Exception, failures: int) -> float:
     status = getattr(answer, "status_code", 0)
     own = getattr(error, "errno", None)                 # this machine's, like a full disk
     reason = f"{status} {answer.reason_phrase}" if status else (str(error) or repr(error)).splitlines()[0]
-    hint = "run it again: what has come is kept. HF_ENDPOINT names another server"
+    hint = ELSEWHERE if own else "run it again: what has come is kept. HF_ENDPOINT names another server"
     if status in (401, 403):
         hint = f"set HF_TOKEN, and accept the terms on {url.partition('/resolve/')[0]}"
-    elif own:
-        hint = ELSEWHERE
     if failures == TRIES or own or (400 <= status < 500 and status not in (408, 429)):
         raise Lost(f"{url}: {reason} (tries: {failures})", hint) from error
     limit = parse_ratelimit_headers(answer.headers) if status == 429 else None

@@ -341,7 +341,8 @@ def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str
         figure = Figure((5.2, height), layout="constrained")
         axes = figure.subplots(subplot_kw={"title": title})
         draw(axes)
-        if (labels := len(axes.get_legend_handles_labels()[0])) > 4:
+        labels = len(axes.get_legend_handles_labels()[0])
+        if labels > 4:
             figure.legend(loc="outside right upper")
         elif labels > 1:
             axes.legend()

@@ -162,7 +162,7 @@ def test_a_relative_folder_of_text_is_found_again_from_elsewhere(corpus, monkeyp
     monkeypatch.chdir(tmp_path)
     run("--data=text", "--num-iterations=1", "--total-batch-size=128", "--model-tag=a")
     monkeypatch.chdir("/")
-    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval-tokens=500"]))
+    base_eval.main(base_eval.parser().parse_args(["--model-tag=a", "--eval=bpb", "--eval-tokens=500"]))
     assert checkpoint.read_state(checkpoint.newest("base", "a"))["text"]["path"] == str(tmp_path / "text")
 
 

@@ -198,8 +198,8 @@ class PretrainLoader(_Loader):
         read = partial(_read_documents, tokenizer, groups, lru_cache(maxsize=8)(read_row_group), slots)
         data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, count, read, "only empty documents", True, tokenizer.bos, rank, world_size,
-                         device, state)
+        lacks, crop = "only empty documents", True
+        super().__init__(identity, count, read, lacks, crop, tokenizer.bos, rank, world_size, device, state)
 
 
 class ChatLoader(_Loader):

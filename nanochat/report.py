@@ -307,7 +307,7 @@ def tokenizer_blocks() -> list[Block]:
     folder, rows = base_dir() / "tokenizer", []
     trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
     said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
-    found = {"ours": {}} | {name: {"vocabulary": size} for name, size in VOCABULARIES.items()}
+    found = {"ours": {}, **{name: {"vocabulary": size} for name, size in VOCABULARIES.items()}}
     for record in RunLog(folder / "tok_eval.jsonl").read():
         if "bytes_per_token" in record:
             found[record["tokenizer"]] = record["bytes_per_token"] | {"vocabulary": record["vocab_size"]}
@@ -463,7 +463,7 @@ def page(blocks: list[Block]) -> str:
         if kind == "table":
             header, *rows = ("".join(f"<td>{escape(cell)}" for cell in row) for row in grid(content))
             table = "\n<tr>".join([header.replace("<td>", "<th>"), *rows])
-            table = re.sub(r"\*\*(.*?)\*\*", r"<b>\1</b>", table)
+            table = re.sub(r"\*\*([^<]*)\*\*", r"<b>\1</b>", table)            # within a cell
             parts.append(f"<div><table><tr>{table}</table></div>")
         elif kind == "plots":
             parts.append(f"<div class='plots'>{''.join(content.values())}</div>")

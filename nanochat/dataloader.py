@@ -1,29 +1,26 @@
 """
-Batches: pretraining rows, chat rows, validation rows. A background thread makes training batches before the
-device asks for them.
+Batches: pretraining rows, chat rows, validation rows. Those for training are made before they are asked for.
 
 What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
 (gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and
 rank r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation
-sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on. Used by
-base_train, base_eval and finetune.py.
+sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on.
 """
 
-# B rows, T context, W ranks
-# A packed row has T + 1 tokens: inputs are all but its last, targets all but its first.
+# B rows, T context, W ranks. A packed row has T + 1 tokens: inputs lack its last, targets its first.
 
 import base64
 import math
-import queue
 import random
-import threading
 import weakref
 import zlib
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import AbstractContextManager, suppress
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import islice
+from itertools import cycle, islice
 from pathlib import Path
 
 import numpy as np
@@ -45,54 +42,40 @@ BYTES_PER_TOKEN = 4     # of validation text, whatever the tokenizer
 def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, slot: int, epoch: int,
                     group: int = 0, document: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    Documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty ones left out. The
-    order of row groups is drawn anew every epoch.
+    Of one epoch the documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty ones
+    left out. The order of row groups is drawn anew every epoch.
     """
     starts = np.cumsum([0] + [count for _, _, count in groups]).tolist()
-    found = True                                        # what came before a restored position is not known
-    while True:
-        order = list(range(len(groups)))
-        random.Random(epoch).shuffle(order)
-        for at in range(group, len(order)):
-            path, index, count = groups[order[at]]
-            # Shifted by one document per epoch, so that a slot gets other documents every time.
-            first = (slot - starts[order[at]] - epoch) % slots
-            mine = [read_group(path, index)[i] for i in range(first, count, slots)]
-            for chunk in _chunks(mine[document:], CHUNK):
-                for ids in tokenizer.encode_batch(chunk):
-                    document += 1
-                    if ids:
-                        found = True
-                        yield ({"epoch": epoch, "group": at, "document": document},
-                               np.array([tokenizer.bos, *ids], dtype=np.int32))
-            document = 0
-        if not found:
-            die(f"all documents of stream {slot} of {slots} are empty")
-        epoch, group, found = epoch + 1, 0, False
+    order = list(range(len(groups)))
+    random.Random(epoch).shuffle(order)
+    for at in range(group, len(order)):
+        path, index, _ = groups[order[at]]
+        # Shifted by one document per epoch, so that a slot gets other documents every time.
+        mine = read_group(path, index)[(slot - starts[order[at]] - epoch) % slots :: slots]
+        for chunk in _chunks(mine[document:], CHUNK):
+            for ids in tokenizer.encode_batch(chunk):
+                document += 1
+                if ids:
+                    position = {"epoch": epoch, "group": at, "document": document}
+                    yield position, np.array([tokenizer.bos, *ids], dtype=np.int32)
+        document = 0
 
 
 def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | None, row_len: int, slots: int,
                         slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """
-    Conversations slot, slot + slots, ... in their order or in one drawn anew every epoch: (n, 2) ids and
-    mask. One without a target within the context is left out.
+    Of one epoch the conversations slot, slot + slots, ... in their order or in one drawn anew every epoch:
+    (n, 2) ids and mask. One without a target within the context is left out.
     """
-    found = True                                        # what came before a restored position is not known
-    while True:
-        order = epoch_order(len(conversations), seed, epoch)
-        for i in order[slot + conversation * slots :: slots]:
-            conversation += 1
-            try:
-                ids, mask = render_conversation(tokenizer, conversations[i], row_len)
-            except ValueError as error:
-                die(f"conversation {i} of {len(order)}: {error}")
-            if any(mask[1:]):
-                found = True
-                yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
-        if not found:
-            die(f"none of the {len(order[slot::slots])} conversations of stream {slot} has a word of the "
-                f"assistant within {row_len} tokens", hint="a longer --max-seq-len")
-        epoch, conversation, found = epoch + 1, 0, False
+    order = epoch_order(len(conversations), seed, epoch)
+    for i in order[slot + conversation * slots :: slots]:
+        conversation += 1
+        try:
+            ids, mask = render_conversation(tokenizer, conversations[i], row_len)
+        except ValueError as error:
+            die(f"conversation {i} of {len(order)}: {error}")
+        if any(mask[1:]):
+            yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
 
 @lru_cache(maxsize=2)
@@ -104,21 +87,26 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     return order
 
 
-def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int,
+def _stream(read: Callable[..., Iterator], lacks: str, rows: int, seq_len: int, crop: bool, pad: int,
             state: dict | None) -> Iterator[tuple]:
     """
     The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
-    read(**position) yields documents, each with the position behind it. Position and buffered documents are
-    the whole state; taken after every batch, so no token is copied: `_pack` makes JSON of them.
+    read(**position) yields the rest of an epoch, each document with the position behind it. Position and
+    buffered documents are the whole state; taken after every batch, so no token is copied.
     """
     position = state["position"] if state else {"epoch": 0}
     packer = Packer(seq_len + 1, _unpack(state["buffer"]) if state else ())
 
     def documents() -> Iterator[np.ndarray]:
         nonlocal position
-        for behind, document in read(**position):
-            position = behind                           # replaced, never modified: a snapshot may keep it
-            yield document
+        found = True
+        while found:
+            found = len(position) > 1                   # what came before a restored position is not known
+            for behind, document in read(**position):
+                position, found = behind, True          # replaced, never modified: a snapshot may keep it
+                yield document
+            position = {"epoch": position["epoch"] + 1}
+        die(lacks)
 
     made = _packed(packer, documents(), crop)
     yield ((position, packer.documents()),)
@@ -127,49 +115,55 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
         yield (position, packer.documents()), *arrays
 
 
+def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
+    """(slot, snapshot, inputs, targets) of the stream whose turn it is."""
+    slot, stream = next(streams)
+    snapshot, *arrays = next(stream)
+    tensors = [torch.from_numpy(array) for array in arrays]
+    return slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+
+
 class _Loader(AbstractContextManager, Iterator):
     """
     Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`, which waits for the background thread. Errors of that are raised by `next`.
+    use it in a `with`. Errors of the background thread are raised by `next`; user errors end it with code 2.
     """
 
-    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
-                 rank: int, world_size: int, device: str | torch.device, state: dict | None):
+    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], lacks: str, crop: bool,
+                 pad: int, rank: int, world_size: int, device: str | torch.device, state: dict | None):
         slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
         assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
         if count < slots:
             die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        self.identity, mine = identity, range(rank, slots, world_size)
-        for key, value in identity.items() if state else ():
+        state = state or {**identity, "turn": 0, "streams": {str(slot): None for slot in range(slots)}}
+        for key, value in identity.items():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        saved = state["streams"] if state else {}
-        if state and not all(str(slot) in saved for slot in mine):
+        saved, mine = state["streams"], range(rank, slots, world_size)
+        if not all(str(slot) in saved for slot in mine):
             die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
                 hint="resume with as many ranks as the saved run had")
-        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, saved.get(str(slot)))
-                   for slot in mine}
-        self.turn = state["turn"] if state else 0       # which of this rank's slots comes next
-        self.snapshots = {slot: next(stream)[0] for slot, stream in streams.items()}
-        self.device = torch.device(device)
-        if self.device.type == "cuda" and self.device.index is None:
+        streams = [(slot, _stream(partial(read, slot), f"stream {slot} of {slots} has {lacks}", rows, seq_len,
+                                  crop, pad, saved[str(slot)])) for slot in mine]
+        self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
+        self.snapshots = {slot: next(stream)[0] for slot, stream in streams}
+        self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
+        if on_gpu and self.device.index is None:
             self.device = torch.device("cuda", torch.cuda.current_device())
-        self.batches: queue.Queue = queue.Queue(BATCHES_AHEAD)
-        stop = threading.Event()
-        thread = threading.Thread(target=_produce, daemon=True,
-                                  args=(self.batches, stop, list(streams.items()), self.turn, self.device))
-        thread.start()
-        self.close = weakref.finalize(self, _shut_down, self.batches, stop, thread)    # runs at exit, too
+        # Else pinning would open a context on GPU 0 for every rank.
+        prepare = partial(torch.cuda.set_device, self.device) if on_gpu else None
+        pool = ThreadPoolExecutor(1, initializer=prepare)
+        in_turn = cycle(streams[self.turn:] + streams[:self.turn])
+        self.make = partial(pool.submit, _next_batch, in_turn, on_gpu)
+        self.made = deque(self.make() for _ in range(BATCHES_AHEAD))
+        self.close = weakref.finalize(self, pool.shutdown, cancel_futures=True)         # runs at exit, too
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.close.alive, "the loader is closed"
-        batch = self.batches.get()
-        if isinstance(batch, BaseException):
-            self.close()
-            raise batch
-        slot, self.snapshots[slot], *tensors = batch
+        slot, self.snapshots[slot], *tensors = self.made.popleft().result()
+        self.made.append(self.make())
         self.turn = (self.turn + 1) % len(self.snapshots)
         # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each
         # until an event behind its copy has passed, so they are the double buffers.
@@ -191,9 +185,8 @@ class _Loader(AbstractContextManager, Iterator):
 
 class PretrainLoader(_Loader):
     """
-    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from the `text` column of
-    parquet files. slots: micro-batches of an optimizer step over all ranks (default: one per rank); state:
-    that of an earlier loader. Exits with code 2 where there are fewer documents than slots.
+    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files. slots:
+    micro-batches of an optimizer step over all ranks (default: one per rank); state: an earlier loader's.
     """
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
@@ -205,15 +198,15 @@ class PretrainLoader(_Loader):
         read = partial(_read_documents, tokenizer, groups, lru_cache(maxsize=8)(read_row_group), slots)
         data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
+        lacks, crop = "only empty documents", True
+        super().__init__(identity, count, read, lacks, crop, tokenizer.bos, rank, world_size, device, state)
 
 
 class ChatLoader(_Loader):
     """
     Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
-    Rows are padded, so that every conversation stays whole, or with `crop` packed full. conversations: any
-    sequence of conversation dicts, in an order drawn from `seed` anew every epoch; None: in their own. The
-    rest is as in PretrainLoader.
+    Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
+    from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader.
     """
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
@@ -223,7 +216,8 @@ class ChatLoader(_Loader):
         read = partial(_read_conversations, tokenizer, conversations, seed, seq_len + 1, slots)
         data = f"{count} conversations, seed {seed}{', packed full' * crop}"
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        super().__init__(identity, count, read, crop, tokenizer.bos, rank, world_size, device, state)
+        lacks = f"no word of the assistant within {seq_len + 1} tokens: try a longer --max-seq-len"
+        super().__init__(identity, count, read, lacks, crop, tokenizer.bos, rank, world_size, device, state)
 
 
 @dataclass(frozen=True)
@@ -240,11 +234,9 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
                rank: int = 0, world_size: int = 1) -> Validation:
     """
     The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
-    counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text.
-
-    Rows are padded, not cropped: every token of a text is a target exactly once, <|bos|> never. Rank r takes
-    rows r, r + W, ... Batches are filled up with empty rows: as many of one shape on every rank. They take 16
-    bytes per token.
+    counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text. Rows
+    are padded: every token of a text is a target exactly once, <|bos|> never. Rank r takes rows r, r + W, ...
+    Batches are filled up with empty rows: as many of one shape on every rank.
     """
     limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
@@ -295,31 +287,6 @@ def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarra
         inputs[i, : len(ids)] = ids[:seq_len]
         targets[i, : len(ids) - 1] = np.where(trained, ids[1:], -1)
     return inputs, targets
-
-
-def _produce(batches: queue.Queue, stop: threading.Event, streams: list[tuple[int, Iterator]], turn: int,
-             device: torch.device) -> None:
-    """Body of the background thread. It holds no loader, so that a forgotten one is collected."""
-    try:
-        if device.type == "cuda":
-            torch.cuda.set_device(device)               # else pinning opens a context on GPU 0 for every rank
-        while not stop.is_set():
-            slot, stream = streams[turn]
-            snapshot, *arrays = next(stream)
-            tensors = [torch.from_numpy(array) for array in arrays]
-            if device.type == "cuda":
-                tensors = [tensor.pin_memory() for tensor in tensors]
-            batches.put((slot, snapshot, *tensors))
-            turn = (turn + 1) % len(streams)
-    except BaseException as error:                      # SystemExit too: die() here must end the main thread
-        batches.put(error)
-
-
-def _shut_down(batches: queue.Queue, stop: threading.Event, thread: threading.Thread) -> None:
-    stop.set()
-    while thread.is_alive():                            # it may be waiting for room in the queue
-        with suppress(queue.Empty):
-            batches.get(timeout=0.05)
 
 
 def _pack(documents: list[np.ndarray]) -> dict:

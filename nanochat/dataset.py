@@ -3,7 +3,7 @@ Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hu
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time
-prepares a set. Used by tok_train, base_train and base_eval. To fetch in advance what a run will need:
+prepares a set. To fetch in advance what a run will need:
 
     python -m nanochat.dataset --source=climbmix --depth=24 --target-param-data-ratio=8
 """
@@ -57,16 +57,16 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add, add_text = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
     add_text("--source", choices=SOURCES, help="where text comes from (default: almanac; on a GPU climbmix)")
     add_text("--data", type=Path, help="a file or folder of .txt, .jsonl or .parquet instead")
-    add("--num-shards", type=int, help="training shards of a Hugging Face source (default: as many as "
-        f"the plan needs, else {NUM_SHARDS})")
+    add("--num-shards", type=int,
+        help=f"training shards of a Hugging Face source (default: as the plan needs, else {NUM_SHARDS})")
     add("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
 
 
 def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
     """
-    What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: nothing is left
-    to the machine. Where no flag names another text it is the `saved` one, else the default of this machine.
-    `num_shards`: of a Hugging Face set, where neither flag nor `saved` says how many.
+    What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: the `saved` one,
+    where no flag names another, else the default of this machine. `num_shards`: of a Hugging Face set, where
+    neither flag nor `saved` says how many.
     """
     path = str(args.data.expanduser().resolve()) if args.data else None
     source = None if path else args.source or default_source()
@@ -87,9 +87,8 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
             almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
     """
     Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl (field
-    `text`), .parquet. num_shards: training shards of a Hugging Face set; almanac_mb: megabytes of text.
-    Every rank calls it: one works and says so, the others wait for its lock, so that no collective times out.
-    Exits with code 2 where there is nothing to train or to validate on, or a shard is missing or corrupt.
+    `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no collective
+    times out. Dies where there is nothing to train or to validate on, or a shard is missing or corrupt.
     """
     if path is not None:
         return _prepare_path(Path(path).expanduser(), progress)
@@ -100,17 +99,13 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
     die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or a path with --data")
 
 
-# ---- reading ------------------------------------------------------------------------------------------
-
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
-    """(file, row group, number of documents), in order. Exits with code 2 at a file that is corrupt."""
-    footers = ((path, _footer(path)) for path in paths)
-    return [(path, i, footer.row_group(i).num_rows)
-            for path, footer in footers for i in range(footer.num_row_groups)]
+    """(file, row group, number of documents), in order. Dies at a file that is corrupt."""
+    return [(path, i, group.num_rows) for path in paths for i, group in enumerate(_footer(path))]
 
 
 def read_row_group(path: Path, index: int) -> list[str]:
-    """The documents of a row group; a null is an empty text. Exits with code 2 where the file is corrupt."""
+    """The documents of a row group; a null is an empty text. Dies where the file is corrupt."""
     with _parquet(path) as file:
         return [text or "" for text in file.read_row_group(index, columns=["text"])["text"].to_pylist()]
 
@@ -140,16 +135,13 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         die(f"{path} cannot be read as parquet: {reason}", hint="delete it and prepare the data again")
 
 
-def _footer(path: Path) -> pq.FileMetaData:
+def _footer(path: Path) -> list[pq.RowGroupMetaData]:
     with _parquet(path) as file:
-        schema, metadata = file.schema_arrow, file.metadata
-    kind = schema.field("text").type if "text" in schema.names else None
-    if kind is None or not (pa.types.is_string(kind) or pa.types.is_large_string(kind)):
+        schema, groups = file.schema_arrow, [file.metadata.row_group(i) for i in range(file.num_row_groups)]
+    if "text" not in schema.names or schema.field("text").type not in (pa.string(), pa.large_string()):
         die(f"{path} has no column `text` of strings (columns: {', '.join(schema.names) or 'none'})")
-    return metadata
+    return groups
 
-
-# ---- writing ------------------------------------------------------------------------------------------
 
 @contextmanager
 def _locked(name: str) -> Iterator[Path]:
@@ -203,8 +195,8 @@ def _read_manifest(folder: Path) -> dict:
 
 def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
     """
-    Find a set, or let `fill(folder)` write train_*.parquet and val_*.parquet, and publish it with one rename.
-    A digest of the recipe is in the name: another recipe never touches files that a running job reads.
+    Find a set, or let `fill(folder)` write its files and publish them with one rename. A digest of the recipe
+    is in the name: another recipe never touches files that a running job reads.
     """
     name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
     with _locked(name) as folder:
@@ -215,8 +207,7 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
             unfinished.mkdir()
             try:
                 fill(unfinished)
-                files = [_entry(path) for path in sorted(unfinished.glob("*.parquet"))]
-                _write_manifest(unfinished, recipe, files)
+                _write_manifest(unfinished, recipe, [_entry(path) for path in sorted(unfinished.iterdir())])
                 shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
                 unfinished.rename(folder)
             finally:
@@ -225,8 +216,6 @@ def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
     train, val = (tuple(folder / entry["name"] for entry in manifest[part]) for part in ("train", "val"))
     return Dataset(name, train, val, manifest["val_sha256"])
 
-
-# ---- the embedded almanac -----------------------------------------------------------------------------
 
 def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Dataset:
     from nanochat import almanac
@@ -244,8 +233,6 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
     return _build("almanac", recipe, fill)
 
 
-# ---- your own text ------------------------------------------------------------------------------------
-
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
     """Good parquet files with a val_*.parquet are used where they are; all else is rewritten and split."""
     def require(both: bool) -> None:
@@ -254,10 +241,10 @@ def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
                 hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
 
     files = _input_files(path)
-    own_val = [file for file in files if file.name.startswith("val_") and file.suffix == ".parquet"]
+    own_val = [file for file in files if file.match("val_*.parquet")]
     rest = [file for file in files if file not in own_val]
     footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one
-    sizes = [footer.row_group(i).total_byte_size for footer in footers for i in range(footer.num_row_groups)]
+    sizes = [group.total_byte_size for groups in footers for group in groups]
     name = path.resolve().name or "data"
     if own_val and len(footers) == len(files) and max(sizes, default=0) <= LARGEST_GROUP:
         require(all(any(count for _, _, count in row_groups(part)) for part in (rest, own_val)))
@@ -293,36 +280,31 @@ def _input_files(path: Path) -> list[Path]:
 def _documents(files: list[Path]) -> Iterator[str]:
     """The documents of files of any kind, the empty ones left out."""
     for file in files:
+        if file.suffix == ".parquet":
+            yield from filter(str.strip, texts([file]))
+            continue
         try:
-            yield from (document for document in _read_file(file) if document.strip())
+            with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as lines:
+                found = _read_jsonl(file, lines) if ".jsonl" in file.suffixes else _read_txt(lines)
+                yield from filter(str.strip, found)
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
-            die(f"{file} cannot be read as UTF-8 text: {error}",
-                hint="convert it, or move it out of the folder")
-
-
-def _read_file(file: Path) -> Iterator[str]:
-    if file.suffix == ".parquet":
-        yield from texts([file])
-    else:
-        with (gzip.open if file.suffix == ".gz" else open)(file, "rt", encoding="utf-8-sig") as lines:
-            yield from _read_jsonl(file, lines) if ".jsonl" in file.suffixes else _read_txt(lines)
+            die(f"{file} cannot be read as UTF-8 text: {error}", "convert it, or move it out of the folder")
 
 
 def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
     """One document per line, in the field `text`."""
     for number, line in enumerate(lines, 1):
         if line.strip():
-            try:
-                text = json.loads(line)["text"]
-                yield text.encode("utf-8", "replace").decode()      # JSON can spell a lone surrogate
+            try:                                        # JSON can spell a lone surrogate
+                yield json.loads(line)["text"].encode("utf-8", "replace").decode()
             except (ValueError, KeyError, TypeError, AttributeError):
                 die(f'{file}:{number} is not a JSON object with a string "text": {line.strip()[:60]}')
 
 
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     """
-    The documents of a plain text. Every line <|endoftext|> ends one, or the first blank line after 8,000
-    characters, or any line end after 16,000, so that a book becomes many and a page stays one.
+    Every line <|endoftext|> ends a document, or the first blank line after 8,000 characters, or any line end
+    after 16,000, so that a book becomes many and a page stays one.
     """
     held, size = [], 0
     for line in lines:
@@ -358,8 +340,6 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
     else:
         val += held
 
-
-# ---- Hugging Face -------------------------------------------------------------------------------------
 
 def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) -> Dataset:
     """Training shards 0 to num_shards - 1; validation is the last shard of the set, however many are here."""

@@ -1,12 +1,9 @@
-"""
-Evaluation loops: bits per byte of text; questions answered by a letter or freely, judged by their task; and
-the statistics of right and wrong. Used by the scripts that train and evaluate.
-"""
+"""Bits per byte of text; questions answered by a letter or freely; the statistics of right and wrong."""
 
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -21,7 +18,6 @@ from nanochat.past import Rows
 from nanochat.tokenizer import Tokenizer
 
 # B rows, T tokens, C width, n letters
-
 LETTER_TOKENS = 16384                                   # per forward pass on an accelerator
 LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
 BUCKETS = 64                                            # of documents
@@ -51,13 +47,9 @@ class Bpb:
 @torch.no_grad()
 def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     """
-    Bits per byte: nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches. It does not
-    depend on the vocabulary, so that models with different tokenizers compare. model: anything with `.device`
-    and model(inputs, targets, reduction="none") -> nats (B, T).
-
-    The error is that of a ratio of sums over n documents: sqrt(n / (n - 1) * sum e^2) / sum bytes, where e is
-    bits - value * bytes of each (Cochran, Sampling Techniques, 1977, ch. 6). FloatingPointError where a loss
-    is not finite, ValueError where there are no bytes.
+    Nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches, so that models with
+    different tokenizers compare. model: anything with `.device` and model(inputs, targets, reduction="none")
+    -> nats (B, T). FloatingPointError where a loss is not finite, ValueError where there are no bytes.
     """
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
     nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document
@@ -68,22 +60,30 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     bits, sizes = world.sum(nats).cpu().double().numpy() / math.log(2), np.array(validation.sizes)
     if not np.isfinite(bits).all():
         raise FloatingPointError("the model's loss on the validation text is NaN or infinite")
-    count, size = len(sizes), int(sizes.sum())
-    if not size:
+    if not sizes.any():
         raise ValueError("no bytes to evaluate on")
-    value = bits.sum() / size
+    value, error = ratio(bits, sizes)
+    number = np.arange(len(sizes)) % BUCKETS
+    buckets = {"bits": np.bincount(number, bits, BUCKETS).tolist(),
+               "bytes": np.bincount(number, sizes, BUCKETS).astype(int).tolist()}
+    return Bpb(value, error, len(sizes), int(sizes.sum()), buckets)
+
+
+def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
+    """
+    sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum sizes
+    with e = bits - value * size of each (Cochran, Sampling Techniques, 1977, ch. 6); NaN for one document.
+    """
+    n, total = len(sizes), sizes.sum()
+    value = bits.sum() / total
     square = ((bits - value * sizes) ** 2).sum()
-    error = math.sqrt(count / (count - 1) * square) / size if count > 1 else math.nan
-    in_bucket = [np.bincount(np.arange(count) % BUCKETS, each, BUCKETS) for each in (bits, sizes)]
-    buckets = {"bits": in_bucket[0].tolist(), "bytes": in_bucket[1].astype(int).tolist()}
-    return Bpb(float(value), error, count, size, buckets)
+    return float(value), float(np.sqrt(n / (n - 1) * square) / total) if n > 1 else math.nan
 
 
 def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> list[str]:
     """A few prompts with the model's greedy continuations, to see with one's own eyes what it has learned."""
     engine = Engine(model, tokenizer, max_batch=len(PROMPTS))
-    bos, encode = tokenizer.bos, tokenizer.encode
-    prompts = [[bos, *encode(prompt)][:engine.context // 2] for prompt in PROMPTS]
+    prompts = [[tokenizer.bos, *tokenizer.encode(prompt)][:engine.context // 2] for prompt in PROMPTS]
     completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
@@ -101,14 +101,13 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
     prompts = [engine.prompt(question["conversation"], each)
                for question, each in zip(questions, settings, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
-    expected = sum(1 if letters[index] else samples for index in mine)
-    pending: list[tuple[int, int, str, Future]] = []
+    expected, pending = sum(1 if letters[index] else samples for index in mine), []
     with ThreadPoolExecutor(max(1, cores() // world.size)) as pool:     # a judge may run a program
         for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
             pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
             if progress:
                 progress(len(pending), expected)
-        judged = [(index, sample, reply, bool(verdict.result())) for index, sample, reply, verdict in pending]
+        judged = [(*reply, bool(verdict.result())) for *reply, verdict in pending]
     verdicts, replies = [[] for _ in questions], [[] for _ in questions]
     for index, _, reply, verdict in sorted(item for share in world.gather_objects(judged) for item in share):
         verdicts[index].append(verdict)
@@ -154,8 +153,8 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
             idx[row, :len(prompts[index])] = torch.tensor(prompts[index])   # padding comes after: never seen
         ends = torch.tensor([len(prompts[index]) - 1 for index in batch], device=model.device)
         states = model.trunk(idx.to(model.device), Rows())[torch.arange(len(batch)), ends]      # (B, C)
-        ids = {letter: _only_id(tokenizer, letter) for index in batch for letter in letters[index]}
-        head = model.unembedding[list(ids.values())]                                    # (n, C)
+        ids = {letter: tokenizer.encode(letter) for index in batch for letter in letters[index]}
+        head = model.unembedding[[token for token, in ids.values()]]                    # (n, C): one each
         logits = capped_logits(states.float(), head, len(ids), SOFTCAP)                 # (B, n)
         if logits.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
@@ -164,16 +163,10 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
             yield index, max(letters[index], key=likelihood.__getitem__)
 
 
-def _only_id(tokenizer: Tokenizer, letter: str) -> int:
-    (token,) = tokenizer.encode(letter)
-    return token
-
-
 def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
     """
-    How likely at least one of k samples is right, from n >= k samples of each problem, counts[i] of them
-    right: the mean over the problems of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374), and its
-    standard error. With n = k = 1 it is the accuracy and its binomial error.
+    How likely one of k samples is right, and its standard error, from n >= k samples of each problem,
+    counts[i] of them right: the mean of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374).
     """
     assert 1 <= k <= n and all(0 <= count <= n for count in counts), (n, k)
     each = [1 - math.comb(n - count, k) / math.comb(n, k) for count in counts]
@@ -182,10 +175,7 @@ def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
 
 
 def wilson(share: float, count: float) -> list[float]:
-    """
-    95% interval of a share of `count` yes-or-no questions (Wilson, JASA 1927): unlike share +- 2 standard
-    errors it holds near 0 and 1 too, and stays between them.
-    """
+    """95% interval of a share of `count` yes-or-no questions (Wilson, JASA 1927), near 0 and 1 too."""
     z2 = Z ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
@@ -194,9 +184,8 @@ def wilson(share: float, count: float) -> list[float]:
 
 def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
     """
-    Mean of (accuracy - chance) / (1 - chance) over tasks, 0 for guessing and 1 for knowing, and its standard
-    error. results: (accuracy, its 95% interval, chance) of each task; intervals rather than standard errors,
-    which are 0 where all is right or all is wrong.
+    Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its 95%
+    interval, chance) of each; intervals, as standard errors are 0 where all is right or all is wrong.
     """
     scores = [(right - chance) / (1 - chance) for right, _, chance in results]
     variance = math.fsum(((high - low) / (2 * Z) / (1 - chance)) ** 2 for _, (low, high), chance in results)

@@ -1,15 +1,14 @@
 """
 Going on from a checkpoint: what midtraining, supervised finetuning and reinforcement learning share. The
-first two learn from conversations and differ in their data, their packing and their learning rates, which is
-what their scripts say.
+first two learn from conversations; their scripts say from which, how packed and at which learning rates.
 """
 
 # T context; a rank trains `rows` x T tokens per micro-batch, `accumulation` micro-batches per step
 
 import argparse
 import math
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
+from contextlib import AbstractContextManager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -55,20 +54,16 @@ def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0
 def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
     """The same for a stage that learns from conversations."""
     parser = continuing_parser(description, lr_frac=lr_frac, warmdown=warmdown)
-    parser.add_argument("--total-batch-size", type=int,
-                        help="tokens of an optimizer step (default: as in the stage before)")
-    parser.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                        help="torch.compile (default: on a GPU)")
+    add = parser.add_argument
+    add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as in the stage before)")
+    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     return parser
 
 
-@contextmanager
-def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> Iterator[Stage]:
+def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> AbstractContextManager[Stage]:
     """A stage that goes on from the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
     saved = checkpoint.read_state(source)
-    tag = args.out_tag or args.model_tag or saved["tag"]
-    with open_stage(name, args, tag, saved["dtype"]) as stage:
-        yield stage
+    return open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"])
 
 
 def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
@@ -88,14 +83,15 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
              data: str, packed: bool = False) -> None:
     """
     Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
-    where there is one for this number of ranks, the optimizer state that it was saved with. Logs the loss on
-    `validation`. `data` is what the conversations are, in one line: a run on others is not resumed. `packed`:
-    rows are full, and the last conversation of each is cut off; else all stay whole, and rows are padded.
+    where there is one for this number of ranks, its optimizer state. Logs the loss on `validation`. `data`
+    names the conversations: a run on others is not resumed. `packed`: rows are full, and the last
+    conversation of each is cut off; else all stay whole, and rows are padded.
     """
     args, world = stage.args, stage.world
     begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
     T = model.shape.sequence_len
-    batch_tokens, rows = batch_size(args, saved, T, world)
+    batch_tokens = args.total_batch_size or saved["batch_tokens"]
+    rows = args.device_batch_size or min(saved["rows"], max(1, batch_tokens // (T * world.size)))
     steps = args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens)
     if start >= steps:
         stage.print(f"{begin_at} is already complete: nothing to do")
@@ -106,9 +102,8 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
                         saved["loader"] if start else None, crop=packed)
     held_out = held_out_rows(tokenizer, validation, rows, T, world)
     pretraining = pretraining_rates(saved)
-    growth = math.sqrt(batch_tokens / pretraining["batch_tokens"])
-    optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, args.init_lr_frac * growth), 0.0,
-                          world, stage.dtype)
+    scale = args.init_lr_frac * math.sqrt(batch_tokens / pretraining["batch_tokens"])
+    optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, scale), 0.0, world, stage.dtype)
     restore(optimizer, begin_at, stage, must=start > 0)
     schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
     kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
@@ -124,8 +119,8 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
             checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, **kept)
         if s.due(args.eval_every):
             bpb = evaluate_bpb(model, held_out, world).value
-            line = f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers"
-            stage.log(line, step=s.step, val_bpb=bpb)
+            stage.log(f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers",
+                      step=s.step, val_bpb=bpb)
     loader.close()
 
 
@@ -139,19 +134,11 @@ def load_or_resume(stage: Stage, source: Path, data: str) -> tuple[Path, int, GP
     return resumed or source, saved["step"] if resumed else 0, model, tokenizer, saved
 
 
-def batch_size(args: argparse.Namespace, saved: dict, T: int, world: World) -> tuple[int, int]:
-    """Tokens per step and rows per micro-batch: as asked for, or as in the run before, where they fit."""
-    batch_tokens = args.total_batch_size or saved["batch_tokens"]
-    fitting = max(1, batch_tokens // (T * world.size))
-    return batch_tokens, args.device_batch_size or min(saved["rows"], fitting)
-
-
 def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:
     """Steps of `batch_tokens` that see every conversation once, by the length of evenly spaced ones."""
-    stride = max(1, len(conversations) // MEASURED)
-    lengths = [len(render_conversation(tokenizer, conversations[index], T + 1)[0])
-               for index in range(0, len(conversations), stride)]
-    return max(1, round(sum(lengths) / len(lengths) * len(conversations) / batch_tokens))
+    some = range(0, len(conversations), max(1, len(conversations) // MEASURED))
+    tokens = sum(len(render_conversation(tokenizer, conversations[index], T + 1)[0]) for index in some)
+    return max(1, round(tokens / len(some) * len(conversations) / batch_tokens))
 
 
 def pretraining_rates(saved: dict) -> dict:

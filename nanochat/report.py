@@ -12,7 +12,6 @@ import io
 import math
 import os
 import re
-import statistics
 import subprocess
 import time
 from collections import Counter
@@ -22,10 +21,13 @@ from html import escape
 from importlib.util import find_spec
 from itertools import cycle
 from pathlib import Path
+from textwrap import indent
+
+import numpy as np
 
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
-from nanochat.evals import Z, centred
+from nanochat.evals import Z, centred, ratio
 from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
@@ -51,7 +53,7 @@ CURVES = {                                              # (stage, field, against
 }
 # Colours that read on white and on black, and apart to colour-blind eyes; with dashes and markers, 20 looks.
 COLOURS = ("#2a7fc9", "#d55e00", "#0b9a72", "#b8609c", "#8f7a00")
-DASHES, MARKERS = ("-", "--", "-.", ":"), "osD^"
+LOOKS = list(zip(COLOURS * 4, ("-", "--", "-.", ":") * 5, "osD^" * 5, strict=True))
 INK = "#010203"                                         # gives way to the colour of the text around the plot
 FIGURE = {
     "svg.fonttype": "none", "text.parse_math": False, "axes.titlesize": 10, "axes.titlelocation": "left",
@@ -63,35 +65,28 @@ FIGURE = {
 ALONE = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
-:root { color-scheme: light dark; --page: #fff; --ink: #1f2328; --soft: #59636e; --line: #d8dee4 }
-@media (prefers-color-scheme: dark) {
-  :root { --page: #0d1117; --ink: #e6edf3; --soft: #9198a1; --line: #30363d } }
-body { max-width: 66rem; margin: auto; padding: 1rem; background: var(--page); color: var(--ink);
-  font: 15px/1.5 system-ui, sans-serif }
-h2 { margin: 2.4rem 0 .7rem; padding-bottom: .3rem; border-bottom: 1px solid var(--line); font-size: 1.2rem }
-p, th { color: var(--soft); font-weight: normal }
+:root { color-scheme: light dark }
+body { max-width: 66rem; margin: auto; padding: 1rem; font: 15px/1.5 system-ui, sans-serif }
+h2 { margin-top: 2.4rem; padding-bottom: .3rem; border-bottom: 1px solid #8885; font-size: 1.2rem }
 div { overflow-x: auto }
 table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .8rem 0 }
-th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid var(--line) }
-th:first-child, td:first-child { position: sticky; left: 0; background: var(--page); text-align: left }
-h1 + div * { text-align: left; vertical-align: top }
-h1 + div td + td { min-width: 11rem; white-space: normal; overflow-wrap: anywhere }
+th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885 }
+th:first-child, td:first-child { position: sticky; left: 0; background: canvas; text-align: left }
+h1 + div * + * { min-width: 11rem; text-align: left; white-space: normal; overflow-wrap: anywhere }
 .plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
 svg { width: 100%; height: auto }
-pre { border-left: 3px solid var(--line); padding-left: .9rem; font-size: .82rem; white-space: pre-wrap;
-  overflow-wrap: anywhere }
+pre { font-size: .82rem; white-space: pre-wrap; overflow-wrap: anywhere }
 </style>
 """
 
 Table = list[dict[str, str]]                            # rows: column -> cell; "-" is what is not known
-Block = tuple[str, str | Table | list[str] | dict[str, str]]    # what it is: h1, table ...; what it holds
+Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; table; plots: name -> SVG
 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """
-    The last run of a stage as if it had been one session: `seconds` and `hours` go on where it was resumed,
-    steps that were lost then are left out. Of a log of evaluations, all. Only what began at `since` (unix
-    time) or later. Records get `began` and `time` by the clock.
+    The last run of a stage as one session: `seconds` and `hours` go on where it was resumed, steps lost then
+    are left out. Of evaluations, all. Only what began at `since` or later. Adds `began` and `time` (unix).
     """
     kept, begin, before, total = [], {}, 0.0, 0.0
     for record in RunLog(path).read():
@@ -123,32 +118,33 @@ class Run:
         self.tag, folder = tag, model_dir(tag)
         base = read_log(folder / "base.jsonl")
         since = base[0]["began"] if base else 0.0
-        self.logs = {name: read_log(folder / f"{name}.jsonl", since) for name in STAGES}
-        if not any(self.logs.values()):
+        logs = {name: read_log(folder / f"{name}.jsonl", since) for name in STAGES}
+        if not any(logs.values()):
             there = sorted({path.parent.name for path in (base_dir() / "models").glob("*/*.jsonl")})
             die(f"{folder} has no run logs", hint=f"there are: {', '.join(there)}" if there else None)
         tokenizer = RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").read()[-1:] if base else []
-        self.logs = {"tokenizer": tokenizer, **self.logs}
+        self.logs = {"tokenizer": tokenizer, **logs}
         self.plan = newest(base, "plan").get("plan", {})
-        for record in having(self.logs["base"], "step"):
+        for record in having(logs["base"], "step"):
             record["tokens"] = record["step"] * self.plan.get("batch_tokens", 0)
             record["FLOPs"] = record["tokens"] * self.plan.get("flops_per_token", 0)
-        self.last = (having(self.logs["base"], "loss") or [{}])[-1]             # step of pretraining
-        evaluated = self.logs["base_eval"]
-        for record in evaluated:
+        self.last = (having(logs["base"], "loss") or [{}])[-1]                  # step of pretraining
+        for record in logs["base_eval"]:
             if record.get("split") == "val":                                    # named as in training
                 record.update(val_bpb=record["bpb"], val_bpb_error=record.get("bpb_error"))
-        began = newest(evaluated, "core_task").get("began")
-        measured = [record for record in evaluated if record["began"] == began]
-        self.core_tasks = {record["core_task"]: record for record in measured if "core_task" in record}
+        began = newest(logs["base_eval"], "core_task").get("began")
+        measured = [record for record in logs["base_eval"] if record["began"] == began]
         self.core = newest(measured, "core")
-        self.judged = {(record["task"], record["model_stage"]): record for record in self.logs["eval"]
-                       if "model_stage" in record}
+        self.core_tasks = {record["core_task"]: record for record in measured if "core_task" in record}
+        self.chat_tasks = {}                                                    # task -> stage -> record
+        for record in logs["eval"]:
+            if "model_stage" in record:
+                self.chat_tasks.setdefault(record["task"], {})[record["model_stage"]] = record
 
     def speed(self, stage: str) -> float | None:
         """Tokens per second, the median of the steps."""
         steps = having(self.logs[stage], "tokens_per_second")
-        return statistics.median(record["tokens_per_second"] for record in steps) if steps else None
+        return np.median([record["tokens_per_second"] for record in steps]) if steps else None
 
     def csv_row(self) -> dict:
         base, last = self.logs["base"], self.last
@@ -164,9 +160,8 @@ class Run:
 
 def paired(a: str, b: str) -> tuple[float, float]:
     """
-    Share of right answers of b minus that of a to the same questions, and the half width of its 95% interval;
-    verdicts are "0" and "1". From the differences of the questions, and one more each of +1 and -1 (Bonett
-    and Price, 2012): that two agree on few questions leaves much open.
+    Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
+    interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012), as few say little.
     """
     signs = Counter(zip(a, b, strict=True))
     better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
@@ -175,16 +170,10 @@ def paired(a: str, b: str) -> tuple[float, float]:
 
 
 def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
-    """
-    Bits per byte of b minus those of a on the same text, and the half width of its 95% interval: the ratio
-    estimate over buckets of documents (Cochran, Sampling Techniques), {"bits": [...], "bytes": [...]} each.
-    """
-    buckets = zip(a["bits"], b["bits"], a["bytes"], strict=True)
-    gaps = [(two - one, size) for one, two, size in buckets if size]
-    total, n = sum(size for _, size in gaps), len(gaps)
-    ratio = math.fsum(bits for bits, _ in gaps) / total
-    spread = math.fsum((bits - ratio * size) ** 2 for bits, size in gaps)
-    return ratio, Z * math.sqrt(spread * n / (n - 1)) / total if n > 1 else math.inf
+    """Bits per byte of b minus those of a on the same text, and its half width; over buckets of documents."""
+    sizes = np.array(a["bytes"])
+    value, error = ratio(np.subtract(b["bits"], a["bits"])[sizes > 0], sizes[sizes > 0])
+    return value, Z * error
 
 
 def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
@@ -193,15 +182,16 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     one, two = (newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
     if "buckets" in one and "buckets" in two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
         found.append(("bits per byte", one["bpb"], two["bpb"], *paired_bpb(one["buckets"], two["buckets"])))
-    same = a.core and a.core.get("bundle_sha256") == b.core.get("bundle_sha256")
-    ours, theirs = ({" ".join(key): each for key, each in run.judged.items()} for run in (a, b))
+    ours, theirs = ({f"{task} {stage}": record for task, stages in run.chat_tasks.items()
+                     for stage, record in stages.items()} for run in (a, b))
+    same = a.core and a.core["bundle_sha256"] == b.core.get("bundle_sha256")
     if same:
         ours, theirs = a.core_tasks | ours, b.core_tasks | theirs
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() == b.core_tasks.keys() <= gaps.keys():
-        gap, error = centred([(task["chance"] + gap, (gap - half, gap + half), task["chance"])
-                              for name, task in a.core_tasks.items() for gap, half in [gaps[name]]])
+        shifts = [(*gaps[name], task["chance"]) for name, task in a.core_tasks.items()]
+        gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
         found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
 
@@ -213,11 +203,11 @@ def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
         better = b.tag if (gap > 0) != (name == "bits per byte") else a.tag
         rows.append({"": name, a.tag: f"{scale * one:{form}}", b.tag: f"{scale * two:{form}}",
                      "difference": f"{scale * gap:+{form}} ± {scale * half:{form}}",
-                     "verdict": "no difference beyond noise" if abs(gap) <= half else f"{better} is better"})
-        if name != "bits per byte":
-            shares[name] = {"": [100 * gap, 100 * (gap - half), 100 * (gap + half)]}
+                     "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
+        shares[name] = {"": {"accuracy": gap, "interval": (gap - half, gap + half), "chance": 0}}
+    shares.pop("bits per byte", None)
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
-    return [("h2", f"{title}, on the same text and questions"), ("text", note), ("table", rows),
+    return [("h2", f"{title}, on the same text and questions"), ("p", note), ("table", rows),
             ("plots", dots(f"difference_{number}", f"{title}, percentage points", shares))]
 
 
@@ -230,11 +220,6 @@ def short(number: float) -> str:
     """1.64M"""
     power = max(0, min(4, math.floor(math.log10(max(number, 1)) / 3)))
     return f"{number / 1000 ** power:.3g}{['', 'K', 'M', 'B', 'T'][power]}"
-
-
-def accuracy(record: dict) -> str:
-    numbers = [100 * each for each in (record["accuracy"], *record["interval"])] if record else []
-    return "{:.1f}% [{:.1f}, {:.1f}]".format(*numbers) if record else "-"
 
 
 def summary(run: Run, dollars: float | None) -> dict[str, str]:
@@ -275,18 +260,25 @@ def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
     }
 
 
-def task_rows(judged: dict[tuple[str, str], dict]) -> Table:
-    """A line per task, a column per stage; the best stands out where its interval excludes the others."""
-    stages = [stage for stage in TRAINING if any(stage == each for _, each in judged)]
+def percent(record: dict) -> list[float]:
+    """Right answers, the ends of their 95% interval, and what guessing gets."""
+    return [100 * each for each in (record["accuracy"], *record["interval"], record["chance"])]
+
+
+def task_rows(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> Table:
+    """A line per task, a column per label; the best stands out where its interval excludes the others."""
     rows = []
-    for task in dict.fromkeys(task for task, _ in judged):
-        results = {stage: judged[task, stage] for stage in stages if (task, stage) in judged}
-        cells = {stage: accuracy(results.get(stage, {})) for stage in stages}
-        *others, best = sorted(results, key=lambda stage: results[stage]["accuracy"])
-        if others and results[best]["interval"][0] > results[others[-1]]["accuracy"]:
+    for task, found in tasks.items():
+        cells = {label: "{:.1f}% [{:.1f}, {:.1f}]".format(*percent(found[label])) if label in found else "-"
+                 for label in labels}
+        centre = {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
+        *others, best = sorted(found, key=lambda label: found[label]["accuracy"])
+        if others and found[best]["interval"][0] > found[others[-1]]["accuracy"]:
             cells[best] = f"**{cells[best]}**"
         published = (f"{stage} {100 * share:.1f}%" for stage, share in PUBLISHED.get(task, {}).items())
-        rows.append({"task": task, **cells, "guessing": f"{100 * results[best]['chance']:.0f}%",
+        one = found[best]
+        rows.append({"task": task, **cells, **centre, "guessing": f"{100 * one['chance']:.0f}%",
+                     "shots": show(one.get("shots"), "d"), "questions": f"{one['questions']:,}",
                      "reference d20": ", ".join(published) or "-"})
     return rows
 
@@ -297,80 +289,68 @@ def core_blocks(runs: Sequence[Run]) -> list[Block]:
     whole = [core["tasks"] == CORE_TASKS for _, _, core in known]
     known += [(value, name, {}) for name, value in CORE_PUBLISHED.items() if any(whole)]
     note = "" if all(whole) else "Not the 22 published tasks: this does not compare with CORE elsewhere."
-    means, rows, shares = [], [], {}
+    means = []
     for value, name, core in sorted(known, key=lambda each: -each[0]):
         most = f", {core['max_per_task']} questions each" if core.get("max_per_task") else ""
         means.append({"model": name, "CORE": f"{value:.4f}",
                       "95% interval": "[{:.4f}, {:.4f}]".format(*core["interval"]) if core else "-",
                       "of": f"{core['bundle']}, {core['tasks']} tasks{most}" if core else "published"})
-    for name, task in {name: task for run in runs for name, task in run.core_tasks.items()}.items():
-        found = {run.tag: run.core_tasks.get(name, {}) for run in runs}
-        shares[name] = {tag: [100 * each for each in (one["accuracy"], *one["interval"], task["chance"])]
-                        for tag, one in found.items() if one}
-        rows.append({"CORE task": name, **{tag: accuracy(record) for tag, record in found.items()},
-                     **{f"{tag}, centred": show(each.get("centred"), ".3f") for tag, each in found.items()},
-                     "chance": f"{100 * task['chance']:.0f}%", "shots": str(task["shots"]),
-                     "questions": f"{task['questions']:,}"})
-    plots = dots("core_tasks", "CORE by task, % right; | is guessing", shares)
-    return [("h2", "CORE"), ("table", means), ("text", note), ("plots", plots), ("table", rows)]
+    tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}
+             for run in runs for name in run.core_tasks}
+    return [("h2", "CORE"), ("table", means), ("p", note),
+            ("plots", dots("core_tasks", "CORE by task, % right; | is guessing", tasks)),
+            ("table", task_rows(tasks, [run.tag for run in runs]))]
 
 
 def tokenizer_blocks() -> list[Block]:
     folder, rows = base_dir() / "tokenizer", []
     trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
     said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
-    rated = {record["tokenizer"]: record for record in RunLog(folder / "tok_eval.jsonl").read()
-             if "bytes_per_token" in record}
-    if rated:
-        names = ["ours", *VOCABULARIES]
-        sizes = VOCABULARIES | {name: record["vocab_size"] for name, record in rated.items()}
-        found = {name: rated.get(name, {}).get("bytes_per_token", {}) for name in names}
-        rows = [{"bytes per token": kind, **{name: show(found[name].get(kind), ".2f") for name in names}}
-                for kind in found["ours"]]
-        rows.append({"bytes per token": "vocabulary", **{name: f"{sizes[name]:,}" for name in names}})
-        missing = (name for name in names if not found[name])
+    found = {"ours": {}, **{name: {"vocabulary": size} for name, size in VOCABULARIES.items()}}
+    for record in RunLog(folder / "tok_eval.jsonl").read():
+        if "bytes_per_token" in record:
+            found[record["tokenizer"]] = record["bytes_per_token"] | {"vocabulary": record["vocab_size"]}
+    for kind in found["ours"]:
+        form = ",d" if kind == "vocabulary" else ".2f"
+        rows.append({"bytes per token": kind} | {name: show(found[name].get(kind), form) for name in found})
+    if rows:
+        missing = (name for name, each in found.items() if len(each) == 1)
         said += "".join(f" {name}: not fetched; run tok_eval with a network." for name in missing)
-    return [("h2", "Tokenizer"), ("text", said), ("table", rows)]
+    return [("h2", "Tokenizer"), ("p", said), ("table", rows)]
 
 
 def code_line() -> str:
-    """Files and lines of this repository by folder: those that git knows, else all that are there."""
-    root, files, lines = Path(__file__).parent.parent, Counter(), Counter()
-    git = subprocess.run("git ls-files", shell=True, cwd=root, capture_output=True, text=True)
-    for path in [root / name for name in git.stdout.splitlines()] or root.glob("[!.]*/**/*.*"):
-        if path.suffix in (".py", ".rs", ".sh", ".html") and path.exists():
-            folder = path.relative_to(root).parts[0]
-            files[folder] += 1
-            lines[folder] += path.read_bytes().count(b"\n")
-    each = (f"{folder} {count:,} in {files[folder]}" for folder, count in sorted(lines.items()))
-    return f"{lines.total():,} lines in {files.total()} files: {', '.join(each)}."
+    """Lines of this repository by folder, of the files that git knows."""
+    command, lines = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Counter()
+    root = Path(__file__).parent.parent
+    found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
+    for folder, count in re.findall(r"(?m)^(\w+)/.*:(\d+)$", found):
+        lines[folder] += int(count)
+    each = (f"{folder} {count:,}" for folder, count in sorted(lines.items()))
+    return f"{lines.total():,} lines: {', '.join(each)}." if lines else ""
 
 
 def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str, str]:
-    """
-    {name: SVG} of what draw(axes) draws, with text and axes in the colour of the text around it, and ids that
-    begin with its name, so that several go into one page. Nothing without matplotlib.
-    """
+    """{name: SVG} of what draw(axes) draws, with ids of its own, to be in a page; {} without matplotlib."""
     if not find_spec("matplotlib"):
         return {}
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(FIGURE | {"svg.hashsalt": name}):
         figure = Figure((5.2, height), layout="constrained")
-        axes = figure.subplots()
-        axes.set_title(title)
+        axes = figure.subplots(subplot_kw={"title": title})
         draw(axes)
         labels = len(axes.get_legend_handles_labels()[0])
         if labels > 4:
             figure.legend(loc="outside right upper")
         elif labels > 1:
             axes.legend()
-        figure.savefig(buffer := io.StringIO(), format="svg")
-    svg = re.sub(r"<metadata>.*?</metadata>\s*", "", buffer.getvalue(), flags=re.S)
-    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg.replace(INK, "currentColor"))
+        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
+        figure.savefig(buffer := io.StringIO(), format="svg", metadata=about)
+    svg = buffer.getvalue().replace(INK, "currentColor")
+    svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
     svg = re.sub(r"(font-family:|font: [\d.]+px) [^;\"]*", r"\1 system-ui, sans-serif", svg)
-    svg = re.sub(r' d="[^"]*"', lambda path: re.sub(r"(\.\d\d)\d+", r"\1", path[0]), svg)
-    return {name: svg[svg.index("<svg"):]}
+    return {name: re.sub(r"(\.\d\d)\d+", r"\1", svg)}
 
 
 def curves(runs: Sequence[Run]) -> dict[str, str]:
@@ -387,82 +367,65 @@ def curves(runs: Sequence[Run]) -> dict[str, str]:
 
 def draw_curves(found: dict[str, list[dict]], key: str, against: str, axes) -> None:
     """A curve per run with its 95% band; of many points the running mean, over the points."""
-    from matplotlib.ticker import LogFormatter
-    looks = zip(cycle(COLOURS), cycle(DASHES), cycle(MARKERS), strict=False)
-    for (label, records), (colour, dash, marker) in zip(found.items(), looks, strict=False):
+    for (label, records), (colour, dash, marker) in zip(found.items(), cycle(LOOKS), strict=False):
         xs, ys = ([record[name] for record in records] for name in (against, key))
-        errors = [Z * (record.get(f"{key}_error") or 0) for record in records]
+        errors = Z * np.array([record.get(f"{key}_error") or 0 for record in records])
         if len(ys) > 30 and key != "lr":
             axes.plot(xs, ys, color=colour, alpha=0.3, linewidth=0.8)
             reach = [min(at, len(ys) // 40 + 1) for at in range(len(ys))]
-            ys = [statistics.fmean(ys[at - each:at + each + 1]) for at, each in enumerate(reach)]
+            ys = [np.mean(ys[at - each:at + each + 1]) for at, each in enumerate(reach)]
         axes.plot(xs, ys, dash, color=colour, marker=marker if len(ys) <= 30 else None, label=label)
         if any(errors):
-            low, high = ([y + sign * each for y, each in zip(ys, errors, strict=True)] for sign in (-1, 1))
-            axes.fill_between(xs, low, high, color=colour, alpha=0.18, linewidth=0)
+            axes.fill_between(xs, ys - errors, ys + errors, color=colour, alpha=0.18, linewidth=0)
     axes.set_xlabel(against)
     if key == "loss":                                   # the first steps would press the rest flat
         tails = [record[key] for records in found.values() for record in records[len(records) // 20:]]
         axes.set_ylim(0.98 * min(tails), 1.02 * max(tails))
-    if against == "FLOPs":
-        axes.set_xscale("log")
-        axes.xaxis.set_major_formatter(LogFormatter())
-        axes.xaxis.set_minor_formatter(LogFormatter(minor_thresholds=(1.5, 0.5)))
 
 
-def dots(name: str, title: str, rows: dict[str, dict[str, list[float]]]) -> dict[str, str]:
-    """
-    A line per row with a dot and an interval per label: rows[row][label] is [value, low, high], and perhaps
-    where a mark belongs; without marks there is a line at zero.
-    """
-    labels = list(dict.fromkeys(label for each in rows.values() for label in each))
+def dots(name: str, title: str, tasks: dict[str, dict[str, dict]]) -> dict[str, str]:
+    """A line per task, with a dot and its interval per label, and a mark at what guessing gets."""
+    labels = list(dict.fromkeys(label for each in tasks.values() for label in each))
 
     def draw(axes):
-        looks = zip(labels, cycle(COLOURS), cycle(MARKERS), strict=False)
-        for number, (label, colour, marker) in enumerate(looks):
-            found = [(at, *each[label]) for at, each in enumerate(rows.values()) if label in each]
-            ys, values, lows, highs, *marks = map(list, zip(*found, strict=True))
-            ys = [y + (number + 0.5) / len(labels) / 1.7 - 0.3 for y in ys]
-            sides = [[abs(value - end) for value, end in zip(values, ends, strict=True)]
-                     for ends in (lows, highs)]
-            axes.errorbar(values, ys, xerr=sides, capsize=2, fmt=marker, color=colour, label=label)
-            for each in marks:
-                axes.plot(each, ys, "|", color=INK, alpha=0.6, markersize=9)
-        if not marks:
-            axes.axvline(0, color=INK, linewidth=0.8)
-        axes.set_yticks(range(len(rows)), [" ".join(row.split())[:40] for row in rows], fontsize=8.5)
-        axes.set_ylim(len(rows) - 0.4, -0.6)
-    return plot(name, title, draw, height=0.8 + 0.22 * len(rows)) if rows else {}
+        for number, (label, (colour, _, marker)) in enumerate(zip(labels, cycle(LOOKS), strict=False)):
+            found = [(y, *percent(each[label])) for y, each in enumerate(tasks.values()) if label in each]
+            y, share, low, high, chance = np.array(found).T
+            y += (number + 0.5) / len(labels) / 1.7 - 0.3
+            axes.errorbar(share, y, xerr=(share - low, high - share), capsize=2, fmt=marker, color=colour,
+                          label=label)
+            axes.plot(chance, y, "|", color=INK, alpha=0.6, markersize=9)
+        axes.set_yticks(range(len(tasks)), [" ".join(task.split())[:40] for task in tasks], fontsize=8.5)
+        axes.set_ylim(len(tasks) - 0.4, -0.6)
+    return plot(name, title, draw, height=0.8 + 0.22 * len(tasks)) if tasks else {}
 
 
 def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     """The report; of several runs the others against the first, too."""
-    several = len(runs) > 1
     facts = {run.tag: summary(run, dollars) for run in runs}
-    blocks: list[Block] = [("h1", ", ".join(facts)), ("table", [
-        {"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]])]
-    stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if several else {})
+    table = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
+    stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if len(runs) > 1 else {})
               for run in runs for name, log in run.logs.items() if log]
-    blocks += [("h2", "Stages"), ("table", stages), ("h2", "Curves"), ("plots", curves(runs))]
-    blocks.append(("text", "" if find_spec("matplotlib") else "No plots: matplotlib is not installed."))
-    blocks += core_blocks(runs)
+    lack = "" if find_spec("matplotlib") else "No plots: matplotlib is not installed."
+    blocks: list[Block] = [("h1", ", ".join(facts)), ("table", table), ("h2", "Stages"), ("table", stages),
+                           ("h2", "Curves"), ("plots", curves(runs)), ("p", lack), *core_blocks(runs)]
     for run in runs:
-        title = f"Chat tasks, {run.tag}" if several else "Chat tasks"
-        blocks += [("h2", title), ("table", task_rows(run.judged))]
+        blocks += [("h2", f"Chat tasks, {run.tag}"), ("table", task_rows(run.chat_tasks, TRAINING))]
     for number, run in enumerate(runs[1:], 1):
         blocks += difference_blocks(number, runs[0], run)
     blocks += tokenizer_blocks()
     for run in runs:
         samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
-        blocks += [("h2", f"What {run.tag} writes"), ("samples", samples.get("samples", []))]
-    return blocks + [("h2", "Code"), ("text", code_line())]
+        text = [f"> {text.strip()}".replace("\n", "\n  ") for text in samples.get("samples", [])]
+        blocks += [("h2", f"What {run.tag} writes"), ("pre", "\n".join(text))]
+    return blocks + [("h2", "Code"), ("p", code_line())]
 
 
-def filled(blocks: list[Block], *without: str) -> list[Block]:
+def filled(blocks: list[Block], without: str = "") -> list[Block]:
     """Those with something in them, and of the headings those with something below them."""
-    blocks = [(kind, content) for kind, content in blocks if content and kind not in without]
-    kinds = [kind for kind, _ in blocks[1:]] + ["h2"]
-    return [block for block, after in zip(blocks, kinds, strict=True) if (block[0], after) != ("h2", "h2")]
+    blocks = [(kind, content) for kind, content in blocks if content and kind != without]
+    below = [kind for kind, _ in blocks[1:]] + ["h2"]
+    return [block for block, after in zip(blocks, below, strict=True) if (block[0], after) != ("h2", "h2")]
 
 
 def grid(rows: Table) -> list[list[str]]:
@@ -479,17 +442,16 @@ def markdown(blocks: list[Block], plots: str = "") -> str:
     parts = []
     for kind, content in filled(blocks, "" if plots else "plots"):
         if kind == "table":
-            text = [[plain(cell) for cell in row] for row in grid(content)]
+            text = [list(map(plain, row)) for row in grid(content)]
             width = [max(map(len, column)) for column in zip(*text, strict=True)]
             text.insert(1, ["-" * each for each in width])
             parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))
         elif kind == "plots":
             parts.append("\n".join(f"![{name}]({plots}/{name}.svg)" for name in content))
-        elif kind == "samples":                         # as code, so that no line of them is markup
-            parts.append("\n".join("    " + ("  " if at else "> ") + line for text in content
-                                   for at, line in enumerate(text.strip().splitlines())))
+        elif kind == "pre":                             # as code, so that no line of it is markup
+            parts.append(indent(content, "    ", lambda line: True))
         else:
-            parts.append({"h1": "# ", "h2": "## "}.get(kind, "") + plain(content))
+            parts.append({"h1": "# ", "h2": "## ", "p": ""}[kind] + plain(content))
     return "\n\n".join(parts) + "\n"
 
 
@@ -498,24 +460,15 @@ def page(blocks: list[Block]) -> str:
     parts = [HEAD, f"<title>{escape(blocks[0][1])}</title>"]
     for kind, content in filled(blocks):
         if kind == "table":
-            tags = ["th", *["td"] * len(content)]
-            lines = ("".join(f"<{tag}>{escape(cell)}</{tag}>" for cell in row)
-                     for tag, row in zip(tags, grid(content), strict=True))
-            table = re.sub(r">\*\*(.*?)\*\*<", r"><b>\1</b><", "\n<tr>".join(lines))
+            header, *rows = ("".join(f"<td>{escape(cell)}" for cell in row) for row in grid(content))
+            table = "\n<tr>".join([header.replace("<td>", "<th>"), *rows])
+            table = re.sub(r"\*\*([^<]*)\*\*", r"<b>\1</b>", table)            # within a cell
             parts.append(f"<div><table><tr>{table}</table></div>")
         elif kind == "plots":
             parts.append(f"<div class='plots'>{''.join(content.values())}</div>")
-        elif kind == "samples":
-            parts += [f"<pre>{escape(text.strip())}</pre>" for text in content]
         else:
-            tag = "p" if kind == "text" else kind
-            parts.append(f"<{tag}>{escape(content)}</{tag}>")
+            parts.append(f"<{kind}>{escape(content)}</{kind}>")
     return "\n".join(parts) + "\n"
-
-
-def make_report(*tags: str) -> str:
-    """The report of models as Markdown."""
-    return markdown(blocks_of([Run(tag) for tag in tags]))
 
 
 def parser() -> argparse.ArgumentParser:
@@ -531,10 +484,9 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
-    blocks = blocks_of(runs, args.dollars_per_hour)
-    folder = args.out or model_dir(runs[0].tag)
-    plots = os.path.relpath(args.plots, folder) if args.plots else ""
-    files = {folder / "report.md": markdown(blocks, plots), folder / "report.html": page(blocks)}
+    blocks, folder = blocks_of(runs, args.dollars_per_hour), args.out or model_dir(runs[0].tag)
+    text = markdown(blocks, os.path.relpath(args.plots, folder) if args.plots else "")
+    files = {folder / "report.md": text, folder / "report.html": page(blocks)}
     if args.plots:
         files |= {args.plots / f"{name}.svg": svg.replace(">", f">{ALONE}", 1)
                   for kind, plots in blocks if kind == "plots" for name, svg in plots.items()}
@@ -544,9 +496,9 @@ def main(args: argparse.Namespace) -> None:
         writer.writeheader()
         writer.writerows(rows)
         files[args.csv] = buffer.getvalue()
-    for path, text in files.items():
-        atomic_write(path, text)
-    print(markdown(filled(blocks, "samples")))
+    for path, content in files.items():
+        atomic_write(path, content)
+    print(text)
     print(f"written to {', '.join(map(str, files))}")
 
 

@@ -1,13 +1,12 @@
 """
 The one dial: depth -> Plan. Pure arithmetic, no torch: sizes of the model, its parameters and FLOPs, how many
-tokens it should see, in batches of how many, with which learning rates. Anything can be overridden; what is
-not given is derived.
-
-The numbers were tuned at depth 12 and are carried to other depths by the rules beside them.
+tokens it should see, in batches of how many, with which learning rates; what is not given is derived. The
+numbers were tuned at depth 12 and are carried to other depths by the rules beside them.
 """
 
 import math
 from dataclasses import asdict, dataclass, field
+from itertools import cycle, islice
 
 from nanochat.common import die
 from nanochat.schedule import Schedule
@@ -23,7 +22,6 @@ VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide ove
 @dataclass(frozen=True)
 class LearningRates:
     """Base rates at the reference depth and batch. `matrix` is Muon's, all others are Adam's."""
-
     unembedding: float = 0.008
     embedding: float = 0.3
     value_embedding: float = 0.15
@@ -36,7 +34,6 @@ class LearningRates:
 @dataclass(frozen=True)
 class Shape:
     """Architecture. Everything that the weights' shapes and the forward pass depend on."""
-
     n_layer: int
     n_head: int
     n_kv_head: int
@@ -56,14 +53,10 @@ class Shape:
 
     @property
     def windows(self) -> tuple[int, ...]:
-        """
-        How many previous tokens each layer sees: the pattern tiled over the layers, the last layer always
-        sees all.
-        """
-        short = min(self.sequence_len, math.ceil(self.sequence_len / 4 / 128) * 128)
-        size = {"L": self.sequence_len, "S": short}
-        tiled = [size[self.window_pattern[i % len(self.window_pattern)]] for i in range(self.n_layer)]
-        return (*tiled[:-1], self.sequence_len)
+        """How many previous tokens each layer sees: the pattern, tiled over the layers; the last sees all."""
+        size = {"L": self.sequence_len, "S": min(self.sequence_len, math.ceil(self.sequence_len / 512) * 128)}
+        tiled = [size[letter] for letter in islice(cycle(self.window_pattern), self.n_layer - 1)]
+        return (*tiled, self.sequence_len)
 
     @property
     def value_layers(self) -> tuple[int, ...]:
@@ -81,13 +74,12 @@ class Shape:
     def params(self) -> dict[str, int]:
         """Parameter counts by role."""
         kv = self.n_kv_head * self.head_dim
-        layer = 2 * self.n_embd * self.n_embd + 2 * self.n_embd * kv + 8 * self.n_embd * self.n_embd
+        table = self.padded_vocab * self.n_embd
         return {
-            "matrices": self.n_layer * layer,
+            "matrices": self.n_layer * (10 * self.n_embd * self.n_embd + 2 * self.n_embd * kv),
             "gates": len(self.value_layers) * self.n_kv_head * self.gate_channels,
             "value_embedding": len(self.value_layers) * self.padded_vocab * kv,
-            "embedding": self.padded_vocab * self.n_embd,
-            "unembedding": self.padded_vocab * self.n_embd,
+            "embedding": table, "unembedding": table,
             "scalars": 2 * self.n_layer + 2 + self.smear_channels,
         }
 
@@ -97,19 +89,14 @@ class Shape:
         return params["matrices"] + params["unembedding"]
 
     def flops_per_token(self) -> int:
-        """
-        Forward and backward FLOPs of one token: 6 per linear weight, 12 * width per key that attention sees.
-        """
-        params = self.params()
-        linear = params["matrices"] + params["gates"] + params["unembedding"] + self.smear_channels
-        keys = sum(min(window, self.sequence_len) for window in self.windows)
-        return 6 * linear + 12 * self.n_embd * keys
+        """Forward and backward, of one token: 6 per linear weight, 12 * width per key that attention sees."""
+        linear = self.scaling_params() + self.params()["gates"] + self.smear_channels
+        return 6 * linear + 12 * self.n_embd * sum(self.windows)
 
 
 @dataclass(frozen=True)
 class Plan:
     """All the numbers of a pretraining run. Tokens and batches are counted over all ranks."""
-
     depth: int
     shape: Shape
     batch_tokens: int
@@ -135,13 +122,12 @@ class Plan:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""
         shape, params = self.shape, self.shape.params()
         return {
-            "depth": self.depth, **asdict(shape),
-            "head_dim": shape.head_dim, "windows": list(shape.windows),
+            "depth": self.depth, **asdict(shape), "head_dim": shape.head_dim, "windows": list(shape.windows),
             **{f"params_{role}": count for role, count in params.items()},
             "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
-            "flops_per_token": shape.flops_per_token(),
-            "batch_tokens": self.batch_tokens, "num_iterations": self.num_iterations,
-            "total_tokens": self.total_tokens, "total_flops": self.total_flops, "num_shards": self.num_shards,
+            "flops_per_token": shape.flops_per_token(), "batch_tokens": self.batch_tokens,
+            "num_iterations": self.num_iterations, "total_tokens": self.total_tokens,
+            "total_flops": self.total_flops, "num_shards": self.num_shards,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
             "weight_decay": self.weight_decay,
@@ -151,28 +137,23 @@ class Plan:
 def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128,
                sequence_len: int = 2048, window_pattern: str = "SSSL", n_kv_head: int | None = None,
                key_offset: bool = False) -> Shape:
-    """
-    The architecture of a depth: `aspect_ratio` channels per layer, rounded up to whole heads. Exits with code
-    2 on numbers that make no model.
-    """
+    """`aspect_ratio` channels per layer, rounded up to whole heads. Dies on numbers that make no model."""
     limits = (("--depth", depth, 1), ("--aspect-ratio", aspect_ratio, 1), ("--head-dim", head_dim, 2),
               ("--max-seq-len", sequence_len, 2), ("vocabulary", vocab_size, 2))
     for name, value, least in limits:
         if value < least:
             die(f"{name} is {value}, must be at least {least}")
     if head_dim % 4:                                    # rotary embeddings turn pairs; key_offset splits them
-        die(f"--head-dim is {head_dim}, must be a multiple of 4",
-            hint=f"--head-dim={4 * math.ceil(head_dim / 4)}")
+        die(f"--head-dim is {head_dim}, must be a multiple of 4", f"--head-dim={4 * math.ceil(head_dim / 4)}")
     if not window_pattern or set(window_pattern) - set("SL"):
         die(f"--window-pattern is {window_pattern!r}, may only hold S (quarter context) and L (all)",
             hint="--window-pattern=SSSL")
     n_head = max(1, math.ceil(depth * aspect_ratio / head_dim))
     n_kv_head = n_kv_head or n_head
     if n_head % n_kv_head:
-        die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly",
-            hint=f"--n-kv-head={n_head} divides them")
-    n_embd = n_head * head_dim
-    return Shape(depth, n_head, n_kv_head, n_embd, sequence_len, vocab_size, window_pattern, key_offset)
+        die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly", f"use --n-kv-head={n_head}")
+    return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern,
+                 key_offset)
 
 
 def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
@@ -181,9 +162,8 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
            weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65, final_lr: float = 0.05,
            **shape_options) -> Plan:
     """
-    The plan of a depth. How long to train: `num_iterations` (optimizer steps), else `target_flops`, else
-    `ratio` tokens per scaling parameter. `lr_scale` multiplies the rates of matrices and tables.
-    `shape_options` are those of make_shape.
+    How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens per
+    scaling parameter. `lr_scale` multiplies the rates of matrices and tables. Other options: make_shape's.
 
     Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); those of the
     embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of
@@ -191,14 +171,13 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
     """
     shape = make_shape(depth, vocab_size, **shape_options)
     reference = make_shape(REFERENCE_DEPTH, vocab_size)
-    horizon = (ratio or DEFAULT_RATIO) * shape.scaling_params()       # tokens
     relative = shape.scaling_params() / reference.scaling_params()
     if not batch_tokens:
         batch_tokens = 2 ** round(math.log2(REFERENCE_BATCH * relative ** 0.383))
     if not num_iterations and target_flops:
         num_iterations = max(1, round(target_flops / shape.flops_per_token() / batch_tokens))
     elif not num_iterations:
-        num_iterations = max(1, int(horizon // batch_tokens))
+        num_iterations = max(1, int((ratio or DEFAULT_RATIO) * shape.scaling_params() // batch_tokens))
     batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
     width_scale = (shape.n_embd / reference.n_embd) ** -0.5
     scaled = LearningRates(

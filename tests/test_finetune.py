@@ -70,10 +70,10 @@ def test_the_chain_runs_and_ends_in_a_report(base, capsys):
     assert of == {("eval", "sft", 3)}
     splits = {record["split"]: record["bpb"] for record in records("base_eval") if "split" in record}
     assert set(splits) == {"train", "val"} and all(0 < bpb < 9 for bpb in splits.values())
-    text = report.make_report("toy")
+    text = report.markdown(report.blocks_of([report.Run("toy")]))
     assert all(name in text for name in ("base", "mid", "sft", "almanac-letters", "peak GiB"))
     header = next(line for line in text.splitlines() if line.startswith("| task"))
-    assert [cell.strip() for cell in header.strip("|").split("|")] == ["task", "sft", "guessing"]
+    assert [cell.strip() for cell in header.strip("|").split("|")] == ["task", "sft", "guessing", "questions"]
 
 
 def test_finetuning_trains_only_on_what_the_assistant_says(base, monkeypatch):

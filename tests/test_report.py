@@ -82,6 +82,10 @@ def column(text, header):
     return {line[0]: line[lines[at].index(header)] for line in table}
 
 
+def make_report(*tags):
+    return report.markdown(report.blocks_of([report.Run(tag) for tag in tags]))
+
+
 def run_main(*flags):
     report.main(report.parser().parse_args(list(flags)))
 
@@ -137,7 +141,7 @@ def test_several_runs_are_compared_on_equal_questions_and_text_alone(write):
             "split": "val", "bpb": 1 - gain, "bpb_error": 0.01, "buckets": buckets})
         write(tag, "eval", begin(4000.0), {"task": "sums", "model_stage": "sft", **judged(coins(9, 50))},
               {"task": "words", "model_stage": "sft", **judged(coins(9, 50 if tag == "one" else 60))})
-    text = report.make_report("one", "two", "three")
+    text = make_report("one", "two", "three")
     second, third = text.split("## two minus one")[1].split("## three minus one")
     verdicts = column(second, "verdict")
     assert verdicts == {"bits per byte": "two is better", "CORE": "two is better", "task_0": "two is better",
@@ -178,7 +182,7 @@ def test_the_time_of_all_stages_is_summed_and_results_of_an_older_model_do_not_c
         write("tiny", "eval", begin(time), {"task": "words", "model_stage": "base", **judged(coins(2)),
                                             "seconds": seconds})
     write("", "tok_train", {"vocab_size": 512, "mb_per_second": 9.0, "seconds": 120.0})
-    text = report.make_report("tiny")
+    text = make_report("tiny")
     minutes = column(text, "minutes")
     assert minutes == {"tokenizer": "2.0", "base": "1.1", "eval": "1.5"}
     assert column(text, "guessing").keys() == {"words"} and "4.6 minutes" in text
@@ -190,7 +194,7 @@ def test_a_run_in_progress_has_a_report_at_every_moment(write, base_dir):
         run_main("--model-tag=tiny", "--csv", str(base_dir / "runs.csv"))
     assert column((base_dir / "models/tiny/report.md").read_text(), "steps") == {"base": "30 of 60"}
     write("tiny", "base_eval", *core([coins(0)])[:2])                       # CORE is on its way
-    assert "task_0" in report.make_report("tiny")
+    assert "task_0" in make_report("tiny")
 
 
 def test_a_folder_without_logs_dies_with_one_line(write, capsys):
@@ -203,11 +207,11 @@ def test_a_folder_without_logs_dies_with_one_line(write, capsys):
 
 def test_a_foreign_model_that_was_only_evaluated_has_a_report(write):
     write("org--foreign", "base_eval", *core([coins(index) for index in range(22)]))
-    text = report.make_report("org--foreign")
+    text = make_report("org--foreign")
     order = list(column(text, "CORE"))
     assert set(order) == {"org--foreign", *report.CORE_PUBLISHED} and order[0] == "GPT-2 1.6B"
     write("org--foreign", "base_eval", *core([coins(0)], time=4000.0))      # the newest counts
-    text = report.make_report("org--foreign")
+    text = make_report("org--foreign")
     assert "does not compare" in text and "GPT-2" not in text
 
 
@@ -217,12 +221,12 @@ def test_the_best_stage_is_marked_only_where_its_interval_excludes_the_others(wr
         for stage, share in zip(("mid", "sft"), each):
             verdicts = "1" * round(100 * share) + "0" * round(100 - 100 * share)
             write("tiny", "eval", {"task": task, "model_stage": stage, **judged(verdicts)})
-    text = report.make_report("tiny")
+    text = make_report("tiny")
     assert column(text, "sft")["sums"].startswith("**80.0% [") and "**" not in column(text, "mid")["sums"]
     assert column(text, "sft")["words"].startswith("52.0% [")
     assert "reference" not in text
     write("tiny", "eval", {"task": "gsm8k", "model_stage": "sft", **judged(coins(1))})
-    assert column(report.make_report("tiny"), "reference d20") == {
+    assert column(make_report("tiny"), "reference d20") == {
         "sums": "-", "words": "-", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%"}
 
 
@@ -231,7 +235,7 @@ def test_a_tokenizer_that_was_not_fetched_is_said_to_be_missing(write):
     write("", "tok_eval", {"tokenizer": "ours", "vocab_size": 512, "bytes_per_token": {"prose": 2.5}},
           {"tokenizer": "gpt2", "vocab_size": 50257, "bytes_per_token": {"prose": 4.25}},
           {"tokenizer": "ours", "hash": "x", "encode_mb_per_second": 9})
-    text = report.make_report("tiny")
+    text = make_report("tiny")
     assert "gpt4: not fetched" in text and "gpt2: not fetched" not in text
     assert [column(text, name)["prose"] for name in ("ours", "gpt2")] == ["2.50", "4.25"]
     assert column(text, "gpt4") == {"prose": "-", "vocabulary": "100,277"}

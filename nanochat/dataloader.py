@@ -41,10 +41,8 @@ BYTES_PER_TOKEN = 4     # of validation text, whatever the tokenizer
 
 def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, slot: int, epoch: int,
                     group: int = 0, document: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
-    """
-    Of one epoch the documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty ones
-    left out. The order of row groups is drawn anew every epoch.
-    """
+    """Of one epoch the documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty
+    ones left out. The order of row groups is drawn anew every epoch."""
     starts = np.cumsum([0] + [count for _, _, count in groups]).tolist()
     order = list(range(len(groups)))
     random.Random(epoch).shuffle(order)
@@ -63,10 +61,8 @@ def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, s
 
 def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | None, row_len: int, slots: int,
                         slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
-    """
-    Of one epoch the conversations slot, slot + slots, ... in their order or in one drawn anew every epoch:
-    (n, 2) ids and mask. One without a target within the context is left out.
-    """
+    """Of one epoch the conversations slot, slot + slots, ... in their order or in one drawn anew every epoch:
+    (n, 2) ids and mask. One without a target within the context is left out."""
     order = epoch_order(len(conversations), seed, epoch)
     for i in order[slot + conversation * slots :: slots]:
         conversation += 1
@@ -89,11 +85,9 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
 
 def _stream(read: Callable[..., Iterator], lacks: str, rows: int, seq_len: int, crop: bool, pad: int,
             state: dict | None) -> Iterator[tuple]:
-    """
-    The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
+    """The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
     read(**position) yields the rest of an epoch, each document with the position behind it. Position and
-    buffered documents are the whole state; taken after every batch, so no token is copied.
-    """
+    buffered documents are the whole state; taken after every batch, so no token is copied."""
     position = state["position"] if state else {"epoch": 0}
     packer = Packer(seq_len + 1, _unpack(state["buffer"]) if state else ())
 
@@ -124,10 +118,9 @@ def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
 
 
 class _Loader(AbstractContextManager, Iterator):
-    """
-    Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it, or
-    use it in a `with`. Errors of the background thread are raised by `next`; user errors end it with code 2.
-    """
+    """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
+    or use it in a `with`. Errors of the background thread are raised by `next`; user errors end it with code
+    2."""
 
     def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], lacks: str, crop: bool,
                  pad: int, rank: int, world_size: int, device: str | torch.device, state: dict | None):
@@ -171,10 +164,8 @@ class _Loader(AbstractContextManager, Iterator):
         return inputs, targets
 
     def state(self) -> dict:
-        """
-        JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it
-        goes on with the very next batch. The `streams` of all ranks, merged, fit any world size.
-        """
+        """JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it
+        goes on with the very next batch. The `streams` of all ranks, merged, fit any world size."""
         streams = {str(slot): {"position": position, "buffer": _pack(documents)}
                    for slot, (position, documents) in self.snapshots.items()}
         return {**self.identity, "turn": self.turn, "streams": streams}
@@ -184,10 +175,9 @@ class _Loader(AbstractContextManager, Iterator):
 
 
 class PretrainLoader(_Loader):
-    """
-    Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files. slots:
-    micro-batches of an optimizer step over all ranks (default: one per rank); state: an earlier loader's.
-    """
+    """Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files.
+    slots: micro-batches of an optimizer step over all ranks (default: one per rank); state: an earlier
+    loader's."""
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
@@ -203,11 +193,9 @@ class PretrainLoader(_Loader):
 
 
 class ChatLoader(_Loader):
-    """
-    Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
+    """Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
     Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
-    from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader.
-    """
+    from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader."""
 
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
@@ -222,22 +210,18 @@ class ChatLoader(_Loader):
 
 @dataclass(frozen=True)
 class Validation:
-    """
-    This rank's batches, on the CPU: inputs (B, T) int32; targets (B, T) int64, -1 = ignored; documents (B, T)
-    int32: which one the target belongs to. `sizes`: bytes of all documents, the same on every rank.
-    """
+    """This rank's batches, on the CPU: inputs (B, T) int32; targets (B, T) int64, -1 = ignored; documents (B,
+    T) int32: which one the target belongs to. `sizes`: bytes of all documents, the same on every rank."""
     batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     sizes: list[int]
 
 
 def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
                rank: int = 0, world_size: int = 1) -> Validation:
-    """
-    The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
+    """The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
     counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text. Rows
     are padded: every token of a text is a target exactly once, <|bos|> never. Rank r takes rows r, r + W, ...
-    Batches are filled up with empty rows: as many of one shape on every rank.
-    """
+    Batches are filled up with empty rows: as many of one shape on every rank."""
     limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
 

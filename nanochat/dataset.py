@@ -63,11 +63,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
-    """
-    What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: the `saved` one,
-    where no flag names another, else the default of this machine. `num_shards`: of a Hugging Face set, where
-    neither flag nor `saved` says how many.
-    """
+    """What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: the `saved`
+    one, where no flag names another, else the default of this machine. `num_shards`: of a Hugging Face set,
+    where neither flag nor `saved` says how many."""
     path = str(args.data.expanduser().resolve()) if args.data else None
     source = None if path else args.source or default_source()
     if saved is None or ((args.source or args.data) and (source, path) != (saved["source"], saved["path"])):
@@ -85,11 +83,10 @@ def default_source() -> str:
 
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
             almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
-    """
-    Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl (field
-    `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no collective
-    times out. Dies where there is nothing to train or to validate on, or a shard is missing or corrupt.
-    """
+    """Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl
+    (field `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no
+    collective times out. Dies where there is nothing to train or to validate on, or a shard is missing or
+    corrupt."""
     if path is not None:
         return _prepare_path(Path(path).expanduser(), progress)
     if source == "almanac":
@@ -194,10 +191,8 @@ def _read_manifest(folder: Path) -> dict:
 
 
 def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
-    """
-    Find a set, or let `fill(folder)` write its files and publish them with one rename. A digest of the recipe
-    is in the name: another recipe never touches files that a running job reads.
-    """
+    """Find a set, or let `fill(folder)` write its files and publish them with one rename. A digest of the
+    recipe is in the name: another recipe never touches files that a running job reads."""
     name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
     with _locked(name) as folder:
         manifest = _read_manifest(folder)
@@ -302,10 +297,8 @@ def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
 
 
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
-    """
-    Every line <|endoftext|> ends a document, or the first blank line after 8,000 characters, or any line end
-    after 16,000, so that a book becomes many and a page stays one.
-    """
+    """Every line <|endoftext|> ends a document, or the first blank line after 8,000 characters, or any line
+    end after 16,000, so that a book becomes many and a page stays one."""
     held, size = [], 0
     for line in lines:
         is_end = line.strip() == "<|endoftext|>"
@@ -319,10 +312,8 @@ def _read_txt(lines: Iterable[str]) -> Iterator[str]:
 
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
-    """
-    Yield what is for training, and put documents whose digest is below `fraction` into `val`: the same ones
-    in any order of files, and every copy of them. If there is none, the one with the smallest digest.
-    """
+    """Yield what is for training, and put documents whose digest is below `fraction` into `val`: the same
+    ones in any order of files, and every copy of them. If there is none, the one with the smallest digest."""
     held, least = [], 1.0                               # the smallest so far, with its copies
     for document in documents:
         digest = int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest()) / 2**64

@@ -30,10 +30,8 @@ PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", 
 
 @dataclass(frozen=True)
 class Bpb:
-    """
-    Bits per byte of a set of documents, and its standard error over them (NaN where there is only one).
-    `buckets`: "bits" and "bytes" of document i are in number i % BUCKETS, to compare models pair by pair.
-    """
+    """Bits per byte of a set of documents, and its standard error over them (NaN where there is only one).
+    `buckets`: "bits" and "bytes" of document i are in number i % BUCKETS, to compare models pair by pair."""
     value: float
     error: float
     documents: int
@@ -46,11 +44,9 @@ class Bpb:
 
 @torch.no_grad()
 def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
-    """
-    Nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches, so that models with
+    """Nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches, so that models with
     different tokenizers compare. model: anything with `.device` and model(inputs, targets, reduction="none")
-    -> nats (B, T). FloatingPointError where a loss is not finite, ValueError where there are no bytes.
-    """
+    -> nats (B, T). FloatingPointError where a loss is not finite, ValueError where there are no bytes."""
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
     nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document
     for batch in validation.batches:
@@ -70,10 +66,9 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
 
 
 def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
-    """
-    sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum sizes
-    with e = bits - value * size of each (Cochran, Sampling Techniques, 1977, ch. 6); NaN for one document.
-    """
+    """sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum
+    sizes with e = bits - value * size of each (Cochran, Sampling Techniques, 1977, ch. 6); NaN for one
+    document."""
     n, total = len(sizes), sizes.sum()
     value = bits.sum() / total
     square = ((bits - value * sizes) ** 2).sum()
@@ -91,8 +86,7 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(),
         progress: Callable[[int, int], None] | None = None) -> tuple[list[list[bool]], list[list[str]]]:
-    """
-    Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
+    """Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
     Where a question has letters its one reply is the likeliest of them. The ranks share the questions; who
     gets which changes no answer. judge(question, reply) runs in threads; progress(done, of) is of this rank.
     """
@@ -138,11 +132,9 @@ def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters:
 @torch.no_grad()
 def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
                    letters: Sequence[list[str]], tokens: int | None = None) -> Iterator[tuple[int, str]]:
-    """
-    (index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
-    equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included;
-    of the head only the rows of the letters are used, in fp32 whatever the model computes in.
-    """
+    """(index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
+    equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included; of
+    the head only the rows of the letters are used, in fp32 whatever the model computes in."""
     tokens = tokens or (LETTER_TOKENS_CPU if model.device.type == "cpu" else LETTER_TOKENS)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
@@ -164,10 +156,8 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
 
 
 def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
-    """
-    How likely one of k samples is right, and its standard error, from n >= k samples of each problem,
-    counts[i] of them right: the mean of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374).
-    """
+    """How likely one of k samples is right, and its standard error, from n >= k samples of each problem,
+    counts[i] of them right: the mean of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374)."""
     assert 1 <= k <= n and all(0 <= count <= n for count in counts), (n, k)
     each = [1 - math.comb(n - count, k) / math.comb(n, k) for count in counts]
     mean = math.fsum(each) / len(each)
@@ -183,10 +173,8 @@ def wilson(share: float, count: float) -> list[float]:
 
 
 def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
-    """
-    Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its 95%
-    interval, chance) of each; intervals, as standard errors are 0 where all is right or all is wrong.
-    """
+    """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its
+    95% interval, chance) of each; intervals, as standard errors are 0 where all is right or all is wrong."""
     scores = [(right - chance) / (1 - chance) for right, _, chance in results]
     variance = math.fsum(((high - low) / (2 * Z) / (1 - chance)) ** 2 for _, (low, high), chance in results)
     return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)

@@ -81,12 +81,10 @@ def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
 
 def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
              data: str, packed: bool = False) -> None:
-    """
-    Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
+    """Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
     where there is one for this number of ranks, its optimizer state. Logs the loss on `validation`. `data`
     names the conversations: a run on others is not resumed. `packed`: rows are full, and the last
-    conversation of each is cut off; else all stay whole, and rows are padded.
-    """
+    conversation of each is cut off; else all stay whole, and rows are padded."""
     args, world = stage.args, stage.world
     begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
     T = model.shape.sequence_len
@@ -161,10 +159,8 @@ def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> 
 
 
 def held_out_rows(tokenizer, conversations: Sequence[dict], rows: int, T: int, world: World) -> Validation:
-    """
-    This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks. A row is
-    a document, of what the assistant says in it; special tokens stand for no bytes and are not counted.
-    """
+    """This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks. A row
+    is a document, of what the assistant says in it; special tokens stand for no bytes and are not counted."""
     with ChatLoader(tokenizer, conversations, rows, T) as loader:
         made = [next(loader) for _ in range(max(1, VALIDATION_ROWS // rows))]
     inputs, targets = map(torch.cat, zip(*made, strict=True))                           # (N, T)

@@ -84,10 +84,9 @@ Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; 
 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
-    """
-    The last run of a stage as one session: `seconds` and `hours` go on where it was resumed, steps lost then
-    are left out. Of evaluations, all. Only what began at `since` or later. Adds `began` and `time` (unix).
-    """
+    """The last run of a stage as one session: `seconds` and `hours` go on where it was resumed, steps lost
+    then are left out. Of evaluations, all. Only what began at `since` or later. Adds `began` and `time`
+    (unix)."""
     kept, begin, before, total = [], {}, 0.0, 0.0
     for record in RunLog(path).read():
         if record.get("event") == "begin":
@@ -159,8 +158,7 @@ class Run:
 
 
 def paired(a: str, b: str) -> tuple[float, float]:
-    """
-    Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
+    """Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
     interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012), as few say little.
     """
     signs = Counter(zip(a, b, strict=True))

@@ -161,14 +161,12 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
            batch_tokens: int | None = None, rates: LearningRates = LearningRates(), lr_scale: float = 1.0,
            weight_decay: float = 0.28, warmup: int = 40, warmdown: float = 0.65, final_lr: float = 0.05,
            **shape_options) -> Plan:
-    """
-    How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens per
+    """How long to train: `num_iterations` (optimizer steps), else `target_flops`, else `ratio` tokens per
     scaling parameter. `lr_scale` multiplies the rates of matrices and tables. Other options: make_shape's.
 
     Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); those of the
     embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of
-    e-foldings over a run constant.
-    """
+    e-foldings over a run constant."""
     shape = make_shape(depth, vocab_size, **shape_options)
     reference = make_shape(REFERENCE_DEPTH, vocab_size)
     relative = shape.scaling_params() / reference.scaling_params()

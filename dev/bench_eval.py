@@ -1,5 +1,4 @@
-"""
-How much faster chat_eval and CORE are than asking one example at a time, and whether the answers are the
+"""How much faster chat_eval and CORE are than asking one example at a time, and whether the answers are the
 same: one JSON line per task, and one for all.
 
     python dev/bench_eval.py                            # the newest model, the embedded almanac
@@ -8,8 +7,7 @@ same: one JSON line per task, and one for all.
 One at a time is: for a question with letters, a forward pass of its prompt alone, with the logits of every
 position and token; for a free answer, its prompt alone in the engine until it ends; for CORE a forward pass
 of an example's options as padded rows, with all logits. Both ways are greedy, in turns; seconds are medians
-of the rounds, after a few questions that warm up and do not count.
-"""
+of the rounds, after a few questions that warm up and do not count."""
 
 import argparse
 import json

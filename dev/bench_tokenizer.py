@@ -1,5 +1,4 @@
-"""
-How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line per case.
+"""How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line per case.
 
     uv venv /tmp/other && uv pip install -p /tmp/other/bin/python rustbpe==0.1.0 tokenizers tiktoken pyarrow
     python dev/bench_tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
@@ -8,8 +7,7 @@ own, and the contenders take turns within a round, so that a slow moment of the 
 
 Two modes: `list` has the texts in a list before the clock starts, to measure training alone (MB/s); `stream`
 reads them from parquet, one row group at a time, to measure memory (peak RSS of the whole process). The
-tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order.
-"""
+tokens of all runs on the same text are compared: `tokens` is a digest of their bytes in order."""
 
 import argparse
 import hashlib

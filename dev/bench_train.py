@@ -1,11 +1,10 @@
-"""
-How fast a training step is, optimizer included: one JSON line per case, medians of the steps after warm-up.
+"""How fast a training step is, optimizer included: one JSON line per case, medians of the steps after
+warm-up.
 
     python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and variants
     python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 \\
         --vocab-size 32768 --head-dim 128 --steps 50    # GPU: one case
-Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before.
-"""
+Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before."""
 
 import argparse
 import json

@@ -1,5 +1,4 @@
-"""
-Conversations in which the model says who it is: a name, a maker, a character. What comes out is a file for
+"""Conversations in which the model says who it is: a name, a maker, a character. What comes out is a file for
 --conversations of scripts.mid_train and scripts.chat_sft, one {"messages": [...]} per line.
 
     python -m dev.gen_identity --name Ada --out persona.jsonl --character "curious and brief" \\
@@ -8,8 +7,7 @@ Conversations in which the model says who it is: a name, a maker, a character. W
 
 Offline it composes what stands in gen_identity.txt: the same flags, the same file. An endpoint is any server
 that speaks OpenAI's protocol; its key is read from $OPENAI_API_KEY. What it writes is kept as it comes, and
-the same command again asks for the rest. To teach something else, write such lines yourself.
-"""
+the same command again asks for the rest. To teach something else, write such lines yourself."""
 
 import argparse
 import json

@@ -1,13 +1,11 @@
-"""
-The embedded almanac: a small true world and the many ways of asking about it, for a tiny network to learn in
-minutes. What it holds stands in almanac.txt; this file composes text from it: documents() for pretraining,
+"""The embedded almanac: a small true world and the many ways of asking about it, for a tiny network to learn
+in minutes. What it holds stands in almanac.txt; this file composes text from it: documents() for pretraining,
 conversations() for finetuning, questions() for evaluation. Pure, seeded, offline.
 
 A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same
 ways. Held out by construction: whole families of frames, the whole questions under `test`, number pairs,
 words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
-random.random() and blake2b alone, so that every Python makes the same text.
-"""
+random.random() and blake2b alone, so that every Python makes the same text."""
 
 import bisect
 import functools

@@ -1,11 +1,9 @@
-"""
-Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never
+"""Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never
 what comes after.
 
 Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block:
 each block of queries sees only its own slice of keys, so that the cost is T * window and no T x T mask ever
-exists. Used by gpt.py only.
-"""
+exists. Used by gpt.py only."""
 
 import torch
 import torch.nn.functional as F

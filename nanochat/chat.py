@@ -1,5 +1,5 @@
-"""
-The only chat template: conversation -> (ids, mask) to train on, -> prompt to answer, and answer ids -> parts.
+"""The only chat template: conversation -> (ids, mask) to train on, -> prompt to answer, and answer ids ->
+parts.
 
     <|bos|><|user_start|>question<|user_end|><|assistant_start|>answer<|assistant_end|><|user_start|>...
     an answer may hold tool calls: text<|python_start|>12*3<|python_end|><|output_start|>36<|output_end|>text
@@ -11,8 +11,7 @@ What the engine decoded comes back as parts, so that the next turn shows the mod
     parts = [{"type": "text" | "python" | "python_output", "text": str}, ...]
 
 The user speaks first, user and assistant take turns, one system message may come before all; only the
-assistant calls the tool. check_conversation() decides this, for everyone.
-"""
+assistant calls the tool. check_conversation() decides this, for everyone."""
 
 import codecs
 from itertools import zip_longest

@@ -1,10 +1,8 @@
-"""
-Model directories: self-contained, hashed, there whole or not at all.
+"""Model directories: self-contained, hashed, there whole or not at all.
 
 models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a
 manifest of all of them. It is written under a temporary name and renamed once complete, so whatever is killed
-when, at most the work since the last save is lost. "Newest" is what was written last, if whole.
-"""
+when, at most the work since the last save is lost. "Newest" is what was written last, if whole."""
 
 import json
 import os

@@ -1,12 +1,11 @@
-"""
-CORE (DCLM, arXiv 2406.11794): few-shot tasks of three kinds, their accuracies centred on guessing, the mean.
+"""CORE (DCLM, arXiv 2406.11794): few-shot tasks of three kinds, their accuracies centred on guessing, the
+mean.
 
 A bundle is a folder: core.yaml lists the tasks, eval_meta_data.csv how good guessing is, eval_data/ has the
 examples. The published one (22 tasks) is fetched once; one made of the embedded almanac has the same form.
 An example is a few rows of tokens, one an option, and where the answer begins in each. What rows begin with
 alike is computed once, logits are made where answers are and nowhere else, and examples of similar length
-share a forward pass; none of it changes a prediction. Used by base_train and base_eval.
-"""
+share a forward pass; none of it changes a prediction. Used by base_train and base_eval."""
 
 import csv
 import json

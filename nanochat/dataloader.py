@@ -1,11 +1,10 @@
-"""
-Batches: pretraining rows, chat rows, validation rows. Those for training are made before they are asked for.
+"""Batches: pretraining rows, chat rows, validation rows. Those for training are made before they are asked
+for.
 
 What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
 (gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and
 rank r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation
-sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on.
-"""
+sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on."""
 
 # B rows, T context, W ranks. A packed row has T + 1 tokens: inputs lack its last, targets its first.
 

@@ -1,5 +1,5 @@
-"""
-Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hugging Face, or your own text.
+"""Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hugging Face, or your own
+text.
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time

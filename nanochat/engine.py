@@ -1,13 +1,11 @@
-"""
-Inference: requests with their own prompt, settings, randomness and tool state share one running batch.
+"""Inference: requests with their own prompt, settings, randomness and tool state share one running batch.
 
 step() is the only loop body: it makes one token for every running request and lets waiting ones join.
 generate() and completions() (many prompts) and stream() (one answer, piece by piece) drive it; the web server
 calls it from its own thread. A finished request leaves at once, so that no time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
-its result is forced into the context between <|output_start|> and <|output_end|>, as in training data.
-"""
+its result is forced into the context between <|output_start|> and <|output_end|>, as in training data."""
 
 import math
 import random

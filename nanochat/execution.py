@@ -1,5 +1,5 @@
-"""
-Runs model-written programs against tests, isolated. Used by tasks/humaneval.py; the walls are in sandbox.py.
+"""Runs model-written programs against tests, isolated. Used by tasks/humaneval.py; the walls are in
+sandbox.py.
 
 What is guaranteed where namespaces are (Linux, as root or not): a program reads Python's own files and no
 others, writes into an empty folder that is gone with it, reaches no network and no process, and is bounded in
@@ -11,8 +11,7 @@ pass: to return what the tests ask for. Patched builtins, frames, exits, objects
 
 Not guaranteed: that what passes is honest (answers can be guessed), or that kernels have no bugs. Without
 namespaces (macOS, most containers) the limits hold, and seccomp where it is there, but the program reads and
-writes what the user may: run_tests() refuses until require_isolation(unsafe=True) was called.
-"""
+writes what the user may: run_tests() refuses until require_isolation(unsafe=True) was called."""
 
 import json
 import math

@@ -1,7 +1,5 @@
-"""
-Going on from a checkpoint: what midtraining, supervised finetuning and reinforcement learning share. The
-first two learn from conversations; their scripts say from which, how packed and at which learning rates.
-"""
+"""Going on from a checkpoint: what midtraining, supervised finetuning and reinforcement learning share. The
+first two learn from conversations; their scripts say from which, how packed and at which learning rates."""
 
 # T context; a rank trains `rows` x T tokens per micro-batch, `accumulation` micro-batches per step
 

@@ -1,13 +1,11 @@
-"""
-The model. Read from the bottom: GPT.trunk is the drawing, Block, Attention and MLP are its parts.
+"""The model. Read from the bottom: GPT.trunk is the drawing, Block, Attention and MLP are its parts.
 
 A GPT (arXiv 2005.14165) with rotary positions, RMSNorm without weights, and a few unusual pieces that each
 buy loss for almost no compute; every one has a line or two where it stands. Most were found or combined by
 the speedrunners of modded-nanogpt and nanochat. What came before the tokens at hand (nothing, or a cache) is
 past.py's: nothing here asks.
 
-Matrices are fp32 and cast where they are used; the embedding tables live in the compute dtype.
-"""
+Matrices are fp32 and cast where they are used; the embedding tables live in the compute dtype."""
 
 import torch
 import torch.nn as nn

@@ -1,7 +1,6 @@
-"""
-What the accelerators can do, in one table: dense bf16 matrix FLOPS and memory bandwidth by device name, from
-the vendors' data sheets. Unknown devices and CPUs have no peak: MFU is then not reported rather than guessed.
-"""
+"""What the accelerators can do, in one table: dense bf16 matrix FLOPS and memory bandwidth by device name,
+from the vendors' data sheets. Unknown devices and CPUs have no peak: MFU is then not reported rather than
+guessed."""
 
 # part of the device name (the longest that matches wins): (dense bf16 FLOP/s, memory bytes/s)
 PEAKS = {

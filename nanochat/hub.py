@@ -1,10 +1,8 @@
-"""
-Every download from a Hugging Face hub: files of a repository, whole and checked, or not under their names.
+"""Every download from a Hugging Face hub: files of a repository, whole and checked, or not under their names.
 
 Thin over huggingface_hub: addresses, tokens, connections, cut or not, are its own. What it does not do is
 here: compare digests, continue an earlier run, outlast the faults of a server. It is imported where it is
-used: a machine that has its data needs neither it nor a network. Used by dataset.py and core_eval.py.
-"""
+used: a machine that has its data needs neither it nor a network. Used by dataset.py and core_eval.py."""
 
 import fcntl
 import hashlib
@@ -96,12 +94,10 @@ class File:
 
 def download(repository: str, files: dict[str, str], folder: Path, site: str | None = None,
              progress: Callable[[str], None] = print) -> dict[str, str]:
-    """
-    Fetch `files` (name in the data set -> name in `folder`), eight at once. Returns the latter -> sha256.
+    """Fetch `files` (name in the data set -> name in `folder`), eight at once. Returns the latter -> sha256.
     A file that is there already and is the hub's is kept. HF_ENDPOINT and HF_TOKEN are read at each call.
     Exits with code 2 if one cannot be had; what has come stays, and the next call continues it. With `site`,
-    an address that is no hub, the files lie directly below it, and no token goes there.
-    """
+    an address that is no hub, the files lie directly below it, and no token goes there."""
     lack = f"{folder} lacks {len(files)} of the files of {repository}"
     try:
         from huggingface_hub import constants, hf_hub_url, logging

@@ -1,10 +1,8 @@
-"""
-The end of the model in one piece: head, softcap and cross-entropy, a few tokens at a time.
+"""The end of the model in one piece: head, softcap and cross-entropy, a few tokens at a time.
 
 Logits in fp32 for a whole micro-batch are the largest tensor of a training step (B * T * V * 4 bytes). Here a
 chunk of them is made, turned into its loss and, in place, into its gradient, and is gone before the next one:
-the backward pass only scales what the forward pass left. Used by gpt.py only.
-"""
+the backward pass only scales what the forward pass left. Used by gpt.py only."""
 
 import torch
 import torch.nn.functional as F

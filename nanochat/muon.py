@@ -1,5 +1,4 @@
-"""
-The optimizer: Muon for the matrices of the blocks, AdamW for everything else, on any number of ranks.
+"""The optimizer: Muon for the matrices of the blocks, AdamW for everything else, on any number of ranks.
 
 Muon (Jordan et al., 2024) treats a matrix as a matrix. Adam sizes the update of each number by itself; but
 what a layer does to its input is decided by its singular values, and a gradient has few large ones, so the
@@ -12,8 +11,7 @@ rate means the same for every shape and depth, and nothing is clipped.
 
 There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a
 slice of the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated
-everywhere alike.
-"""
+everywhere alike."""
 
 import math
 from collections import defaultdict

@@ -1,11 +1,10 @@
-"""
-Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows out, no clock, no randomness.
+"""Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows out, no clock, no
+randomness.
 
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
 answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more
 rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces on
-arrival: as a whole it would fit nowhere.
-"""
+arrival: as a whole it would fit nowhere."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict

@@ -1,11 +1,9 @@
-"""
-What came before the tokens of a forward pass: nothing (`Rows`), a beginning that several endings share
+"""What came before the tokens of a forward pass: nothing (`Rows`), a beginning that several endings share
 (`Branches`), or what a running conversation has kept (`KVCache`).
 
 All answer the same four questions of the model, so that its layers never ask which of them they have: where
 do these tokens stand, what was embedded before each, which key came before each, what do queries see. Used by
-gpt.py, the engine and core_eval.py.
-"""
+gpt.py, the engine and core_eval.py."""
 
 from collections.abc import Sequence
 

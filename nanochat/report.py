@@ -1,5 +1,4 @@
-"""
-Run logs (JSONL) -> the report card of a model, as Markdown and as one HTML page with plots.
+"""Run logs (JSONL) -> the report card of a model, as Markdown and as one HTML page with plots.
 
     python -m nanochat.report                                       # the model that was trained last
     python -m nanochat.report --model-tag=d12 --dollars-per-hour=24 --plots=dev     # and each plot as a file

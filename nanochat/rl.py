@@ -1,13 +1,11 @@
-"""
-Reinforcement learning on questions that have a judge: GRPO (arXiv 2402.03300), simplified.
+"""Reinforcement learning on questions that have a judge: GRPO (arXiv 2402.03300), simplified.
 
 A step asks some questions, samples several answers to each through the engine, all in one running batch, and
 makes those more likely that did better than the others to the same question: the advantage is r - mean(r),
 not divided by anything, each sampled token counts alike whatever the length of its answer (as in DAPO, arXiv
 2503.14476), and the policy that is trained is the one that sampled, so that there is neither a ratio to clip
 nor a KL term. What is sampled is what is scored: no top-k, the same temperature, the same tokens ruled out;
-the stop token is an action like any other; what a tool says is not.
-"""
+the stop token is an action like any other; what a tool says is not."""
 
 # Q questions of a step on this rank, R answers to each; B rows, T tokens, C width, V vocabulary
 # N tokens that were drawn, n of them at once

@@ -1,5 +1,4 @@
-"""
-The inside of execution.py, which starts it as a script, alone, once per program: it locks itself in, then
+"""The inside of execution.py, which starts it as a script, alone, once per program: it locks itself in, then
 becomes two processes.
 
 The worker runs the model's program and answers calls of its functions, one line of JSON each. The tester runs

@@ -1,10 +1,8 @@
-"""
-A stage of a model's life (base, mid, sft, ...): ranks, device, seed, where its files go, and its run log.
+"""A stage of a model's life (base, mid, sft, ...): ranks, device, seed, where its files go, and its run log.
 
 Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
 prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads
-what was printed.
-"""
+what was printed."""
 
 import argparse
 import os

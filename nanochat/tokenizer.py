@@ -1,10 +1,8 @@
-"""
-Text <-> token ids: trained by our rustbpe, run by tiktoken, stored as text that a person can read.
+"""Text <-> token ids: trained by our rustbpe, run by tiktoken, stored as text that a person can read.
 
 Ordinary text can never become a special token: `encode` does not know their names, and only `special()` hands
 out their ids. A tokenizer is known by its hash, so that a model refuses any other one, same size or not.
-Used by everything that touches text; rustbpe is imported only to train.
-"""
+Used by everything that touches text; rustbpe is imported only to train."""
 
 import base64
 import json

@@ -1,8 +1,6 @@
-"""
-The one training loop. A generator: it takes an optimizer step, yields what happened, and the script decides
-what is due: an evaluation, a sample, a save. Pretraining, midtraining, finetuning and reinforcement learning
-all go through it; they differ in the work that they bring for each step, and in its loss.
-"""
+"""The one training loop. A generator: it takes an optimizer step, yields what happened, and the script
+decides what is due: an evaluation, a sample, a save. Pretraining, midtraining, finetuning and reinforcement
+learning all go through it; they differ in the work that they bring for each step, and in its loss."""
 
 import math
 import time

@@ -1,11 +1,10 @@
-"""
-How good a base model is: bits per byte of text that it was and was not trained on, CORE, and what it writes.
+"""How good a base model is: bits per byte of text that it was and was not trained on, CORE, and what it
+writes.
 
     python -m scripts.base_eval                         # newest base model, on the text it was trained on
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval -- --source=climbmix
     python -m scripts.base_eval --hf=openai-community/gpt2 --data ~/texts     # any model of Hugging Face's
-CORE is asked of the published bundle, fetched once, or where the almanac was learned of one made of that.
-"""
+CORE is asked of the published bundle, fetched once, or where the almanac was learned of one made of that."""
 
 import argparse
 import sys

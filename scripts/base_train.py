@@ -1,5 +1,4 @@
-"""
-Pretrain a base model. --depth decides everything; any number can be overridden.
+"""Pretrain a base model. --depth decides everything; any number can be overridden.
 
     python -m scripts.base_train --depth=20 --plan                  # print what it would be, and stop
     python -m scripts.base_train --depth=4 --data ~/texts           # your own text, one device

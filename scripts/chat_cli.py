@@ -1,12 +1,10 @@
-"""
-Talk to a trained model in the terminal: one question with -p, a conversation without.
+"""Talk to a trained model in the terminal: one question with -p, a conversation without.
 
     python -m scripts.chat_cli -p "What is the capital of France?"
     python -m scripts.chat_cli --stage base -p "The largest planet is"
 
 A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as
-it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation.
-"""
+it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation."""
 
 import argparse
 import contextlib

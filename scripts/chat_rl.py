@@ -1,5 +1,4 @@
-"""
-Reinforcement learning: the model answers questions, a judge says which answers are right, and those become
+"""Reinforcement learning: the model answers questions, a judge says which answers are right, and those become
 likelier. On GSM8K, or on the questions of the embedded almanac.
 
     python -m scripts.chat_rl                                         # GSM8K, from the newest finetuned model

@@ -1,6 +1,5 @@
-"""
-Supervised finetuning: the last polish of a midtrained model, on conversations it has not seen, at low rates.
-Your own conversations, a persona for example, are added with --conversations.
+"""Supervised finetuning: the last polish of a midtrained model, on conversations it has not seen, at low
+rates. Your own conversations, a persona for example, are added with --conversations.
 
     python -m scripts.chat_sft --conversations persona.jsonl --repeat=20
 """

@@ -1,13 +1,11 @@
-"""
-Serve a trained model: the chat page at /, and the basics of OpenAI's API at /v1/chat/completions.
+"""Serve a trained model: the chat page at /, and the basics of OpenAI's API at /v1/chat/completions.
 
     python -m scripts.chat_web                          (then open http://127.0.0.1:8000)
 
 One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues,
 so that the event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is
 logged or kept. Only this machine can connect unless --host says otherwise, and other web sites cannot: no
-CORS, JSON only, known host names only.
-"""
+CORS, JSON only, known host names only."""
 
 import argparse
 import asyncio

@@ -1,5 +1,4 @@
-"""
-Midtraining: teach a base model the form of a conversation, multiple choice and the python tool.
+"""Midtraining: teach a base model the form of a conversation, multiple choice and the python tool.
 
     python -m scripts.mid_train                                       # the newest base model, on the almanac
     python -m scripts.mid_train --mixture=web-mid                     # on sets of the Hugging Face hub

@@ -1,10 +1,9 @@
-"""
-How well the tokenizer compresses: bytes per token on small samples of several kinds, beside GPT-2 and GPT-4.
+"""How well the tokenizer compresses: bytes per token on small samples of several kinds, beside GPT-2 and
+GPT-4.
 
     python -m scripts.tok_eval
 The others are shown where tiktoken has them or can fetch them. More bytes per token is better: less to
-compute for the same text, and more text in a context. Their vocabularies are larger: 50,257 and 100,277.
-"""
+compute for the same text, and more text in a context. Their vocabularies are larger: 50,257 and 100,277."""
 
 import argparse
 import contextlib

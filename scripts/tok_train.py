@@ -1,10 +1,8 @@
-"""
-Train the tokenizer: the first thing that a user waits for, so it says how fast it is.
+"""Train the tokenizer: the first thing that a user waits for, so it says how fast it is.
 
     python -m scripts.tok_train                                       # on the embedded almanac
     python -m scripts.tok_train --data ~/texts --vocab-size=4096
-Reads the training shards only, as a stream. The tokenizer is then found under base_dir()/"tokenizer".
-"""
+Reads the training shards only, as a stream. The tokenizer is then found under base_dir()/"tokenizer"."""
 
 import argparse
 import sys

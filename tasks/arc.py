@@ -1,7 +1,5 @@
-"""
-ARC, the AI2 Reasoning Challenge (arXiv 1803.05457): questions of school science with three to five choices,
-those that simple methods get right ("arc-easy") and those they do not ("arc-challenge").
-"""
+"""ARC, the AI2 Reasoning Challenge (arXiv 1803.05457): questions of school science with three to five
+choices, those that simple methods get right ("arc-easy") and those they do not ("arc-challenge")."""
 
 from functools import partial
 from pathlib import Path

@@ -1,7 +1,5 @@
-"""
-What a task is, what a sequence and a mixture of conversations are, and how the hub's sets are read. Knows no
-task by name: tasks/__init__.py lists them.
-"""
+"""What a task is, what a sequence and a mixture of conversations are, and how the hub's sets are read. Knows
+no task by name: tasks/__init__.py lists them."""
 
 import json
 import random

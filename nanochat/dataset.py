@@ -16,7 +16,7 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -338,8 +338,14 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {name}: must be 1 to {last}")
     shards = {f"train_{i:05d}.parquet": i for i in range(num_shards)} | {"val_00000.parquet": last}
-    with _locked(name) as folder:
-        known = {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
+    folder = base_dir() / "data" / name
+
+    def whole() -> dict[str, dict]:
+        return {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
+
+    # what is here is used while another process, which may take hours, fetches more
+    with nullcontext() if shards.keys() <= whole().keys() else _locked(name):
+        known = whole()
         missing = {f"shard_{i:05d}.parquet": file for file, i in shards.items() if file not in known}
         if missing:
             for file, digest in hub.download(repository, missing, folder, progress=progress).items():

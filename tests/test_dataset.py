@@ -285,6 +285,12 @@ def test_validation_is_the_last_shard_however_many_are_fetched(hub):
     assert prepare("climbmix", num_shards=2, progress=quiet) == two and hub.asked == []
 
 
+def test_shards_that_are_here_are_found_while_others_are_being_fetched(hub):
+    two = prepare("climbmix", num_shards=2, progress=quiet)
+    with dataset._locked("climbmix"):                   # what speedrun.sh fetches in the background
+        assert prepare("climbmix", num_shards=2, progress=quiet) == two
+
+
 def test_shards_that_two_processes_ask_for_at_once_are_fetched_once(hub):
     assert len(prepared_by_two(source="climbmix", num_shards=3).train) == 3
     assert fetched(hub) == [f"shard_{i:05d}.parquet" for i in (0, 1, 2, 4)]

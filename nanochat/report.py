@@ -127,11 +127,13 @@ class Run:
             record["tokens"] = record["step"] * self.plan.get("batch_tokens", 0)
             record["FLOPs"] = record["tokens"] * self.plan.get("flops_per_token", 0)
         self.last = (having(logs["base"], "loss") or [{}])[-1]                  # step of pretraining
-        for record in logs["base_eval"]:
+        evaluated = logs["base_eval"] = [record for record in logs["base_eval"]
+                                         if record.get("model_stage") not in TRAINING[1:]]   # not -i sft
+        for record in evaluated:
             if record.get("split") == "val":                                    # named as in training
                 record.update(val_bpb=record["bpb"], val_bpb_error=record.get("bpb_error"))
-        began = newest(logs["base_eval"], "core_task").get("began")
-        measured = [record for record in logs["base_eval"] if record["began"] == began]
+        began = newest(evaluated, "core_task").get("began")
+        measured = [record for record in evaluated if record["began"] == began]
         self.core = newest(measured, "core")
         self.core_tasks = {record["core_task"]: record for record in measured if "core_task" in record}
         self.chat_tasks = {}                                                    # task -> stage -> record

@@ -352,7 +352,7 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
                   accuracy=accuracy, interval=[low, high], standard_error=(high - low) / (2 * Z),
                   centred=score, verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
     core, error = centred(results)
-    stage.log(f"{'CORE':>32}  {core:.4f} ± {error:.4f}  ({len(results)} tasks of {bundle.name}, "
+    stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({len(results)} tasks of {bundle.name}, "
               f"{asked:,} examples)",
               core=core, standard_error=error, interval=[core - Z * error, core + Z * error],
               tasks=len(results), questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256,

@@ -39,7 +39,7 @@ class Bpb:
     buckets: dict[str, list]
 
     def __str__(self) -> str:
-        return f"{self.value:.4f} ± {self.error:.4f} bits per byte"
+        return f"{self.value:.4f} ± {Z * self.error:.4f} bits per byte"
 
 
 @torch.no_grad()

@@ -39,7 +39,6 @@ PUBLISHED = {
     "mmlu": {"mid": .3111, "sft": .3151}, "gsm8k": {"mid": .0250, "sft": .0455, "rl": .0758},
     "humaneval": {"mid": .0671, "sft": .0854}, "ChatCORE": {"mid": .0730, "sft": .0884},
 }
-VOCABULARIES = {"gpt2": 50257, "gpt4": 100277}
 
 CURVES = {                                              # (stage, field, against): title
     ("base", "loss", "step"): "training loss", ("base", "val_bpb", "step"): "bits per byte, validation",
@@ -302,19 +301,15 @@ def core_blocks(runs: Sequence[Run]) -> list[Block]:
 
 
 def tokenizer_blocks() -> list[Block]:
-    folder, rows = base_dir() / "tokenizer", []
+    folder, found, rows = base_dir() / "tokenizer", {}, []
     trained = newest(RunLog(folder / "tok_train.jsonl").read(), "vocab_size")
     said = f"{trained['vocab_size']:,} tokens, trained at {trained['mb_per_second']} MB/s." if trained else ""
-    found = {"ours": {}, **{name: {"vocabulary": size} for name, size in VOCABULARIES.items()}}
     for record in RunLog(folder / "tok_eval.jsonl").read():
         if "bytes_per_token" in record:
             found[record["tokenizer"]] = record["bytes_per_token"] | {"vocabulary": record["vocab_size"]}
-    for kind in found["ours"]:
+    for kind in found.get("ours", ()):
         form = ",d" if kind == "vocabulary" else ".2f"
         rows.append({"bytes per token": kind} | {name: show(found[name].get(kind), form) for name in found})
-    if rows:
-        missing = (name for name, each in found.items() if len(each) == 1)
-        said += "".join(f" {name}: not fetched; run tok_eval with a network." for name in missing)
     return [("h2", "Tokenizer"), ("p", said), ("table", rows)]
 
 
@@ -407,6 +402,7 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
               for run in runs for name, log in run.logs.items() if log]
     lack = "" if find_spec("matplotlib") else "No plots: matplotlib is not installed."
     blocks: list[Block] = [("h1", ", ".join(facts)), ("table", table), ("h2", "Stages"), ("table", stages),
+                           ("p", "What follows ±, or stands in brackets, is a 95% interval."),
                            ("h2", "Curves"), ("plots", curves(runs)), ("p", lack), *core_blocks(runs)]
     for run in runs:
         blocks += [("h2", f"Chat tasks, {run.tag}"), ("table", task_rows(run.chat_tasks, TRAINING))]
@@ -497,7 +493,7 @@ def main(args: argparse.Namespace) -> None:
         files[args.csv] = buffer.getvalue()
     for path, content in files.items():
         atomic_write(path, content)
-    print(text)
+    print(markdown(filled(blocks, "pre")))
     print(f"written to {', '.join(map(str, files))}")
 
 

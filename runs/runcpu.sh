@@ -15,6 +15,7 @@ if [ -f "$NANOCHAT_BASE_DIR/tokenizer/tokenizer.json" ]; then
   echo "tokenizer: already trained in $NANOCHAT_BASE_DIR/tokenizer"
 else
   python -m scripts.tok_train --source=almanac --vocab-size=3072
+  python -m scripts.tok_eval
 fi
 
 # 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale

@@ -2,6 +2,7 @@
 
 import base64
 import json
+import os
 from pathlib import Path
 
 import pytest
@@ -121,24 +122,29 @@ def read_log(path: Path) -> list[dict]:
 
 
 def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, capsys):
-    def offline(name):
-        raise ConnectionError("no network")
-
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setattr(tiktoken, "get_encoding", offline)
     monkeypatch.setattr(tok_eval, "encode_speed", lambda tokenizer: 1.0)
     corpus = write_corpus(tmp_path, [f"{TEXTS[i % 6]} document {i}" for i in range(60)])
     run(tok_train, "--data", corpus, "--vocab-size=350")
     run(tok_eval)
     tokenizer = Tokenizer.load()
     printed = capsys.readouterr().out
-    assert tokenizer.vocab_size == 350 and "MB/s" in printed and printed.count("not available offline") == 2
+    assert tokenizer.vocab_size == 350 and "MB/s" in printed and "gpt4" in printed
     trained, = read_log(tmp_path / "base/tokenizer/tok_train.jsonl")
     assert trained["hash"] == tokenizer.hash and trained["documents"] < 60 and trained["mb_per_second"] > 0
     evaluated = read_log(tmp_path / "base/tokenizer/tok_eval.jsonl")
     text = tok_eval.SAMPLES["korean"]
     ratio = len(text.encode()) / len(tokenizer.encode(text))
     assert evaluated[0]["bytes_per_token"]["korean"] == round(ratio, 3)
+    assert [each.get("vocab_size") for each in evaluated] == [350, 50257, 100277, None]
+
+
+@pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="needs a folder with tiktoken's encodings")
+@pytest.mark.parametrize("label, name", [("gpt2", "gpt2"), ("gpt4", "cl100k_base")])
+def test_the_counts_of_gpt2_and_gpt4_are_those_of_tiktoken(label, name):
+    encoding = tiktoken.get_encoding(name)
+    counts = tuple(len(encoding.encode_ordinary(text)) for text in tok_eval.SAMPLES.values())
+    assert tok_eval.OTHERS[label] == (encoding.n_vocab, counts)
 
 
 def test_tok_train_reads_no_more_than_it_is_told(tmp_path, monkeypatch):

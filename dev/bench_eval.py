@@ -11,7 +11,6 @@ of the rounds, after a few questions that warm up and do not count."""
 
 import argparse
 import json
-import math
 import statistics
 import sys
 import time
@@ -24,9 +23,11 @@ sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no install
 
 from nanochat import checkpoint                         # isort: skip, nanochat goes before torch
 import torch
+import torch.nn.functional as F
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.common import keep_freed_memory, new_parser
-from nanochat.core_eval import CoreTask, Reader, ask_task, is_right, make_example, open_bundle
+from nanochat.core_eval import CoreTask, Reader, ask_task, is_right, make_example, open_bundle, verdict
 from nanochat.dist import find_device
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask
@@ -43,8 +44,6 @@ def parser() -> argparse.ArgumentParser:
     add("--model-tag", help="model (default: the newest)")
     add("--tasks", default="almanac", help="names or groups, with commas (default: almanac)")
     add("--max-questions", type=int, default=300, help="per task (default: 300)")
-    add("--max-tokens", type=int, help="of a free answer (default: what the task needs)")
-    add("--batch-size", type=int, default=64, help="answers under way at once (default: 64)")
     add("--core", metavar="BUNDLE", help="a folder or zip of CORE, or almanac, instead of --tasks")
     add("--shots", type=int, help="examples shown before each of CORE's (default: what the bundle says)")
     add("--rounds", type=int, default=3)
@@ -55,45 +54,35 @@ def parser() -> argparse.ArgumentParser:
 
 
 @torch.no_grad()
-def one_at_a_time(engine: Engine, questions: list[dict], params: SamplingParams) -> list[str]:
-    """`engine` runs one request at once."""
+def one_at_a_time(engine: Engine, questions: list[dict], params: SamplingParams) -> list[list[str]]:
+    """The reply to each, in a list. `engine` runs one request at once."""
     replies = []
     for question in questions:
         if letters := question.get("letters"):
             prompt = engine.prompt(question["conversation"], SamplingParams(max_tokens=1))
             logits = engine.model(torch.tensor([prompt], device=engine.model.device))[0, -1]
             ids = [engine.tokenizer.encode(letter)[0] for letter in letters]
-            replies.append(letters[int(logits[ids].argmax())])
+            replies.append([letters[int(logits[ids].argmax())]])
         else:
             prompt = engine.prompt(question["conversation"], params)
-            replies.append(engine.generate([prompt], params)[0].text)
+            replies.append([engine.generate([prompt], params)[0].text])
     return replies
-
-
-def together(engine: Engine, questions: list[dict], params: SamplingParams) -> list[str]:
-    """As chat_eval does it; the judge's time is no part of either way."""
-    return [reply for reply, in ask(engine, questions, lambda question, reply: True, params)[1]]
 
 
 @torch.no_grad()
 def one_example_at_a_time(reader: Reader, task: CoreTask, indexes: range) -> list[bool]:
-    rows, verdicts, model = task.rows(), [], reader.model
+    rows, right = task.rows(), []
     for index in indexes:
         ids = [[reader.bos, *each] for each in reader.encode_batch(task.prompts(rows, index))]
         example = make_example(task.kind, ids, rows[index].get("gold", 0))
-        idx = torch.zeros(len(example.rows), example.longest, dtype=torch.int64)
-        for option, row in enumerate(example.rows):
-            idx[option, :len(row)] = torch.tensor(row)
-        logits = model(idx.to(reader.device))                                               # (options, T, V)
-        nats = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), idx[:, 1:].flatten(),
-                                                 reduction="none").view(len(idx), -1)
-        likeliest = logits[:, :-1].argmax(-1) == idx[:, 1:]
-        spans = [slice(start - 1, len(row) - 1)
-                 for row, start in zip(example.rows, example.starts, strict=True)]
-        told = [(nats[i, span].mean().item() if span.start < span.stop else math.inf,
-                 bool(likeliest[i, span].all())) for i, span in enumerate(spans)]
-        verdicts.append(is_right(task.kind, example, told))
-    return verdicts
+        idx = pad_sequence(list(map(torch.tensor, example.rows)), batch_first=True)
+        logits = reader.model(idx.to(reader.device))[:, :-1].transpose(1, 2)             # (options, V, T - 1)
+        told = zip(F.cross_entropy(logits, idx[:, 1:], reduction="none").tolist(),
+                   (logits.argmax(1) == idx[:, 1:]).tolist(), example.rows, example.starts, strict=True)
+        verdicts = [verdict(list(zip(losses, likeliest, strict=True))[start - 1:len(row) - 1])
+                    for losses, likeliest, row, start in told]
+        right.append(is_right(task.kind, example, verdicts))
+    return right
 
 
 def compare(ways: dict[str, Callable[[list], list]], asked: list, rounds: int) -> dict:
@@ -106,8 +95,8 @@ def compare(ways: dict[str, Callable[[list], list]], asked: list, rounds: int) -
             if turn:
                 seconds[name].append(time.perf_counter() - start)
     equal = sum(a == b for a, b in zip(*answers.values(), strict=True))
-    return {name: statistics.median(each) for name, each in seconds.items()} | {
-        "questions": len(asked), "equal": equal}
+    medians = {name: statistics.median(each) for name, each in seconds.items()}
+    return medians | {"questions": len(asked), "equal": equal}
 
 
 def line(facts: dict, result: dict) -> str:
@@ -130,11 +119,12 @@ def cases(args: argparse.Namespace, model, tokenizer):
                     "together": lambda indexes, task=task: ask_task(reader, task, len(indexes))[0]}
             yield task.label, ways, range(min(args.max_questions, len(task.rows())))
         return
-    one, batch = Engine(model, tokenizer, max_batch=1), Engine(model, tokenizer, max_batch=args.batch_size)
+    one, batch = Engine(model, tokenizer, max_batch=1), Engine(model, tokenizer)
     for task, questions in find_questions(args, "test", args.max_questions):
-        params = SamplingParams(0.0, max_tokens=args.max_tokens or task.max_tokens)
+        params = SamplingParams(0.0, max_tokens=task.max_tokens)
+        # the judge's time is no part of either way
         ways = {"one_at_a_time": partial(one_at_a_time, one, params=params),
-                "together": partial(together, batch, params=params)}
+                "together": lambda asked, params=params: ask(batch, asked, lambda *_: True, params)[1]}
         yield task.name, ways, list(questions)
 
 

@@ -1,9 +1,9 @@
 """
 Every download from a Hugging Face hub: files of a repository, whole and checked, or not under their names.
 
-Thin over huggingface_hub, which `datasets` brings: addresses, tokens, connections, cut or not, are its own.
-What it does not do is here: compare digests, continue an earlier run, outlast the faults of a server. It is
-imported where it is used: a machine that has its data needs neither it nor a network. Used by dataset.py.
+Thin over huggingface_hub: addresses, tokens, connections, cut or not, are its own. What it does not do is
+here: compare digests, continue an earlier run, outlast the faults of a server. It is imported where it is
+used: a machine that has its data needs neither it nor a network. Used by dataset.py and core_eval.py.
 """
 
 import fcntl
@@ -16,6 +16,7 @@ from collections.abc import Callable
 from concurrent.futures import FIRST_EXCEPTION, Future, ThreadPoolExecutor, wait
 from contextlib import nullcontext, suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from threading import Event
 
@@ -93,11 +94,10 @@ class File:
         return digest if told == self.etag or len(self.etag) not in (40, 64) else None
 
 
-def download(repository: str, files: dict[str, str], folder: Path, repo_type: str = "dataset",
-             revision: str = "main", site: str | None = None,
+def download(repository: str, files: dict[str, str], folder: Path, site: str | None = None,
              progress: Callable[[str], None] = print) -> dict[str, str]:
     """
-    Fetch `files` (name in the repository -> name in `folder`), eight at once. Returns the latter -> sha256.
+    Fetch `files` (name in the data set -> name in `folder`), eight at once. Returns the latter -> sha256.
     A file that is there already and is the hub's is kept. HF_ENDPOINT and HF_TOKEN are read at each call.
     Exits with code 2 if one cannot be had; what has come stays, and the next call continues it. With `site`,
     an address that is no hub, the files lie directly below it, and no token goes there.
@@ -115,13 +115,11 @@ def download(repository: str, files: dict[str, str], folder: Path, repo_type: st
     logging.set_verbosity_error()
 
     endpoint = os.environ.get("HF_ENDPOINT", "").rstrip("/") or "https://huggingface.co"
+    address = partial(hf_hub_url, repository, repo_type="dataset", endpoint=endpoint)
     headers = build_hf_headers(library_name="nanochat", token=False if site else None)
-    headers |= {"Accept-Encoding": "identity"}
-    stop, wanted = Event(), []
-    for name, local in files.items():
-        url = f"{site}/{name}" if site else \
-            hf_hub_url(repository, name, repo_type=repo_type, revision=revision, endpoint=endpoint)
-        wanted.append(File(url, folder / local, headers, stop))
+    headers["Accept-Encoding"], stop = "identity", Event()
+    wanted = [File(f"{site}/{name}" if site else address(name), folder / local, headers, stop)
+              for name, local in files.items()]
     folder.mkdir(parents=True, exist_ok=True)
     with open(folder / ".download.lock", "w") as lock, ThreadPoolExecutor(THREADS) as pool:
         fcntl.flock(lock, fcntl.LOCK_EX)                # two writers of one part would spoil it
@@ -129,14 +127,13 @@ def download(repository: str, files: dict[str, str], folder: Path, repo_type: st
             list(pool.map(lambda file: _persist(file, file.look), wanted))
             missing, free = sum(file.size - file.done for file in wanted), shutil.disk_usage(folder).free
             if missing > free:
-                space = f"{free / 1e6:,.0f} MB free in {folder}"
-                raise Lost(f"{missing / 1e6:,.0f} MB to fetch, {space}", ELSEWHERE)
+                raise Lost(f"{missing / 1e6:,.0f} MB to fetch, {free / 1e6:,.0f} MB free in {folder}",
+                           ELSEWHERE)
             jobs = [pool.submit(_persist, file, file.fetch) for file in wanted]
             _watch(repository, wanted, jobs, progress)
             return {local: job.result() for local, job in zip(files.values(), jobs, strict=True)}
         except Lost as lost:
-            reason, hint = lost.args
-            die(f"{repository}: {reason}", hint=hint)
+            die(f"{repository}: {lost.args[0]}", hint=lost.args[1])
         finally:
             stop.set()                                  # a failure or Ctrl-C ends the other transfers too
             pool.shutdown(cancel_futures=True)

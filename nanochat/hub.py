@@ -33,9 +33,10 @@ def download(repository: str, files: dict[str, str], folder: Path, site: str | N
     headers = build_hf_headers(library_name="nanochat", token=False if site else None)
     look = partial(get_hf_file_metadata, headers=headers, token=False, retry_on_errors=True)
     paths, digests = [folder / local for local in files.values()], {}
-    try:                                                # the lock makes the folder, Ctrl-C awaits no thread
+    try:                                                # the lock makes the folder; Ctrl-C awaits no thread
         with WeakFileLock(folder / ".download.lock"), ThreadPool(8) as pool:
-            jobs = list(zip(urls, paths, pool.imap(look, urls), strict=True))
+            with tqdm(urls, desc="sizes", disable=None) as each:        # threads would end each other's tries
+                jobs = list(zip(urls, paths, map(look, each), strict=True))
             if not all(told.size and told.etag for _, _, told in jobs):
                 raise OSError("answers without size and digest: HF_ENDPOINT must name a hub")
             size = sum(told.size for _, path, told in jobs if not path.exists())
@@ -52,9 +53,8 @@ def download(repository: str, files: dict[str, str], folder: Path, site: str | N
             for part in folder.glob(".*.part"):         # of contents that are asked for no more
                 part.unlink()
             return digests
-    except (errors.HTTPError, OSError, RuntimeError) as error:  # if a thread closed the client
-        page = site or f"{endpoint}/datasets/{repository}"
-        die(f"{page}: {' '.join(str(error).split())}", hint=(
+    except (errors.HTTPError, OSError) as error:
+        die(f"{site or f'{endpoint}/datasets/{repository}'}: {' '.join(str(error).split())}", hint=(
             "if the address is right, set HF_TOKEN and accept the terms there; HF_ENDPOINT names another"
             if _refused(error) else "run it again: what has come is kept. NANOCHAT_BASE_DIR names the disk"))
 

@@ -2,6 +2,7 @@
 
 import errno
 import hashlib
+import itertools
 import random
 import signal
 import subprocess
@@ -12,6 +13,7 @@ from multiprocessing.pool import ThreadPool
 from pathlib import Path
 from types import SimpleNamespace
 
+import httpx2
 import huggingface_hub
 import pytest
 from hub_server import serving
@@ -242,6 +244,20 @@ def test_no_network_is_named_with_the_server(tmp_path, monkeypatch, waits, capsy
     monkeypatch.setenv("HF_ENDPOINT", "http://127.0.0.1:9")     # the discard port: nobody listens
     dies(capsys, "http://127.0.0.1:9/datasets/some/set", "refused", call=lambda: get(tmp_path, "f0.bin"))
     assert waits == [1, 2, 4, 8, 8]
+
+
+def test_connections_that_are_refused_now_and_then_end_nothing(hub, tmp_path, monkeypatch):
+    count, handle = itertools.count(1), httpx2.HTTPTransport.handle_request
+
+    def refuse(transport, request):
+        if next(count) % 5 == 0:
+            raise httpx2.ConnectError("refused", request=request)
+        return handle(transport, request)
+
+    monkeypatch.setattr(httpx2.HTTPTransport, "handle_request", refuse)
+    hub.files = {f"f{i}.bin": random.Random(i).randbytes(3000) for i in range(40)}
+    get(tmp_path, *hub.files)
+    assert all((tmp_path / f"local-{name}").read_bytes() == body for name, body in hub.files.items())
 
 
 def test_a_full_disk_is_seen_before_the_download(hub, tmp_path, monkeypatch, capsys):

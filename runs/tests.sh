@@ -6,4 +6,4 @@ set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 ruff check --quiet
 cargo test --quiet --release --manifest-path rustbpe/Cargo.toml
-python -m pytest "$@"
+python -m pytest -n auto --maxprocesses=4 --dist loadfile "$@"

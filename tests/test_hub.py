@@ -314,6 +314,7 @@ def test_a_plain_web_address_gets_no_token(hub, tmp_path, monkeypatch):
 
 def test_in_a_terminal_one_bar_of_the_bytes_moves_in_place_of_lines(hub, tmp_path, monkeypatch, capsys):
     lines = []
+    huggingface_hub.utils.enable_progress_bars()        # reading tasks turns them off
     monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
     get(tmp_path, *hub.files, progress=lines.append)
     assert "some/set: 100%" in (bar := capsys.readouterr().err) and "1.50M/1.50M" in bar and not lines

@@ -314,14 +314,14 @@ def tokenizer_blocks() -> list[Block]:
 
 
 def code_line() -> str:
-    """Lines of this repository by folder, of the files that git knows."""
-    command, lines = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Counter()
+    """Lines and files of this repository by folder, of what git knows."""
+    command, lines, files = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Counter(), Counter()
     root = Path(__file__).parent.parent
     found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
     for folder, count in re.findall(r"(?m)^(\w+)/.*:(\d+)$", found):
-        lines[folder] += int(count)
-    each = (f"{folder} {count:,}" for folder, count in sorted(lines.items()))
-    return f"{lines.total():,} lines: {', '.join(each)}." if lines else ""
+        lines[folder], files[folder] = lines[folder] + int(count), files[folder] + 1
+    each = (f"{folder} {count:,} in {files[folder]}" for folder, count in sorted(lines.items()))
+    return f"{lines.total():,} lines in {files.total()} files: {', '.join(each)}." if lines else ""
 
 
 def plot(name: str, title: str, draw: Callable, height: float = 2.7) -> dict[str, str]:

@@ -19,13 +19,10 @@ sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no install
 
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 
-CASES = [                                               # (name, flags): what is run when no flags are given
-    ("runcpu", []),
-    ("runcpu, freed memory goes back", ["--no-keep-memory"]),
-    ("runcpu, bfloat16", ["--dtype=bfloat16"]),
-    ("runcpu, compiled", ["--compile"]),
-    ("d4 T512 V32768", ["--sequence-len=512", "--vocab-size=32768"]),
-]
+# (name, flags): what is run when no flags are given
+CASES = [("runcpu", []), ("runcpu, freed memory goes back", ["--no-keep-memory"]),
+         ("runcpu, bfloat16", ["--dtype=bfloat16"]), ("runcpu, compiled", ["--compile"]),
+         ("d4 T512 V32768", ["--sequence-len=512", "--vocab-size=32768"])]
 
 
 def parser() -> argparse.ArgumentParser:

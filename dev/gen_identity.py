@@ -132,8 +132,6 @@ def compose_all(persona: Persona, count: int, seed: int) -> list[str]:
     die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
 
 
-# ---------------------------------------------------------------------------- written by a model
-
 def prompt(persona: Persona, dice: Dice) -> str:
     """Another one for every conversation: the variety comes from here, not from the temperature."""
     first, _ = persona.turn(dice, dice.weighted(persona.weights))

@@ -89,8 +89,6 @@ def _capital(text: str) -> str:
     return re.sub("^[\"']?.", lambda start: start[0].upper(), text)
 
 
-# ---------------------------------------------------------------------------- what the text file holds
-
 class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
 
@@ -223,8 +221,6 @@ def _link(group: list[Fact]) -> list[Fact]:
     return list(reversed(first.values()))
 
 
-# ---------------------------------------------------------------------------- composing
-
 class Scribe:
     """The writer of one document or conversation: its dice, its split, and the people in it."""
 
@@ -349,8 +345,6 @@ class Scribe:
                 return word
 
 
-# ---------------------------------------------------------------------------- questions with their answers
-
 def _turns(scribe: Scribe, kind: str) -> list[Turn]:
     """A turn of a kind; one on a fact may bring another that leans on it."""
     dice, relations = scribe.dice, scribe.almanac.relations
@@ -473,8 +467,6 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
         yield {"messages": messages}
 
 
-# ---------------------------------------------------------------------------- documents
-
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
@@ -543,8 +535,6 @@ def _spelling(scribe: Scribe) -> str:
 
 DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13}         # relative frequency
 
-
-# ---------------------------------------------------------------------------- questions and their judge
 
 def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
     """`n` questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for

@@ -2,8 +2,7 @@
 what comes after.
 
 Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block:
-each block of queries sees only its own slice of keys, so that the cost is T * window and no T x T mask ever
-exists. Used by gpt.py only."""
+each block of queries sees only its own slice of keys, so that the cost is T * window and no mask is T x T."""
 
 import torch
 import torch.nn.functional as F
@@ -33,8 +32,7 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
 
 
 def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
-    """Additive mask (queries, keys): 0 where the key is the query itself or one of the `window` before it,
-    else -inf."""
+    """Additive mask (queries, keys): 0 where a query sees itself or one of the `window` before, else -inf."""
     query_positions = torch.arange(queries.start, queries.stop, device=like.device)
     key_positions = torch.arange(keys.start, keys.stop, device=like.device)
     distance = query_positions[:, None] - key_positions
@@ -43,8 +41,7 @@ def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch
 
 
 def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """Attention of new tokens over a cache. q (B, T, H, D), k and v (B, K, S, D), mask (B, 1, T, S) True
-    where a key is seen -> (B, T, H, D)."""
+    """q (B, T, H, D) over a cache k, v (B, K, S, D); mask (B, 1, T, S): what is seen -> (B, T, H, D)."""
     grouped = q.size(2) != k.size(1)
     q = q.transpose(1, 2)                               # (B, T, H, D) -> (B, H, T, D)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)

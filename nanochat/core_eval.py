@@ -98,8 +98,6 @@ class Bundle:
     tasks: tuple[CoreTask, ...]
 
 
-# ---- bundles ------------------------------------------------------------------------------------------
-
 def open_bundle(where: str | None, learned: str | None, progress: Callable[[str], None] = print) -> Bundle:
     """`where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
     `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole."""
@@ -207,8 +205,6 @@ def almanac_bundle() -> Path:
     return folder
 
 
-# ---- examples -----------------------------------------------------------------------------------------
-
 @dataclass(frozen=True)
 class Example:
     """One question in tokens: a row an option, where the answer begins in each, which option is right."""
@@ -305,8 +301,6 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
     best = min(range(len(verdicts)), key=lambda option: verdicts[option][0])
     return example.rows.index(example.rows[best]) == example.gold
 
-
-# ---- asking -------------------------------------------------------------------------------------------
 
 def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
              progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:

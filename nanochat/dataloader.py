@@ -118,8 +118,7 @@ def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
 
 class _Loader(AbstractContextManager, Iterator):
     """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
-    or use it in a `with`. Errors of the background thread are raised by `next`; user errors end it with code
-    2."""
+    or use it in a `with`. Errors of the background thread are raised by `next`; user errors exit with 2."""
 
     def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], lacks: str, crop: bool,
                  pad: int, rank: int, world_size: int, device: str | torch.device, state: dict | None):
@@ -175,8 +174,7 @@ class _Loader(AbstractContextManager, Iterator):
 
 class PretrainLoader(_Loader):
     """Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files.
-    slots: micro-batches of an optimizer step over all ranks (default: one per rank); state: an earlier
-    loader's."""
+    slots: micro-batches of a step over all ranks (default: a rank's); state: an earlier loader's."""
 
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",

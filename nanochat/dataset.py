@@ -64,8 +64,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
     """What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: the `saved`
-    one, where no flag names another, else the default of this machine. `num_shards`: of a Hugging Face set,
-    where neither flag nor `saved` says how many."""
+    one, where no flag names another, else the default of this machine. `num_shards`: if neither has any."""
     path = str(args.data.expanduser().resolve()) if args.data else None
     source = None if path else args.source or default_source()
     if saved is None or ((args.source or args.data) and (source, path) != (saved["source"], saved["path"])):
@@ -85,8 +84,7 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
             almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
     """Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl
     (field `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no
-    collective times out. Dies where there is nothing to train or to validate on, or a shard is missing or
-    corrupt."""
+    collective times out. Dies where there is nothing to train or validate on, or a shard is corrupt."""
     if path is not None:
         return _prepare_path(Path(path).expanduser(), progress)
     if source == "almanac":

@@ -131,8 +131,7 @@ class Engine:
     def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(),
                sample: int = 0) -> Request:
         """Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers
-        several answers to one prompt and seed. ValueError when the prompt is empty or longer than the
-        context."""
+        several answers to one prompt and seed. ValueError if it is empty or longer than the context."""
         length = len(prompt)
         _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")

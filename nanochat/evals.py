@@ -67,8 +67,7 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
 
 def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum
-    sizes with e = bits - value * size of each (Cochran, Sampling Techniques, 1977, ch. 6); NaN for one
-    document."""
+    sizes with e = bits - value * size of each (Cochran, Sampling Techniques, 1977); NaN for one document."""
     n, total = len(sizes), sizes.sum()
     value = bits.sum() / total
     square = ((bits - value * sizes) ** 2).sum()
@@ -88,8 +87,7 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         progress: Callable[[int, int], None] | None = None) -> tuple[list[list[bool]], list[list[str]]]:
     """Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
     Where a question has letters its one reply is the likeliest of them. The ranks share the questions; who
-    gets which changes no answer. judge(question, reply) runs in threads; progress(done, of) is of this rank.
-    """
+    gets which changes no answer. judge(question, reply) runs in threads; progress(done, of): this rank's."""
     letters = [question.get("letters") for question in questions]
     settings = [replace(params, max_tokens=1) if some else params for some in letters]
     prompts = [engine.prompt(question["conversation"], each)

@@ -71,8 +71,7 @@ def require_isolation(unsafe: bool) -> str:
 
 def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 ** 30) -> Outcome:
     """Run `program`, then `tests`, in which the program's functions and plain values go by their names,
-    unless they define them. `timeout` in seconds, `memory` in bytes of address space. Several threads may
-    call it."""
+    unless they define them. `timeout` in seconds, `memory` in bytes of address space. Threads may call it."""
     require_isolation(unsafe=False)
     return _run(program, tests, timeout, memory, _walls())
 

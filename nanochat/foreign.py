@@ -1,6 +1,5 @@
 """A causal language model in the format of Hugging Face's transformers, with what evaluations ask of one of
-ours: bits per byte and CORE. By the name of its repository on the hub, or a local folder. Used by base_eval.
-"""
+ours: bits per byte and CORE. By the name of its repository on the hub, or a local folder."""
 
 from collections.abc import Sequence
 

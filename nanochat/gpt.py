@@ -43,8 +43,7 @@ def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
 
 def offset_keys(k: Tensor, before: Tensor) -> Tensor:
     """Key offset: the slowly turning half of every key (B, T, K, D) is that of the token `before`. A query
-    then finds what followed an earlier occurrence of its own token in one layer, where induction heads (arXiv
-    2209.11895) need two."""
+    then finds what followed its own token in one layer; induction heads (arXiv 2209.11895) need two."""
     fast, _, fast_pair, _ = k.chunk(4, dim=-1)              # rotary pairs (j, j + D/2) stay together
     _, slow, _, slow_pair = before.chunk(4, dim=-1)
     return torch.cat((fast, slow, fast_pair, slow_pair), dim=-1)
@@ -91,8 +90,7 @@ class Attention(nn.Module):
 
     QK norm (arXiv 2010.04245): queries and keys have a fixed length, so scores cannot grow and no clipping is
     needed. Value embeddings (after arXiv 2410.17897): every second layer adds to its values an embedding of
-    the token itself, from a table of its own and as much as a gate lets through: what a token is need not be
-    carried up the stream."""
+    the token itself, from a table of its own as much as a gate lets: the stream need not carry it up."""
 
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
@@ -230,14 +228,11 @@ class GPT(nn.Module):
         return self
 
     def param_roles(self) -> dict[str, list[nn.Parameter]]:
-        """Every parameter once, by the role that decides how it is trained (the names of
-        scaling.LearningRates)."""
-        return {
-            "unembedding": [self.unembedding],
-            "embedding": [self.embedding],
-            "value_embedding": [self.value_embedding],
-            "residual": [self.residual],
-            "input": [self.input],
-            "smear": [self.smear_gate, self.smear, self.backout],
-            "matrix": list(self.blocks.parameters()),
-        }
+        """Every parameter once, by the role that decides how it is trained: scaling.LearningRates."""
+        return {"unembedding": [self.unembedding],
+                "embedding": [self.embedding],
+                "value_embedding": [self.value_embedding],
+                "residual": [self.residual],
+                "input": [self.input],
+                "smear": [self.smear_gate, self.smear, self.backout],
+                "matrix": list(self.blocks.parameters())}

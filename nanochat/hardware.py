@@ -1,6 +1,5 @@
 """What the accelerators can do, in one table: dense bf16 matrix FLOPS and memory bandwidth by device name,
-from the vendors' data sheets. Unknown devices and CPUs have no peak: MFU is then not reported rather than
-guessed."""
+from the vendors' data sheets. Unknown devices and CPUs have no peak: MFU is then not reported."""
 
 # part of the device name (the longest that matches wins): (dense bf16 FLOP/s, memory bytes/s)
 PEAKS = {
@@ -16,7 +15,6 @@ PEAKS = {
 
 
 def peaks(device_name: str) -> tuple[float, float] | None:
-    """(FLOP/s in dense bf16, bytes/s of memory) of a device by the name that its driver gives, None if
-    unknown."""
+    """(FLOP/s in dense bf16, bytes/s of memory) of a device by its driver's name, None if unknown."""
     longest = max((name for name in PEAKS if name in device_name), key=len, default=None)
     return PEAKS[longest] if longest else None

@@ -10,8 +10,7 @@ what rows still differ in (NorMuon). The step then has a known size, whatever th
 rate means the same for every shape and depth, and nothing is clipped.
 
 There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a
-slice of the rows of a large table, some of the matrices of a stacked Muon group; small parameters are updated
-everywhere alike."""
+slice of the rows of a large table, some matrices of a stacked Muon group; small ones are updated alike."""
 
 import math
 from collections import defaultdict
@@ -30,13 +29,11 @@ ADAM_EPS = 1e-10
 MUON_BETA2 = 0.9
 SMALLEST_ROW = 1e-6             # of a gradient's norm: smaller ones, as most are at first, stay small
 # Polar Express (arXiv 2505.16932): five steps, safety 2e-2, cushion 2
-POLAR_EXPRESS = (
-    (8.156554524902461, -22.48329292557795, 15.878769915207462),
-    (4.042929935166739, -2.808917465908714, 0.5000178451051316),
-    (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
-    (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
-    (2.3465413258596377, -1.7097828382687081, 0.42323551169305323),
-)
+POLAR_EXPRESS = ((8.156554524902461, -22.48329292557795, 15.878769915207462),
+                 (4.042929935166739, -2.808917465908714, 0.5000178451051316),
+                 (3.8916678022926607, -2.772484153217685, 0.5060648178503393),
+                 (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
+                 (2.3465413258596377, -1.7097828382687081, 0.42323551169305323))
 
 
 @dataclass(frozen=True)
@@ -46,14 +43,12 @@ class AdamSettings:
     weight_decay: float
 
 
-ADAM = {
-    "unembedding": AdamSettings(0.8, 0.96, 0.01),
-    "embedding": AdamSettings(0.8, 0.995, 0.001),
-    "value_embedding": AdamSettings(0.8, 0.995, 0.01),
-    "residual": AdamSettings(0.8, 0.95, 0.05),
-    "input": AdamSettings(0.96, 0.95, 0.0),
-    "smear": AdamSettings(0.8, 0.95, 0.0),
-}
+ADAM = {"unembedding": AdamSettings(0.8, 0.96, 0.01),
+        "embedding": AdamSettings(0.8, 0.995, 0.001),
+        "value_embedding": AdamSettings(0.8, 0.995, 0.01),
+        "residual": AdamSettings(0.8, 0.95, 0.05),
+        "input": AdamSettings(0.96, 0.95, 0.0),
+        "smear": AdamSettings(0.8, 0.95, 0.0)}
 
 
 def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
@@ -79,8 +74,7 @@ def frobenius(x: torch.Tensor) -> torch.Tensor:
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X
-    + c(XX')²X on the shorter side push all singular values towards 1. Computed in x's dtype: bf16 is enough.
-    """
+    + c(XX')²X on the shorter side push all singular values towards 1. In x's dtype: bf16 is enough."""
     wide = x.size(-2) <= x.size(-1)
     x = x / (1.01 * frobenius(x) + 1e-6)
     for a, b, c in POLAR_EXPRESS:

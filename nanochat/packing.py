@@ -3,8 +3,7 @@ randomness.
 
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
 answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more
-rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces on
-arrival: as a whole it would fit nowhere."""
+rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces."""
 
 from bisect import bisect_left, bisect_right, insort
 from collections import OrderedDict
@@ -49,8 +48,7 @@ class Packer:
     def take(self, crop: bool) -> np.ndarray:
         """The next row: the oldest document, then again and again the longest that fits. What is left when
         none fits is filled with the head of the shortest document, whose rest is dropped (`crop`), or left
-        open for padding. Shape (row_len,) or (row_len, k); shorter where `crop` is False or the buffer ran
-        empty."""
+        open for padding. Shape (row_len,) or (row_len, k); shorter without `crop` or at the end."""
         assert self._documents, "the packer is empty"
         parts, room = [], self.row_len
         while room and self._documents:

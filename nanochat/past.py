@@ -2,8 +2,7 @@
 (`Branches`), or what a running conversation has kept (`KVCache`).
 
 All answer the same four questions of the model, so that its layers never ask which of them they have: where
-do these tokens stand, what was embedded before each, which key came before each, what do queries see. Used by
-gpt.py, the engine and core_eval.py."""
+do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
 
 from collections.abc import Sequence
 
@@ -101,8 +100,7 @@ class Branches:
 
 class KVCache:
     """What a batch of independent rows has seen, each as long as its own `lengths` says. Rows in use are the
-    first ones: a forward pass works on as many as it is given tokens for. Memory: 2 * L * B * S * K * D
-    elements."""
+    first ones: a forward pass works on as many as it is given tokens for. Elements: 2 * L * B * S * K * D."""
 
     def __init__(self, shape: Shape, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
         assert max_len <= shape.sequence_len, f"a cache of {max_len} in a context of {shape.sequence_len}"
@@ -124,8 +122,7 @@ class KVCache:
         self.last_key[:, row] = 0
 
     def insert(self, row: int, other: "KVCache", other_row: int) -> None:
-        """Copy a row of `other` (this cache too) into `row`: to join a running batch, or to close a gap in
-        it."""
+        """Copy a row of `other` (this cache too) into `row`: to join a running batch, or close a gap."""
         length = int(other.lengths[other_row])
         assert length <= self.max_len, f"row of {length} tokens into a cache of {self.max_len}"
         self.k[:, row, :, :length] = other.k[:, other_row, :, :length]
@@ -154,15 +151,13 @@ class KVCache:
 
     @staticmethod
     def _shift(last: Tensor, x: Tensor) -> Tensor:
-        """What came before each token of x (B, T, ...), where `last` (B, ...) was the one before; keeps the
-        new last."""
+        """What came before each token of x (B, T, ...), where `last` (B, ...) was; keeps the new last."""
         before = torch.cat((last[:, None], x[:, :-1]), dim=1)
         last.copy_(x[:, -1])
         return before
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        """Keep k and v (B, T, K, D); let q (B, T, H, D) see all that is kept, within the window -> (B, T, H,
-        D)."""
+        """Keep k and v (B, T, K, D); let q (B, T, H, D) see what is kept, in the window -> like q."""
         B = q.size(0)
         self.k[layer, :B][self._rows, :, self._positions] = k
         self.v[layer, :B][self._rows, :, self._positions] = v

@@ -34,11 +34,9 @@ STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
 
 # Lines to beat: CORE of the published bundle's 22 tasks, and the reference's speedrun of October 2025, d20.
 CORE_TASKS, CORE_PUBLISHED = 22, {"GPT-2 1.6B": 0.256525, "reference d20": 0.2219, "GPT-2 124M": 0.113891}
-PUBLISHED = {
-    "arc-easy": {"mid": .3561, "sft": .3876}, "arc-challenge": {"mid": .2875, "sft": .2807},
-    "mmlu": {"mid": .3111, "sft": .3151}, "gsm8k": {"mid": .0250, "sft": .0455, "rl": .0758},
-    "humaneval": {"mid": .0671, "sft": .0854}, "ChatCORE": {"mid": .0730, "sft": .0884},
-}
+PUBLISHED = {"arc-easy": {"mid": .3561, "sft": .3876}, "arc-challenge": {"mid": .2875, "sft": .2807},
+             "mmlu": {"mid": .3111, "sft": .3151}, "gsm8k": {"mid": .0250, "sft": .0455, "rl": .0758},
+             "humaneval": {"mid": .0671, "sft": .0854}, "ChatCORE": {"mid": .0730, "sft": .0884}}
 
 CURVES = {                                              # (stage, field, against): title
     ("base", "loss", "step"): "training loss", ("base", "val_bpb", "step"): "bits per byte, validation",
@@ -83,8 +81,7 @@ Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """The last run of a stage as one session: `seconds` and `hours` go on where it was resumed, steps lost
-    then are left out. Of evaluations, all. Only what began at `since` or later. Adds `began` and `time`
-    (unix)."""
+    then are left out. Of evaluations, all. Only what began at `since` or later. Adds `began`, `time`."""
     kept, begin, before, total = [], {}, 0.0, 0.0
     for record in RunLog(path).read():
         if record.get("event") == "begin":
@@ -159,8 +156,7 @@ class Run:
 
 def paired(a: str, b: str) -> tuple[float, float]:
     """Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
-    interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012), as few say little.
-    """
+    interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012)."""
     signs = Counter(zip(a, b, strict=True))
     better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
     variance = (better + worse + 2) / n - ((better - worse) / n) ** 2

@@ -115,8 +115,7 @@ class Rollouts(Iterator[Work]):
 def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
                 calls: Tensor, advantages: Tensor) -> Tensor:
     """- sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
-    `forbidden` (2, V) as the engine has it, and the rest as Rollouts makes it. Its gradient is REINFORCE's.
-    """
+    `forbidden` (2, V) as the engine has it, the rest as Rollouts makes it. Its gradient is REINFORCE's."""
     logprobs, where = token_logprobs(model, forbidden, temperature, inputs, targets, calls)
     return -(logprobs * advantages[:, None].expand_as(where)[where]).sum()
 

@@ -9,8 +9,7 @@ kinds of values (None, bool, int, float, str, bytes, list, tuple, set, dict; sub
 The walls, each used where execution.py found that it holds: namespaces (own user, mounts, process ids,
 network, System V objects; a root of Python's own files, read-only; no /proc, no /dev; an empty folder in
 memory), seccomp (one process, no sockets, no signals, no looking into others), and limits of the kernel.
-Linux 5.12 or newer for namespaces, x86-64 or ARM for seccomp. The standard library alone, and little of it.
-"""
+Linux 5.12 or newer for namespaces, x86-64 or ARM for seccomp. The standard library alone."""
 
 import builtins
 import contextlib
@@ -32,17 +31,15 @@ SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 4,
 
 # System calls that a program does without, by number on x86-64 and ARM (None: not there): those that reach
 # other processes or a network, gain privileges, or get memory that no limit counts.
-DENIED = {
-    "fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
-    "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
-    "socket": (41, 198), "io_uring_setup": (425, 425), "bpf": (321, 280), "userfaultfd": (323, 282),
-    "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
-    "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
-    "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-    "prlimit64": (302, 261), "perf_event_open": (298, 241), "kcmp": (312, 272), "keyctl": (250, 219),
-    "add_key": (248, 217), "request_key": (249, 218), "shmget": (29, 194), "msgget": (68, 186),
-    "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447),
-}
+DENIED = {"fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
+          "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
+          "socket": (41, 198), "io_uring_setup": (425, 425), "bpf": (321, 280), "userfaultfd": (323, 282),
+          "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
+          "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
+          "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
+          "prlimit64": (302, 261), "perf_event_open": (298, 241), "kcmp": (312, 272), "keyctl": (250, 219),
+          "add_key": (248, 217), "request_key": (249, 218), "shmget": (29, 194), "msgget": (68, 186),
+          "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447)}
 MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}     # column, audit number, clone
 CLONE3, CLONE_THREAD, MOUNT_SETATTR, RECURSIVE = 435, 0x10000, 442, 0x8000
 
@@ -80,8 +77,6 @@ def read_bytes(fd: int, count: int) -> bytes:
         data += more
     return data
 
-
-# ---- the worker: model code
 
 def serve(program: str, questions: int, answers: int, deny: bool) -> None:
     """Run the program, then answer for its names for as long as somebody asks."""
@@ -138,8 +133,6 @@ def unpack(value):
     return (KINDS | {"set": set})[value[0]](map(unpack, value[1:]))
 
 
-# ---- the tester: tests and verdict
-
 class Worker(dict):
     """The worker as the global names of the tests. Raises what the program raised."""
 
@@ -188,8 +181,6 @@ def judge(rest: int, verdict: int, worker: Worker) -> None:
     os.write(verdict, f"{secret} {reason}".encode())
     os._exit(0)
 
-
-# ---- the walls
 
 libc = ctypes.CDLL(None, use_errno=True)
 

@@ -73,13 +73,11 @@ class Shape:
         """Parameter counts by role."""
         kv = self.n_kv_head * self.head_dim
         table = self.padded_vocab * self.n_embd
-        return {
-            "matrices": self.n_layer * (10 * self.n_embd * self.n_embd + 2 * self.n_embd * kv),
-            "gates": len(self.value_layers) * self.n_kv_head * self.gate_channels,
-            "value_embedding": len(self.value_layers) * self.padded_vocab * kv,
-            "embedding": table, "unembedding": table,
-            "scalars": 2 * self.n_layer + 2 + self.smear_channels,
-        }
+        return {"matrices": self.n_layer * (10 * self.n_embd * self.n_embd + 2 * self.n_embd * kv),
+                "gates": len(self.value_layers) * self.n_kv_head * self.gate_channels,
+                "value_embedding": len(self.value_layers) * self.padded_vocab * kv,
+                "embedding": table, "unembedding": table,
+                "scalars": 2 * self.n_layer + 2 + self.smear_channels}
 
     def scaling_params(self) -> int:
         """Block matrices and head: what the number of training tokens is proportional to."""
@@ -163,8 +161,7 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
     scaling parameter. `lr_scale` multiplies the rates of matrices and tables. Other options: make_shape's.
 
     Batch ~ tokens^0.383 (arXiv 2505.13738), to the nearest power of two. Rates ~ sqrt(batch); those of the
-    embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens keeps the number of
-    e-foldings over a run constant."""
+    embedding tables and the head also ~ width^-0.5. Decay ~ sqrt(batch) / tokens: equal e-foldings a run."""
     shape = make_shape(depth, vocab_size, **shape_options)
     reference = make_shape(REFERENCE_DEPTH, vocab_size)
     relative = shape.scaling_params() / reference.scaling_params()
@@ -176,15 +173,13 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
         num_iterations = max(1, int((ratio or DEFAULT_RATIO) * shape.scaling_params() // batch_tokens))
     batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
     width_scale = (shape.n_embd / reference.n_embd) ** -0.5
-    scaled = LearningRates(
-        unembedding=rates.unembedding * lr_scale * batch_scale * width_scale,
-        embedding=rates.embedding * lr_scale * batch_scale * width_scale,
-        value_embedding=rates.value_embedding * lr_scale * batch_scale * width_scale,
-        matrix=rates.matrix * lr_scale * batch_scale,
-        residual=rates.residual * batch_scale,
-        input=rates.input * batch_scale,
-        smear=rates.smear,
-    )
+    scaled = LearningRates(unembedding=rates.unembedding * lr_scale * batch_scale * width_scale,
+                           embedding=rates.embedding * lr_scale * batch_scale * width_scale,
+                           value_embedding=rates.value_embedding * lr_scale * batch_scale * width_scale,
+                           matrix=rates.matrix * lr_scale * batch_scale,
+                           residual=rates.residual * batch_scale,
+                           input=rates.input * batch_scale,
+                           smear=rates.smear)
     schedule = Schedule(num_iterations, warmup, warmdown, final_lr)
     decay = weight_decay * batch_scale / relative
     return Plan(depth, shape, batch_tokens, num_iterations, scaled, decay, schedule)

@@ -1,8 +1,7 @@
 """A stage of a model's life (base, mid, sft, ...): ranks, device, seed, where its files go, and its run log.
 
 Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
-prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL; nothing ever reads
-what was printed."""
+prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL alone."""
 
 import argparse
 import os

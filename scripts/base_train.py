@@ -3,8 +3,7 @@
     python -m scripts.base_train --depth=20 --plan                  # print what it would be, and stop
     python -m scripts.base_train --depth=4 --data ~/texts           # your own text, one device
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train --depth=24 --source=climbmix
-A `--` before the flags is fine, and needed where --run is among them: torchrun has flags of its own like it.
-"""
+A `--` before the flags is fine, and needed where --run is among them: torchrun has some like it."""
 
 import argparse
 from dataclasses import asdict, fields, replace

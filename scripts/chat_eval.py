@@ -5,8 +5,7 @@ work.
     python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole
     python -m scripts.chat_eval --tasks gsm8k --num-samples 8     # pass@1 ... pass@8
 
-ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's mean over its five.
-"""
+ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 
 import argparse
 from collections.abc import Iterable

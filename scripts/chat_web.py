@@ -4,8 +4,7 @@
 
 One thread runs the engine for all clients; handlers hand it jobs and get pieces back through asyncio queues,
 so that the event loop never waits for the model. A client that leaves frees its place. Nothing of a chat is
-logged or kept. Only this machine can connect unless --host says otherwise, and other web sites cannot: no
-CORS, JSON only, known host names only."""
+logged or kept. Only this machine can connect unless --host says otherwise, and other web sites cannot."""
 
 import argparse
 import asyncio

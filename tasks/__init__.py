@@ -24,10 +24,8 @@ MIXTURES = {
     "web-mid": "smoltalk + mmlu + gsm8k + simplespelling=200000 + spellingbee=80000",
     "web-sft": "arc-easy + arc-challenge + gsm8k + smoltalk=10000 + simplespelling=300 + spellingbee=300",
 }
-GROUPS = {
-    "almanac": tuple(task.name for task in almanac.TASKS if task.questions),
-    "chatcore": ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee"),
-}
+GROUPS = {"almanac": tuple(task.name for task in almanac.TASKS if task.questions),
+          "chatcore": ("arc-easy", "arc-challenge", "mmlu", "gsm8k", "humaneval", "spellingbee")}
 VALIDATION_CONVERSATIONS = 500
 REMEDY = "--task-data=DIR reads it from a folder, --allow-missing goes on without it"
 

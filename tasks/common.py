@@ -1,5 +1,4 @@
-"""What a task is, what a sequence and a mixture of conversations are, and how the hub's sets are read. Knows
-no task by name: tasks/__init__.py lists them."""
+"""What a task is, what a sequence and a mixture of conversations are, and how the hub's sets are read."""
 
 import json
 import random
@@ -168,8 +167,7 @@ def asked(text: str, **fields) -> dict:
 def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
     """A multiple choice question. A model that has found the right choice only has to copy the letter behind
     it, which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the
-    letter is a token of its own, whatever the text that the tokenizer was trained on. The almanac's has a
-    token "=A"."""
+    letter is a token of its own, whatever the tokenizer's text: the almanac's has a token "=A"."""
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
 

@@ -1,7 +1,7 @@
 """How fast the tokenizer trains, beside rustbpe 0.1.0 and Hugging Face tokenizers: one JSON line per case.
 
     uv venv /tmp/other && uv pip install -p /tmp/other/bin/python rustbpe==0.1.0 tokenizers tiktoken pyarrow
-    python dev/bench_tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
+    python rustbpe/benches/tokenizer.py --data FOLDER --baseline-python /tmp/other/bin/python
 The other rustbpe has the name of ours, so it lives in another interpreter. Every case is a process of its
 own, and the contenders take turns within a round, so that a slow moment of the machine hits all of them.
 
@@ -20,7 +20,7 @@ import time
 from collections.abc import Iterator
 from pathlib import Path
 
-sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
+sys.path.insert(0, str(Path(__file__).parents[2]))      # nanochat is no installed package
 
 from nanochat.common import new_parser
 from nanochat.tokenizer import SPLIT_PATTERN

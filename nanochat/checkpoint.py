@@ -107,6 +107,11 @@ def newest(stage_name: str, tag: str) -> Path | None:
     return (checkpoints(stage_name, tag) or [None])[-1]
 
 
+def stages(tag: str) -> dict[str, Path]:
+    """The newest whole checkpoint of every stage of a model that is there, the most finished first."""
+    return {name: path for name in STAGES if (path := newest(name, tag))}
+
+
 def step_of(directory: Path) -> int:
     return int(re.search(r"step_(\d+)", directory.name)[1])
 
@@ -131,6 +136,10 @@ def read_state(directory: Path) -> dict:
     """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
     _read_config(directory)
     return json.loads((directory / "state.json").read_text())
+
+
+def read_shape(directory: Path) -> Shape:
+    return Shape(**_read_config(directory)["shape"])
 
 
 def _read_config(directory: Path) -> dict:
@@ -166,7 +175,7 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
     if tokenizer.hash != config["tokenizer"]:
         die(f"the tokenizer in {directory} is not the one that the model was trained with "
             f"({tokenizer.hash[:12]} instead of {config['tokenizer'][:12]})")
-    model = GPT(Shape(**config["shape"]), dtype)
+    model = GPT(read_shape(directory), dtype)
     model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
     return model.to(device), tokenizer, read_state(directory)
 

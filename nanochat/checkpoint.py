@@ -107,9 +107,9 @@ def newest(stage_name: str, tag: str) -> Path | None:
     return (checkpoints(stage_name, tag) or [None])[-1]
 
 
-def stages(tag: str) -> dict[str, Path]:
+def stages(tag: str) -> list[Path]:
     """The newest whole checkpoint of every stage of a model that is there, the most finished first."""
-    return {name: path for name in STAGES if (path := newest(name, tag))}
+    return [path for name in STAGES if (path := newest(name, tag))]
 
 
 def step_of(directory: Path) -> int:

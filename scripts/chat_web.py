@@ -1,12 +1,11 @@
-"""Serve a trained model: the chat page at /, and an API under /v1 that OpenAI's clients understand.
+"""Serve a trained model: the chat page at /, and under /v1 an API that OpenAI's clients understand.
 
     python -m scripts.chat_web                          (then open http://127.0.0.1:8000)
 
-One thread per GPU (or one on the CPU) drives the engines; handlers hand it jobs and get news back through
-asyncio queues, so that the event loop never waits for the model. A client that leaves frees its places.
-Everything is bounded: what is sent, what is asked for, how many ask at once, how long an answer takes.
-Nothing of a chat is logged or kept. Only this machine can connect unless --host says otherwise, and other web
-sites cannot. API: README.md, or --docs."""
+One thread per GPU (one on a CPU) drives the engines; handlers hand it jobs and get news back through asyncio
+queues, so that the event loop never waits for a model. A client that leaves frees its places. All is bounded:
+what is sent and asked for, how many ask at once, how long an answer takes. Nothing of a chat is logged or
+kept. Only this machine can connect unless --host says otherwise, and other web sites cannot."""
 
 import argparse
 import asyncio
@@ -24,6 +23,7 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
 import torch
@@ -51,19 +51,18 @@ PAGE_HEADERS = {
     "X-Content-Type-Options": "nosniff",
     "Referrer-Policy": "no-referrer",
 }
+LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 1 << 20                                      # bytes; the context in tokens is far smaller
 MAX_MESSAGES, MAX_CHOICES, MAX_CONNECTIONS = 1000, 32, 1000
-PATIENCE = 30                                           # seconds for a client to send its body, take a chunk
-LOOPBACK = ("127.0.0.1", "localhost", "::1")
-HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
-            "prompt_cache_retention", "service_tier", "parallel_tool_calls", "include_obfuscation", "name",
-            "annotations"}                              # fields that change nothing in an answer
+PATIENCE = 30                                           # seconds that a client may take to send, or to read
+HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options", "name",
+            "prompt_cache_retention", "service_tier", "parallel_tool_calls", "include_obfuscation"}
 NOTHING = {"store": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "modalities": ["text"],
-           "response_format": {"type": "text"}, "best_of": 1, "suffix": "", "tool_calls": []}
+           "response_format": {"type": "text"}, "best_of": 1, "suffix": ""}
 METRICS = {
     "requests_total": ("counter", "HTTP requests answered, by status."),
     "prompt_tokens_total": ("counter", "Tokens of prompts."),
-    "reused_tokens_total": ("counter", "Tokens of prompts that were still in a cache."),
+    "cached_tokens_total": ("counter", "Tokens of prompts that were still in a cache."),
     "completion_tokens_total": ("counter", "Tokens of answers."),
     "first_token_seconds": ("summary", "From a request to the first token of an answer."),
     "token_seconds": ("summary", "Per further token of an answer."),
@@ -72,9 +71,102 @@ METRICS = {
 }
 
 
+class ApiError(HTTPException):
+    """A refusal; `param` names the field that it is about."""
+
+    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None,
+                 headers: dict | None = None):
+        super().__init__(status, message, headers)
+        self.param, self.code = param, code
+
+    def told(self) -> dict:
+        """In OpenAI's form; half a surrogate pair, which JSON can hold, cannot be sent back."""
+        message, param = (text and text.encode(errors="replace").decode() for text in (self.detail, self.param))
+        kinds = {401: "authentication_error", 429: "rate_limit_error"}
+        kind = "server_error" if self.status_code >= 500 else kinds.get(self.status_code, "invalid_request_error")
+        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
+
+
+async def refuse(_, error: Exception) -> JSONResponse:
+    if isinstance(error, RequestValidationError):
+        first = error.errors()[0]
+        param, unknown = ".".join(map(str, first["loc"][1:])) or "body", first["type"] == "extra_forbidden"
+        error = ApiError(400, f"{param}: {'this field is not supported' if unknown else first['msg']}", param,
+                         "unsupported_parameter" if unknown else None)
+    elif not isinstance(error, HTTPException):
+        error = ApiError(500, "the server failed on this request")
+    elif not isinstance(error, ApiError):               # no such page
+        error = ApiError(error.status_code, error.detail, headers=error.headers)
+    return JSONResponse(error.told(), error.status_code, error.headers)
+
+
+class Gate:
+    """ASGI around the app: asks for the key; refuses what is not JSON (which a foreign page cannot send), too
+    large or too slow; gives up on clients that stop reading; logs a crash without what was said; counts
+    responses by status. However a request ends, what is in its scope's "closing" is closed."""
+
+    def __init__(self, app, counts: Counter, api_key: str | None):
+        self.app, self.counts, self.api_key = app, counts, api_key
+
+    async def __call__(self, scope, receive, send) -> None:
+        if scope["type"] != "http":
+            return await self.app(scope, receive, send)
+        status = body = None
+
+        async def replayed() -> dict:
+            nonlocal body
+            if body is None:                            # given out: what may come is that the client leaves
+                return await receive()
+            message, body = {"type": "http.request", "body": body}, None
+            return message
+
+        async def counted(message: dict) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                self.counts[f'requests_total{{status="{status}"}}'] += 1
+            async with asyncio.timeout(PATIENCE):
+                await send(message)
+
+        with contextlib.ExitStack() as scope["closing"]:
+            try:
+                body = await self._body(scope, receive)
+                await self.app(scope, replayed, counted)
+            except Exception as error:
+                if not isinstance(error, (ApiError, TimeoutError)):
+                    at = traceback.extract_tb(error.__traceback__)[-1]
+                    print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
+                if status is None:
+                    await (await refuse(None, error))(scope, receive, counted)
+
+    async def _body(self, scope, receive) -> bytes:
+        headers, body, more = Headers(scope=scope), bytearray(), True
+        if self.api_key and scope["path"].startswith("/v1/"):
+            given = headers.get("authorization", "").removeprefix("Bearer ")
+            if not secrets.compare_digest(given.encode(), self.api_key.encode()):
+                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key",
+                               headers={"WWW-Authenticate": "Bearer"})
+        kind = headers.get("content-type", "").split(";")[0].strip().lower()
+        if scope["method"] == "POST" and kind != "application/json":
+            raise ApiError(415, "the content type must be application/json")
+        try:
+            async with asyncio.timeout(PATIENCE):
+                while more:
+                    message = await receive()
+                    body += message.get("body", b"")
+                    more = message.get("more_body", False)
+                    if len(body) > MAX_BODY:
+                        raise ApiError(413, f"the request is larger than {MAX_BODY:,} bytes")
+        except TimeoutError:
+            raise ApiError(408, f"the request took longer than {PATIENCE} s to arrive") from None
+        return bytes(body)
+
+
+# ---- one answer, one request, one device
+
 @dataclass(frozen=True)
 class Served:
-    """A model that clients can ask for by its id; load(device) gives an engine of it."""
+    """A model that clients can ask for by its id; load(device) makes an engine of it."""
     id: str
     stage: str
     context: int
@@ -86,95 +178,9 @@ class Served:
                 "stage": self.stage, "context": self.context}
 
 
-# ---- errors, in OpenAI's form
+UNMADE = SimpleNamespace(ids=[], details=[], reused=0, text="", parts=[], take=list, done=True,
+                         finish_reason="length")        # in place of the engine's request
 
-class ApiError(HTTPException):
-    """A refusal; `param` names the field that it is about."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None,
-                 headers: dict | None = None):
-        super().__init__(status, message, headers)
-        self.param, self.code = param, code
-
-
-def told(status: int, message: str, param: str | None = None, code: str | None = None) -> dict:
-    kinds = {401: "authentication_error", 429: "rate_limit_error"}
-    kind = kinds.get(status, "server_error" if status >= 500 else "invalid_request_error")
-    message, param = (text and text.encode(errors="replace").decode() for text in (message, param))
-    return {"error": {"message": message, "type": kind, "param": param, "code": code}}
-
-
-async def refuse(_, error: Exception) -> JSONResponse:
-    if isinstance(error, RequestValidationError):
-        first = error.errors()[0]
-        param = ".".join(str(at) for at in first["loc"][1:]) or "body"
-        unknown = first["type"] == "extra_forbidden"
-        message = f"{param}: " + ("this field is not supported" if unknown else first["msg"])
-        return JSONResponse(told(400, message, param, "unsupported_parameter" if unknown else None), 400)
-    if not isinstance(error, HTTPException):
-        error = ApiError(500, "the server failed on this request")
-    said = told(error.status_code, error.detail, getattr(error, "param", None), getattr(error, "code", None))
-    return JSONResponse(said, error.status_code, error.headers)
-
-
-class Gate:
-    """ASGI around the app: counts what it answers; asks for the key; refuses bodies that are not JSON (which
-    a foreign page cannot send), too large or too slow, and clients that stop reading; and logs a crash
-    without what was said."""
-
-    def __init__(self, app, counts: Counter, api_key: str | None):
-        self.app, self.counts, self.api_key = app, counts, api_key
-
-    async def __call__(self, scope, receive, send) -> None:
-        if scope["type"] != "http":
-            return await self.app(scope, receive, send)
-        size, status, deadline = 0, None, asyncio.get_running_loop().time() + PATIENCE
-
-        async def bounded() -> dict:
-            nonlocal size
-            if size is None:                            # all is read: what may come is that the client leaves
-                return await receive()
-            try:
-                async with asyncio.timeout_at(deadline):
-                    message = await receive()
-            except TimeoutError:
-                raise ApiError(408, f"the request took longer than {PATIENCE} s to arrive") from None
-            size += len(message.get("body", b""))
-            if size > MAX_BODY:
-                raise ApiError(413, f"the request is larger than {MAX_BODY:,} bytes")
-            size = size if message.get("more_body") else None
-            return message
-
-        async def counted(message: dict) -> None:
-            nonlocal status
-            if message["type"] == "http.response.start":
-                status = message["status"]
-                self.counts[f'requests_total{{status="{status}"}}'] += 1
-            async with asyncio.timeout(PATIENCE):
-                await send(message)
-
-        try:
-            self._check(scope, Headers(scope=scope))
-            await self.app(scope, bounded, counted)
-        except Exception as error:
-            if not isinstance(error, (ApiError, TimeoutError)):
-                at = traceback.extract_tb(error.__traceback__)[-1]
-                print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
-            if status is None:
-                await (await refuse(None, error))(scope, receive, counted)
-
-    def _check(self, scope, headers: Headers) -> None:
-        if self.api_key and scope["path"].startswith("/v1/"):
-            given = headers.get("authorization", "").removeprefix("Bearer ")
-            if not secrets.compare_digest(given.encode(), self.api_key.encode()):
-                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key",
-                               headers={"WWW-Authenticate": "Bearer"})
-        kind = headers.get("content-type", "").split(";")[0].strip().lower()
-        if scope["method"] == "POST" and kind != "application/json":
-            raise ApiError(415, "the content type must be application/json")
-
-
-# ---- one answer, one request, one device
 
 @dataclass(eq=False)
 class Answer:
@@ -185,26 +191,48 @@ class Answer:
     params: SamplingParams | None
     sample: int = 0
     begun: Sequence[int] = ()
-    top: int | None = None                              # score the prompt, with so many alternatives
-    request: Any = None                                 # the engine's
-    scored: list[Detail] = field(default_factory=list)  # of the prompt
-    details: list[Detail] = field(default_factory=list)     # of the answer, without the marker that ends it
+    echo: bool = False                                  # the answer begins with the prompt, which is scored
+    top: int | None = None                              # with so many alternatives
+    request: Any = field(default_factory=lambda: UNMADE)
+    pieces: list[tuple[str, str]] = field(default_factory=list)
+    details: list[Detail] = field(default_factory=list)
+    seen: int = 0                                       # details of the request that are among these
+    offset: int = 0                                     # characters of the text before the next token
     first: float | None = None                          # when its first token came, and its last
     last: float | None = None
-    echoed: bool = False                                # the prompt was shown
-    offset: int = 0                                     # characters that were shown
 
     def __post_init__(self):
         self.decoder = AnswerDecoder(self.engine.tokenizer)
-        self.ends = {self.engine.tokenizer.special(name) for name in STOPS}
 
     @property
     def made(self) -> int:
-        return len(self.request.ids) if self.request else 0
+        return max(0, len(self.request.ids) - len(self.begun))
 
     @property
-    def reused(self) -> int:
-        return self.request.reused if self.request else 0
+    def finish_reason(self) -> str | None:
+        """Only who ran out of time is both cancelled and shown."""
+        return "length" if self.request.finish_reason == "cancelled" else self.request.finish_reason
+
+    def submit(self) -> None:
+        if self.echo:
+            self.pieces = [("text", self.engine.tokenizer.decode(self.prompt[1:]))]
+            self.details = self.engine.score(self.prompt, self.top) if self.top is not None else []
+        if self.params:
+            self.request = self.engine.submit(self.prompt, self.params, self.sample, self.begun)
+
+    def news(self, max_seconds: float) -> tuple[list[tuple[str, str]], list[Detail], str | None]:
+        """What came since the last call: pieces, details, and at the end the reason why it ended."""
+        pieces, details, now = [], [], time.monotonic()
+        if self.echo:
+            pieces, details, self.echo = list(self.pieces), list(self.details), False
+        if self.made:
+            self.first, self.last = self.first or now, now
+            if now - self.first > max_seconds:
+                self.engine.cancel(self.request)
+        new, self.seen = self.request.details[self.seen:], len(self.request.details)
+        self.details += new
+        self.pieces += (fresh := self.request.take())
+        return pieces + fresh, details + new, self.finish_reason
 
     def place(self, id: int) -> int:
         """Where in the text a token begins, if this is called for one after the other."""
@@ -212,43 +240,15 @@ class Answer:
         self.offset += sum(len(text) for kind, text in self.decoder.push(id) if kind == "text")
         return start
 
-    @property
-    def finish_reason(self) -> str | None:
-        """Only who runs out of time is both cancelled and shown."""
-        reason = self.request.finish_reason if self.request else "length"
-        return "length" if reason == "cancelled" else reason
-
-    def submit(self) -> None:
-        if self.top is not None:
-            self.scored += self.engine.score(self.prompt, self.top)
-        if self.params:
-            self.request = self.engine.submit(self.prompt, self.params, self.sample, self.begun)
-
-    def news(self, max_seconds: float) -> tuple[list[tuple[str, str]], list[Detail], str | None]:
-        """What came since the last call: pieces, details, and at the end the reason why it ended."""
-        if self.request is None:
-            return [], [], self.finish_reason
-        now = time.monotonic()
-        if self.made > len(self.begun):
-            self.first, self.last = self.first or now, now
-            if now - self.first > max_seconds:
-                self.engine.cancel(self.request)
-        details = (self.request.details or [])[len(self.details):]
-        if details and details[-1].id in self.ends:
-            details.pop()
-        self.details += details
-        return self.request.take(), details, self.finish_reason
-
 
 class Job:
-    """What one HTTP request waits for. It holds places on a worker until it is closed."""
+    """The answers of one HTTP request, which holds its places on a worker until it is closed."""
 
-    def __init__(self, worker: "Worker", places: int, stream: bool):
-        self.worker, self.places, self.stream = worker, places, stream
-        self.engine: Engine | None = None
+    def __init__(self, worker: "Worker", asked: "Asked"):
+        self.worker, self.asked, self.engine = worker, asked, None
         self.answers: list[Answer] = []
         self.growing: list[Answer] = []                 # the worker's: those that are not complete
-        self.queue, self.asked_at = asyncio.Queue(), time.monotonic()
+        self.queue, self.since = asyncio.Queue(), time.monotonic()
         worker.jobs.add(self)
 
     def submit(self, engine: Engine, answers: list[Answer]) -> None:
@@ -265,27 +265,36 @@ class Job:
             growing -= item[-1] is not None
             yield item
 
-    def close(self) -> None:
-        """Free the places, whether the answers are complete or no longer wanted."""
+    def close(self, counts: Counter) -> None:
+        """Free the places, whether the answers are complete or no longer wanted, and count what was made."""
         self.worker.jobs.discard(self)
         self.worker.inbox.put((self, False))
+        usage = self.asked.usage(self.answers)
+        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
+            counts[f"{name}_total"] += (usage | usage["prompt_tokens_details"])[name]
+        for answer in self.answers:
+            if answer.first:
+                counts["first_token_seconds_sum"] += answer.first - self.since
+                counts["first_token_seconds_count"] += 1
+                counts["token_seconds_sum"] += answer.last - answer.first
+                counts["token_seconds_count"] += answer.made - 1
 
 
 class Worker:
-    """A device: its engines, one per model in use, and the thread that drives them. The event loop's side
-    puts (job, wanted) into the inbox; what has a leading underscore is the thread's."""
+    """A device: its engines, one per model in use, and the thread that drives them. The event loop puts
+    (job, wanted) into the inbox; what has a leading underscore belongs to the thread."""
 
     def __init__(self, device: str, max_seconds: float):
         self.device, self.max_seconds = device, max_seconds
         self.engines: dict[str, Engine] = {}
         self.jobs: set[Job] = set()                     # what handlers wait for
         self.inbox: queue.SimpleQueue = queue.SimpleQueue()
+        self.loading = asyncio.Lock()
         self._live: list[Job] = []                      # what the engines work on
-        self._loading = asyncio.Lock()
 
     @property
     def places(self) -> int:
-        return sum(job.places for job in self.jobs)
+        return sum(job.asked.places for job in self.jobs)
 
     def load(self, model: Served) -> None:
         self.engines[model.id] = model.load(self.device)
@@ -298,7 +307,7 @@ class Worker:
             except (Exception, SystemExit) as error:    # the files may be gone, memory may not suffice
                 print(f"error: {model.id} on {self.device}: {error!r}", flush=True)
 
-        async with self._loading:
+        async with self.loading:
             if model.id not in self.engines:
                 await asyncio.to_thread(load)
         if model.id not in self.engines:
@@ -353,7 +362,7 @@ class Worker:
         for job in jobs:
             for answer in list(job.growing):
                 pieces, details, reason = answer.news(self.max_seconds)
-                if reason or (job.stream and (pieces or details)):
+                if reason or (job.asked.stream and (pieces or details)):
                     told.append((job, (answer, pieces, details, reason)))
                 if reason:
                     job.growing.remove(answer)
@@ -368,25 +377,24 @@ class Worker:
 
     def _drop(self, job: Job) -> None:
         self._live.remove(job)
-        for answer in job.growing:
-            if answer.request:
-                answer.engine.cancel(answer.request)
+        while job.growing:
+            job.engine.cancel(job.growing.pop().request)
 
     def _tell(self, told: list[tuple[Job, Any]]) -> None:
-        """All in one go: waking the event loop costs more than what it then does."""
+        """All in one go: to wake the event loop costs more than what it then does."""
         if told:
             self._loop.call_soon_threadsafe(lambda: [job.queue.put_nowait(item) for job, item in told])
 
 
-# ---- what clients send, and what they get
+# ---- what clients ask for, and what they get
 
 T = TypeVar("T")
 Checked = Annotated[list[T], Field(fail_fast=True)]     # a million errors of one list would take seconds
 
 
 class Form(BaseModel):
-    """Fields that are not known are refused (the first is named), those that would change nothing are not;
-    null is as if it were not there."""
+    """Fields that are not known are refused (the first is named), unless they would change nothing; null is
+    as if it were not there."""
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
 
     @model_validator(mode="before")
@@ -402,13 +410,10 @@ class Form(BaseModel):
 
 
 class Message(Form):
-    """As chat.py has it. A client that sends back the message that it got sends tool calls in `parts`."""
+    """As chat.py has it. Clients that send back the message that they got send its tool calls in `parts`."""
     role: Literal["system", "user", "assistant"]
     content: str | Checked[dict] = ""
     parts: Checked[dict] | None = None
-
-    def plain(self) -> dict:
-        return {"role": self.role, "content": self.content if self.parts is None else self.parts}
 
 
 class StreamOptions(Form):
@@ -416,7 +421,7 @@ class StreamOptions(Form):
 
 
 class Asked(Form):
-    """What both kinds of requests have."""
+    """What both kinds of requests have; SamplingParams decides which numbers are in range."""
     model: str = ""
     stream: bool = False
     stream_options: StreamOptions = StreamOptions()
@@ -432,20 +437,20 @@ class Asked(Form):
     n: int = Field(1, ge=1, le=MAX_CHOICES)
 
     def params(self, max_tokens: int | None, top_logprobs: int | None) -> SamplingParams:
-        same = {"temperature", "top_k", "top_p", "min_p", "repetition_penalty", "frequency_penalty",
-                "presence_penalty", "seed"}
+        same = self.model_dump(include={"temperature", "top_k", "top_p", "min_p", "repetition_penalty",
+                                        "frequency_penalty", "presence_penalty", "seed"})
         stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        return SamplingParams(**self.model_dump(include=same), max_tokens=max_tokens, stop=stop,
-                              top_logprobs=top_logprobs)
+        return SamplingParams(**same, max_tokens=max_tokens, top_logprobs=top_logprobs, stop=stop)
 
     def usage(self, answers: list[Answer]) -> dict:
-        asked, made = sum(len(each.prompt) for each in answers[::self.n]), sum(each.made for each in answers)
-        return {"prompt_tokens": asked, "completion_tokens": made, "total_tokens": asked + made,
-                "prompt_tokens_details": {"cached_tokens": sum(each.reused for each in answers[::self.n])}}
+        prompt = sum(len(each.prompt) + len(each.begun) for each in answers[::self.n])
+        cached, made = sum(each.request.reused for each in answers[::self.n]), sum(each.made for each in answers)
+        return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
+                "prompt_tokens_details": {"cached_tokens": cached}}
 
 
 class ChatRequest(Asked):
-    """/v1/chat/completions"""
+    """/v1/chat/completions: the next answer of a conversation."""
     messages: Checked[Message] = Field(max_length=MAX_MESSAGES)
     temperature: float = 0.6
     top_k: int | None = 50
@@ -453,8 +458,9 @@ class ChatRequest(Asked):
     max_completion_tokens: int | None = None
     logprobs: bool = False
     top_logprobs: int | None = Field(None, ge=0, le=20)
-    answer_ids: Checked[int] = []                        # tokens that the answer begins with
+    answer_ids: Checked[int] = []                       # tokens that the answer begins with
     kind: ClassVar = ("chatcmpl", "chat.completion", "chat.completion.chunk")
+    opening: ClassVar = {"delta": {"role": "assistant", "content": ""}}
     closing: ClassVar = {"delta": {}}
 
     @property
@@ -469,44 +475,36 @@ class ChatRequest(Asked):
         asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
         max_tokens = min((limit for limit in (asked, most) if limit is not None), default=None)
         params = self.params(max_tokens, (self.top_logprobs or 0) if self.logprobs else None)
-        conversation = {"messages": [message.plain() for message in self.messages]}
-        check_conversation(conversation, answered=False)
+        messages = [{"role": each.role, "content": each.content if each.parts is None else each.parts}
+                    for each in self.messages]
+        check_conversation({"messages": messages}, answered=False)
         if base:
             room = engine.context - min(max_tokens or engine.context, engine.context // 2)
-            text = visible_text(conversation["messages"][-1]["content"])
-            prompt = [engine.tokenizer.bos, *engine.tokenizer.encode(text)[-room:]]
-            dropped = sum(message.role == "user" for message in self.messages[:-1])
+            ids = engine.tokenizer.encode(visible_text(messages[-1]["content"]))
+            prompt, dropped = [engine.tokenizer.bos, *ids[-room:]], sum(each.role == "user" for each in self.messages) - 1
         else:
-            prompt, dropped = engine.fit(conversation, params)
-        check_ids(engine, "answer_ids", self.answer_ids, engine.context - len(prompt))
+            prompt, dropped = engine.fit({"messages": messages}, params)
+        check_ids(engine, "answer_ids", self.answer_ids, engine.context - len(prompt), final=STOPS)
         return [Answer(i, engine, prompt, params, i, self.answer_ids) for i in range(self.n)], dropped
 
     def entries(self, answer: Answer, details: list[Detail]) -> dict | None:
         def entry(id: int, logprob: float, **more) -> dict:
             raw = answer.engine.tokenizer.decode_bytes([id])
-            return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "id": id, **more}
+            return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "id": id} | more
 
-        if not self.logprobs:
-            return None
         return {"refusal": None, "content": [
             entry(each.id, each.logprob, entropy=each.entropy, top_logprobs=[entry(*other) for other in each.top])
-            for each in details]}
+            for each in details]} if self.logprobs else None
 
     def choice(self, answer: Answer) -> dict:
-        message = {"role": "assistant", "content": answer.request.text, "refusal": None,
-                   "parts": answer.request.parts}
-        return {"message": message, "logprobs": self.entries(answer, answer.details)}
-
-    def opening(self, answer: Answer) -> list[dict]:
-        return [{"delta": {"role": "assistant", "content": ""}}]
+        said = {"content": answer.request.text, "refusal": None, "parts": answer.request.parts}
+        return {"message": {"role": "assistant"} | said, "logprobs": self.entries(answer, answer.details)}
 
     def deltas(self, answer: Answer, pieces: list[tuple[str, str]], details: list[Detail]) -> list[dict]:
         """Tool calls are no content: other clients skip them."""
         deltas = [{"delta": {"content": text} if kind == "text" else {"part": {"type": kind, "text": text}}}
-                  for kind, text in pieces]
-        if details:
-            deltas = deltas or [{"delta": {"content": ""}}]
-            deltas[0]["logprobs"] = self.entries(answer, details)
+                  for kind, text in pieces or [("text", "")]]
+        deltas[0]["logprobs"] = self.entries(answer, details) if details else None
         return deltas
 
 
@@ -517,6 +515,7 @@ class TextRequest(Asked):
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False                                  # the text begins with the prompt
     kind: ClassVar = ("cmpl", "text_completion", "text_completion")
+    opening: ClassVar = {"text": ""}
     closing: ClassVar = {"text": ""}
 
     @property
@@ -530,22 +529,19 @@ class TextRequest(Asked):
 
     def answers(self, engine: Engine, base: bool, most: int | None) -> tuple[list[Answer], int]:
         """The choices to be made, n for each prompt. ValueError where they cannot be."""
-        if not self.max_tokens and not self.echo:
-            raise ValueError("max_tokens is 0, which only echo allows")
         if not self.prompts:
             raise ValueError("prompt is an empty list")
-        most = min(self.max_tokens, most or self.max_tokens)
-        params = self.params(max(1, most), self.logprobs)
+        if not self.max_tokens and not self.echo:
+            raise ValueError("max_tokens is 0, which only echo allows")
+        params = self.params(max(1, min(self.max_tokens, most or self.max_tokens)), self.logprobs)
         answers, seen, bos = [], Counter(), engine.tokenizer.bos
         for given in self.prompts:
             ids = engine.tokenizer.encode(given) if isinstance(given, str) else given
             ids = [bos, *ids[ids[:1] == [bos]:]]
             check_ids(engine, "prompt", ids, engine.context)
-            scored = []                                 # once for all choices
-            for i in range(self.n):
-                top = self.logprobs if self.echo and i == 0 else None
-                answers.append(Answer(len(answers), engine, ids, params if most else None, seen[tuple(ids)],
-                                      top=top, scored=scored))
+            for _ in range(self.n):
+                answers.append(Answer(len(answers), engine, ids, params if self.max_tokens else None,
+                                      seen[tuple(ids)], echo=self.echo, top=self.logprobs))
                 seen[tuple(ids)] += 1
         return answers, 0
 
@@ -557,36 +553,29 @@ class TextRequest(Asked):
             except UnicodeDecodeError:                  # as OpenAI names a part of a character
                 return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-        if self.logprobs is None:
-            return None
-        return {"tokens": [name(each.id) for each in details],
+        return {"tokens": [name(each.id) for each in details], "ids": [each.id for each in details],
                 "token_logprobs": [each.logprob for each in details],
                 "top_logprobs": [{name(id): logprob for id, logprob in [*each.top, (each.id, each.logprob)]}
                                  for each in details],
                 "text_offset": [answer.place(each.id) for each in details],
-                "ids": [each.id for each in details], "entropies": [each.entropy for each in details]}
+                "entropies": [each.entropy for each in details]} if self.logprobs is not None else None
 
     def choice(self, answer: Answer) -> dict:
-        return self.deltas(answer, [("text", answer.request.text if answer.request else "")], answer.details)[0]
-
-    def opening(self, answer: Answer) -> list[dict]:
-        return []
+        return self.deltas(answer, answer.pieces, answer.details)[0]
 
     def deltas(self, answer: Answer, pieces: list[tuple[str, str]], details: list[Detail]) -> list[dict]:
         text = "".join(text for kind, text in pieces if kind == "text")
-        if self.echo and not answer.echoed:
-            answer.echoed = True
-            text, details = answer.engine.tokenizer.decode(answer.prompt[1:]) + text, answer.scored + details
         return [{"text": text, "logprobs": self.entries(answer, details)}]
 
 
-def check_ids(engine: Engine, name: str, ids: Sequence[int], room: int) -> None:
-    """ApiError unless they are tokens, and not more than there is room for."""
+def check_ids(engine: Engine, name: str, ids: Sequence[int], room: int, final: Sequence[str] = ()) -> None:
+    """ApiError unless they are tokens, none of them `final`, and not more than there is room for."""
     if len(ids) > room:
-        raise ApiError(400, f"{name} has {len(ids)} tokens, there is room for {room}", name,
-                       "context_length_exceeded")
+        raise ApiError(400, f"{name} has {len(ids)} tokens, there is room for {room}", name, "context_length_exceeded")
     if not all(0 <= id < engine.tokenizer.vocab_size for id in ids):
         raise ApiError(400, f"{name} has ids that are not 0 to {engine.tokenizer.vocab_size - 1}", name)
+    if set(ids) & {engine.tokenizer.special(marker) for marker in final}:
+        raise ApiError(400, f"{name} has one of {', '.join(final)}, which end an answer", name)
 
 
 # ---- the app
@@ -600,12 +589,13 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         with contextlib.ExitStack() as stack:
             for worker in workers:
-                worker.load(models[0])
                 stack.enter_context(worker.running())
             yield
 
+    for worker in workers:
+        worker.load(models[0])
     app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url="/openapi.json" if args.docs else None)
-    # no foreign site can be resolved to a server that answers to local names only
+    # no foreign name can be resolved to a server that answers to local ones only
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK if args.host in LOOPBACK else ["*"])
     app.add_middleware(Gate, counts=counts, api_key=args.api_key)
     app.add_exception_handler(HTTPException, refuse)
@@ -623,14 +613,13 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         growing = [answer for worker in workers for job in worker.jobs for answer in job.growing]
-        now = Counter(running=sum(answer.first is not None for answer in growing))
-        now["waiting"] = len(growing) - now["running"]
-        lines = []
+        running = sum(answer.first is not None for answer in growing)
+        values, lines = counts | {"running": running, "waiting": len(growing) - running}, []
         for name, (kind, says) in METRICS.items():
             lines += [f"# HELP nanochat_{name} {says}", f"# TYPE nanochat_{name} {kind}"]
             keys = [f"{name}_sum", f"{name}_count"] if kind == "summary" else [name]
-            labelled = sorted(key for key in counts if key.startswith(f"{name}{{"))
-            lines += [f"nanochat_{key} {(counts + now)[key]}" for key in labelled or keys]
+            keys = sorted(key for key in counts if key.startswith(f"{name}{{")) or keys
+            lines += [f"nanochat_{key} {values.get(key, 0)}" for key in keys]
         return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
@@ -651,7 +640,7 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
 
     def find(id: str) -> Served:
         if id not in by_id:
-            raise ApiError(404, f"there is no model of this name, only {', '.join(by_id)}", "model", "model_not_found")
+            raise ApiError(404, f"there is no such model, only {', '.join(by_id)}", "model", "model_not_found")
         return by_id[id]
 
     def admit(asked: ChatRequest | TextRequest) -> Job:
@@ -660,49 +649,34 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
             raise ApiError(400, f"{asked.places} answers in one request are more than {MAX_CHOICES}", "n")
         if sum(worker.places for worker in workers) + asked.places > limit:
             raise ApiError(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
-        return Job(min(workers, key=lambda worker: worker.places), asked.places, asked.stream)
+        return Job(min(workers, key=lambda worker: worker.places), asked)
 
     async def respond(asked: ChatRequest | TextRequest, request: Request) -> Response:
         model = find(asked.model or models[0].id)
-        with contextlib.ExitStack() as stack:
-            job = admit(asked)
-            stack.callback(close, job, counts)
-            engine = await job.worker.engine(model)
-            try:
-                answers, dropped = await asyncio.to_thread(asked.answers, engine, model.stage == "base", args.max_tokens)
-            except (ValueError, OverflowError) as error:
-                first = str(error).split()[0]
-                raise ApiError(400, str(error), first if first in type(asked).model_fields else None) from None
-            job.submit(engine, answers)
-            about = {"prompt_tokens": sum(len(answer.prompt) for answer in answers[::asked.n]),
-                     "dropped_turns": dropped, "context": engine.context}
-            name, whole, chunk = asked.kind
-            head = {"id": f"{name}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.id}
-            if asked.stream:
-                return EventStream(events(job, asked, head | {"object": chunk}, about), stack.pop_all())
-            await finished(job, request)
-            choices = [{"index": answer.index, "finish_reason": answer.finish_reason, **asked.choice(answer)}
-                       for answer in answers]
-            usage = asked.usage(answers)
-            about["reused_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
-            return JSONResponse(head | {"object": whole, "choices": choices, "usage": usage, "nanochat": about})
+        job = admit(asked)
+        request.scope["closing"].callback(job.close, counts)
+        engine = await job.worker.engine(model)
+        try:
+            answers, dropped = await asyncio.to_thread(asked.answers, engine, model.stage == "base", args.max_tokens)
+        except (ValueError, OverflowError) as error:
+            first = str(error).split()[0]
+            raise ApiError(400, str(error), first if first in type(asked).model_fields else None) from None
+        job.submit(engine, answers)
+        name, whole, chunk = asked.kind
+        head = {"id": f"{name}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.id}
+        about = {"prompt_tokens": asked.usage(answers)["prompt_tokens"], "dropped_turns": dropped,
+                 "context": engine.context}
+        if asked.stream:
+            return StreamingResponse(events(job, head | {"object": chunk, "nanochat": about}),
+                                     media_type="text/event-stream", headers={"Cache-Control": "no-store"})
+        await finished(job, request)
+        usage = asked.usage(answers)
+        about["reused_tokens"] = usage["prompt_tokens_details"]["cached_tokens"]
+        choices = [{"index": answer.index, "finish_reason": answer.finish_reason, **asked.choice(answer)}
+                   for answer in answers]
+        return JSONResponse(head | {"object": whole, "choices": choices, "usage": usage, "nanochat": about})
 
     return app
-
-
-def close(job: Job, counts: Counter) -> None:
-    """The end of every job, however it comes: its places are free, what it made is counted."""
-    job.close()
-    for answer in job.answers:
-        made = answer.made - len(answer.begun)
-        counts["prompt_tokens_total"] += len(answer.prompt) * (answer.sample == 0)
-        counts["reused_tokens_total"] += answer.reused
-        counts["completion_tokens_total"] += max(0, made)
-        if answer.first is not None:
-            counts["first_token_seconds_sum"] += answer.first - job.asked_at
-            counts["first_token_seconds_count"] += 1
-            counts["token_seconds_sum"] += answer.last - answer.first
-            counts["token_seconds_count"] += made - 1
 
 
 async def finished(job: Job, request: Request) -> None:
@@ -720,77 +694,66 @@ async def finished(job: Job, request: Request) -> None:
         watching.cancel()
 
 
-class EventStream(StreamingResponse):
-    """Server-sent events. However the response ends, its job is closed."""
+async def events(job: Job, head: dict) -> AsyncIterator[str]:
+    """The server-sent events of a streamed response. What is our own in `head` is told once."""
+    def line(data: dict) -> str:
+        return f"data: {json.dumps(data)}\n\n"
 
-    def __init__(self, lines: AsyncIterator[str], stack: contextlib.ExitStack):
-        super().__init__(lines, media_type="text/event-stream", headers={"Cache-Control": "no-store"})
-        self._stack = stack
-
-    async def __call__(self, scope, receive, send) -> None:
-        with self._stack:
-            await super().__call__(scope, receive, send)
-
-
-async def events(job: Job, asked: ChatRequest | TextRequest, head: dict, about: dict) -> AsyncIterator[str]:
-    """The lines of a streamed response. What it is about goes with the first one."""
-    first = {"nanochat": about}
-
-    def line(answer: Answer, part: dict, reason: str | None = None) -> str:
+    def chunk(answer: Answer, part: dict, reason: str | None = None) -> str:
         choice = {"index": answer.index, "logprobs": None, "finish_reason": reason, **part}
-        data = json.dumps({**head, "choices": [choice], **first})
-        first.clear()
-        return f"data: {data}\n\n"
+        text = line({**head, "choices": [choice]})
+        head.pop("nanochat", None)
+        return text
 
     for answer in job.answers:
-        for part in asked.opening(answer):
-            yield line(answer, part)
+        yield chunk(answer, job.asked.opening)
     try:
         async for answer, pieces, details, reason in job.news():
-            for part in asked.deltas(answer, pieces, details):
-                yield line(answer, part)
+            if pieces or details:
+                for part in job.asked.deltas(answer, pieces, details):
+                    yield chunk(answer, part)
             if reason:
-                yield line(answer, asked.closing, reason)
-        if asked.stream_options.include_usage:
-            yield f"data: {json.dumps({**head, 'choices': [], 'usage': asked.usage(job.answers)})}\n\n"
+                yield chunk(answer, job.asked.closing, reason)
+        if job.asked.stream_options.include_usage:
+            yield line({**head, "choices": [], "usage": job.asked.usage(job.answers)})
     except ApiError as error:
-        yield f"data: {json.dumps(told(error.status_code, error.detail))}\n\n"
+        yield line(error.told())
     yield "data: [DONE]\n\n"
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("-i", "--stage", choices=checkpoint.STAGES, help="answered with by default (default: the most finished)")
+    add("-i", "--stage", choices=checkpoint.STAGES, help="that answers by default (default: the most finished)")
     add("--model-tag", help="name of the model (default: the newest)")
     add("--step", type=int, help="of that stage's checkpoint (default: the newest)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add("--port", type=int, default=8000, help="0 is any free one")
     add("--api-key", default=os.environ.get("NANOCHAT_API_KEY"), help="what clients of /v1 must know")
-    add("--max-batch", type=int, default=16, help="answers made at the same time per device and stage")
+    add("--max-batch", type=int, default=16, help="answers made at the same time, per device and stage")
     add("--max-waiting", type=int, default=64, help="answers that may wait; more are turned away")
     add("--max-tokens", type=int, help="per answer (default: what the context holds)")
     add("--max-seconds", type=float, default=300, help="per answer, from its first token")
-    add("--keep", type=int, default=16, help="conversations whose cache waits for their next turn, per stage")
-    add("--docs", action="store_true", help="also /docs and /openapi.json")
+    add("--keep", type=int, default=16, help="conversations whose cache waits for the next turn, per stage")
+    add("--docs", action="store_true", help="serve /docs and /openapi.json too")
     return parser
 
 
 def find_models(args: argparse.Namespace) -> list[Served]:
-    """Every stage of the model asked for, the most finished first, but the one asked for before all."""
+    """Every stage of the model asked for, the most finished first, but before all the one asked for."""
     chosen = checkpoint.find(args.stage, args.model_tag, args.step)
-    stage, tag = chosen.parent.name, chosen.parent.parent.name
-    paths = {stage: chosen} | {name: path for name, path in checkpoint.stages(tag).items() if name != stage}
+    tag = chosen.parent.parent.name
 
-    def served(stage: str, path: Path) -> Served:
+    def served(path: Path) -> Served:
         def load(device: str) -> Engine:
             model, tokenizer, _ = checkpoint.load_model(stage, tag, checkpoint.step_of(path), device)
             return Engine(model, tokenizer, args.max_batch, args.keep)
 
-        context = checkpoint.read_shape(path).sequence_len
+        stage, context = path.parent.name, checkpoint.read_shape(path).sequence_len
         return Served(f"{tag}-{stage}", stage, context, int(checkpoint.created(path)), load)
 
-    return [served(name, path) for name, path in paths.items()]
+    others = [path for path in checkpoint.stages(tag) if path.parent != chosen.parent]
+    return [served(path) for path in (chosen, *others)]
 
 
 def main(args: argparse.Namespace) -> None:

@@ -1,6 +1,8 @@
 """What the tests of the web server share: models whose answers are known, and a real server on a free port."""
 
 import contextlib
+import json
+import re
 import socket
 import threading
 
@@ -57,7 +59,7 @@ def random_model(seed: int = 1) -> GPT:
                   vocab_size=TOKENIZER.vocab_size)
     model = GPT(shape).init_weights(seed)
     with torch.no_grad():
-        model.unembedding.normal_(0, 0.3, generator=torch.Generator().manual_seed(seed))
+        model.unembedding.normal_(0, 0.15, generator=torch.Generator().manual_seed(seed))
     return model.eval()
 
 
@@ -82,12 +84,13 @@ def served(engine: Engine, id: str = "tiny-sft") -> chat_web.Served:
 
 
 @contextlib.contextmanager
-def serving(*engines: Engine, models: list[chat_web.Served] = (), flags: str = "--max-batch=4 --max-waiting=4"):
+def serving(*engines: Engine, models: list[chat_web.Served] = (), devices: list[str] = ("cpu",),
+            flags: str = "--max-batch=4 --max-waiting=4"):
     """A real server -> an HTTP client of it."""
     torch.set_num_threads(1)
     listener = socket.create_server(("127.0.0.1", 0))   # connections wait here until the server is up
     args = chat_web.parser().parse_args(flags.split())
-    app = chat_web.create_app([*map(served, engines), *models], args)
+    app = chat_web.create_app([*map(served, engines), *models], args, devices)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
@@ -100,6 +103,27 @@ def serving(*engines: Engine, models: list[chat_web.Served] = (), flags: str = "
                 engine.gate.release(100_000)
         server.should_exit = True
         thread.join()
+
+
+def ask(client: httpx.Client, **fields) -> httpx.Response:
+    return client.post("/v1/chat/completions", json=SAID | fields)
+
+
+def complete(client: httpx.Client, **fields) -> httpx.Response:
+    return client.post("/v1/completions", json=fields)
+
+
+def events(text: str) -> list:
+    """The objects of a stream of server-sent events."""
+    lines = text.split("\n\n")
+    assert lines.pop() == "" and all(line.startswith("data: ") for line in lines)
+    assert lines.pop() == "data: [DONE]"
+    return [json.loads(line.removeprefix("data: ")) for line in lines]
+
+
+def metric(client: httpx.Client, name: str) -> float:
+    lines = client.get("/metrics").text.splitlines()
+    return sum(float(line.split()[-1]) for line in lines if re.match(rf"nanochat_{name}(?!\w)", line))
 
 
 def settled(client: httpx.Client) -> dict:

@@ -11,6 +11,7 @@ import argparse
 import asyncio
 import contextlib
 import json
+import math
 import os
 import queue
 import secrets
@@ -71,33 +72,28 @@ METRICS = {
 }
 
 
-class ApiError(HTTPException):
-    """A refusal; `param` names the field that it is about."""
-
-    def __init__(self, status: int, message: str, param: str | None = None, code: str | None = None,
-                 headers: dict | None = None):
-        super().__init__(status, message, headers)
-        self.param, self.code = param, code
-
-    def told(self) -> dict:
-        """In OpenAI's form; half a surrogate pair, which JSON can hold, cannot be sent back."""
-        message, param = (text and text.encode(errors="replace").decode() for text in (self.detail, self.param))
-        kinds = {401: "authentication_error", 429: "rate_limit_error"}
-        kind = "server_error" if self.status_code >= 500 else kinds.get(self.status_code, "invalid_request_error")
-        return {"error": {"message": message, "type": kind, "param": param, "code": self.code}}
+def failure(status: int, message: str, param: str | None = None, code: str | None = None,
+            headers: dict | None = None) -> HTTPException:
+    """In OpenAI's form; `param` is the field that it is about. Half a surrogate pair, which JSON can hold, is
+    not sent back."""
+    kinds = {401: "authentication_error", 429: "rate_limit_error"}
+    kind = "server_error" if status >= 500 else kinds.get(status, "invalid_request_error")
+    error = {"message": message, "type": kind, "param": param, "code": code}
+    error = {key: value and value.encode(errors="replace").decode() for key, value in error.items()}
+    return HTTPException(status, {"error": error}, headers)
 
 
 async def refuse(_, error: Exception) -> JSONResponse:
     if isinstance(error, RequestValidationError):
         first = error.errors()[0]
         param, unknown = ".".join(map(str, first["loc"][1:])) or "body", first["type"] == "extra_forbidden"
-        error = ApiError(400, f"{param}: {'this field is not supported' if unknown else first['msg']}", param,
-                         "unsupported_parameter" if unknown else None)
+        says = "this field is not supported" if unknown else first["msg"]
+        error = failure(400, f"{param}: {says}", param, "unsupported_parameter" if unknown else None)
     elif not isinstance(error, HTTPException):
-        error = ApiError(500, "the server failed on this request")
-    elif not isinstance(error, ApiError):               # no such page
-        error = ApiError(error.status_code, error.detail, headers=error.headers)
-    return JSONResponse(error.told(), error.status_code, error.headers)
+        error = failure(500, "the server failed on this request")
+    elif isinstance(error.detail, str):                 # no such page
+        error = failure(error.status_code, error.detail, headers=error.headers)
+    return JSONResponse(error.detail, error.status_code, error.headers)
 
 
 class Gate:
@@ -133,7 +129,7 @@ class Gate:
                 body = await self._body(scope, receive)
                 await self.app(scope, replayed, counted)
             except Exception as error:
-                if not isinstance(error, (ApiError, TimeoutError)):
+                if not isinstance(error, (HTTPException, TimeoutError)):
                     at = traceback.extract_tb(error.__traceback__)[-1]
                     print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
                 if status is None:
@@ -144,11 +140,11 @@ class Gate:
         if self.api_key and scope["path"].startswith("/v1/"):
             given = headers.get("authorization", "").removeprefix("Bearer ")
             if not secrets.compare_digest(given.encode(), self.api_key.encode()):
-                raise ApiError(401, "the API key is missing or wrong", code="invalid_api_key",
+                raise failure(401, "the API key is missing or wrong", code="invalid_api_key",
                                headers={"WWW-Authenticate": "Bearer"})
         kind = headers.get("content-type", "").split(";")[0].strip().lower()
         if scope["method"] == "POST" and kind != "application/json":
-            raise ApiError(415, "the content type must be application/json")
+            raise failure(415, "the content type must be application/json")
         try:
             async with asyncio.timeout(PATIENCE):
                 while more:
@@ -156,9 +152,9 @@ class Gate:
                     body += message.get("body", b"")
                     more = message.get("more_body", False)
                     if len(body) > MAX_BODY:
-                        raise ApiError(413, f"the request is larger than {MAX_BODY:,} bytes")
+                        raise failure(413, f"the request is larger than {MAX_BODY:,} bytes")
         except TimeoutError:
-            raise ApiError(408, f"the request took longer than {PATIENCE} s to arrive") from None
+            raise failure(408, f"the request took longer than {PATIENCE} s to arrive") from None
         return bytes(body)
 
 
@@ -191,18 +187,22 @@ class Answer:
     params: SamplingParams | None
     sample: int = 0
     begun: Sequence[int] = ()
-    echo: bool = False                                  # the answer begins with the prompt, which is scored
-    top: int | None = None                              # with so many alternatives
+    echo: bool = False                                  # the answer begins with the prompt
+    top: int | None = None                              # and with its score, so many alternatives for each
     request: Any = field(default_factory=lambda: UNMADE)
     pieces: list[tuple[str, str]] = field(default_factory=list)
-    details: list[Detail] = field(default_factory=list)
-    seen: int = 0                                       # details of the request that are among these
+    scored: list[Detail] = field(default_factory=list)
+    told: tuple[int, int] = (0, 0)                      # pieces and details that were
     offset: int = 0                                     # characters of the text before the next token
-    first: float | None = None                          # when its first token came, and its last
-    last: float | None = None
+    first: float = 0.0                                  # when its first token came, and its last
+    last: float = 0.0
 
     def __post_init__(self):
         self.decoder = AnswerDecoder(self.engine.tokenizer)
+
+    @property
+    def details(self) -> list[Detail]:
+        return self.scored + self.request.details
 
     @property
     def made(self) -> int:
@@ -215,24 +215,25 @@ class Answer:
 
     def submit(self) -> None:
         if self.echo:
-            self.pieces = [("text", self.engine.tokenizer.decode(self.prompt[1:]))]
-            self.details = self.engine.score(self.prompt, self.top) if self.top is not None else []
+            self.pieces.append(("text", self.engine.tokenizer.decode(self.prompt[1:])))
+        if self.echo and self.top is not None:
+            self.scored = self.engine.score(self.prompt, self.top)
+            if any(math.isnan(each.logprob) for each in self.scored):
+                raise FloatingPointError("the model's logits are NaN")
         if self.params:
             self.request = self.engine.submit(self.prompt, self.params, self.sample, self.begun)
 
     def news(self, max_seconds: float) -> tuple[list[tuple[str, str]], list[Detail], str | None]:
         """What came since the last call: pieces, details, and at the end the reason why it ended."""
-        pieces, details, now = [], [], time.monotonic()
-        if self.echo:
-            pieces, details, self.echo = list(self.pieces), list(self.details), False
         if self.made:
-            self.first, self.last = self.first or now, now
-            if now - self.first > max_seconds:
+            self.last = time.monotonic()
+            self.first = self.first or self.last
+            if self.last - self.first > max_seconds:
                 self.engine.cancel(self.request)
-        new, self.seen = self.request.details[self.seen:], len(self.request.details)
-        self.details += new
-        self.pieces += (fresh := self.request.take())
-        return pieces + fresh, details + new, self.finish_reason
+        self.pieces += self.request.take()
+        pieces, details = self.pieces[self.told[0]:], self.details[self.told[1]:]
+        self.told = len(self.pieces), len(self.details)
+        return pieces, details, self.finish_reason
 
     def place(self, id: int) -> int:
         """Where in the text a token begins, if this is called for one after the other."""
@@ -256,7 +257,7 @@ class Job:
         self.worker.inbox.put((self, True))
 
     async def news(self) -> AsyncIterator[tuple[Answer, list, list, str | None]]:
-        """(answer, *its news) to the end of all answers. ApiError when the engine failed."""
+        """(answer, *its news) to the end of all answers. HTTPException when the engine failed."""
         growing = len(self.answers)
         while growing:
             item = await self.queue.get()
@@ -269,15 +270,13 @@ class Job:
         """Free the places, whether the answers are complete or no longer wanted, and count what was made."""
         self.worker.jobs.discard(self)
         self.worker.inbox.put((self, False))
-        usage = self.asked.usage(self.answers)
-        for name in ("prompt_tokens", "cached_tokens", "completion_tokens"):
-            counts[f"{name}_total"] += (usage | usage["prompt_tokens_details"])[name]
-        for answer in self.answers:
-            if answer.first:
-                counts["first_token_seconds_sum"] += answer.first - self.since
-                counts["first_token_seconds_count"] += 1
-                counts["token_seconds_sum"] += answer.last - answer.first
-                counts["token_seconds_count"] += answer.made - 1
+        usage, begun = self.asked.usage(self.answers), [answer for answer in self.answers if answer.first]
+        counts.update({f"{name}_total": (usage | usage["prompt_tokens_details"])[name]
+                       for name in ("prompt_tokens", "cached_tokens", "completion_tokens")})
+        counts.update({"first_token_seconds_sum": sum(answer.first - self.since for answer in begun),
+                       "first_token_seconds_count": len(begun),
+                       "token_seconds_sum": sum(answer.last - answer.first for answer in begun),
+                       "token_seconds_count": sum(answer.made - 1 for answer in begun)})
 
 
 class Worker:
@@ -296,22 +295,15 @@ class Worker:
     def places(self) -> int:
         return sum(job.asked.places for job in self.jobs)
 
-    def load(self, model: Served) -> None:
-        self.engines[model.id] = model.load(self.device)
-
     async def engine(self, model: Served) -> Engine:
-        """That of the model, loaded when it is first asked for. ApiError where it cannot be."""
-        def load() -> None:
+        """That of the model, loaded when it is first asked for. HTTPException where it cannot be."""
+        async with self.loading:
             try:
-                self.load(model)
+                if model.id not in self.engines:
+                    self.engines[model.id] = await asyncio.to_thread(model.load, self.device)
             except (Exception, SystemExit) as error:    # the files may be gone, memory may not suffice
                 print(f"error: {model.id} on {self.device}: {error!r}", flush=True)
-
-        async with self.loading:
-            if model.id not in self.engines:
-                await asyncio.to_thread(load)
-        if model.id not in self.engines:
-            raise ApiError(503, f"the model {model.id} cannot be loaded")
+                raise failure(503, f"the model {model.id} cannot be loaded") from None
         return self.engines[model.id]
 
     @contextlib.contextmanager
@@ -373,7 +365,7 @@ class Worker:
         print(f"error: {self.device}: {error!r}", flush=True)
         for job in jobs:
             self._drop(job)
-        self._tell([(job, ApiError(500, "the model failed on this request")) for job in jobs])
+        self._tell([(job, failure(500, "the model failed on this request")) for job in jobs])
 
     def _drop(self, job: Job) -> None:
         self._live.remove(job)
@@ -402,8 +394,9 @@ class Form(BaseModel):
     def _what_counts(cls, fields: Any) -> Any:
         if not isinstance(fields, dict):
             return fields
-        kept = {name: value for name, value in fields.items() if name not in HARMLESS
-                and (value is not None or name == "top_k") and (name not in NOTHING or NOTHING[name] != value)}
+        kept = {name: value for name, value in fields.items()
+                if (value is not None or name == "top_k") and name not in HARMLESS
+                and (name not in NOTHING or NOTHING[name] != value)}
         for name in [name for name in kept if name not in cls.model_fields][1:]:
             del kept[name]
         return kept
@@ -443,8 +436,9 @@ class Asked(Form):
         return SamplingParams(**same, max_tokens=max_tokens, top_logprobs=top_logprobs, stop=stop)
 
     def usage(self, answers: list[Answer]) -> dict:
-        prompt = sum(len(each.prompt) + len(each.begun) for each in answers[::self.n])
-        cached, made = sum(each.request.reused for each in answers[::self.n]), sum(each.made for each in answers)
+        each_prompt, made = answers[::self.n], sum(answer.made for answer in answers)
+        prompt = sum(len(answer.prompt) + len(answer.begun) for answer in each_prompt)
+        cached = sum(answer.request.reused for answer in each_prompt)
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
                 "prompt_tokens_details": {"cached_tokens": cached}}
 
@@ -481,20 +475,21 @@ class ChatRequest(Asked):
         if base:
             room = engine.context - min(max_tokens or engine.context, engine.context // 2)
             ids = engine.tokenizer.encode(visible_text(messages[-1]["content"]))
-            prompt, dropped = [engine.tokenizer.bos, *ids[-room:]], sum(each.role == "user" for each in self.messages) - 1
+            prompt = [engine.tokenizer.bos, *ids[-room:]]
+            dropped = sum(each.role == "user" for each in self.messages) - 1
         else:
             prompt, dropped = engine.fit({"messages": messages}, params)
         check_ids(engine, "answer_ids", self.answer_ids, engine.context - len(prompt), final=STOPS)
         return [Answer(i, engine, prompt, params, i, self.answer_ids) for i in range(self.n)], dropped
 
     def entries(self, answer: Answer, details: list[Detail]) -> dict | None:
-        def entry(id: int, logprob: float, **more) -> dict:
+        def entry(id: int, logprob: float) -> dict:
             raw = answer.engine.tokenizer.decode_bytes([id])
-            return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "id": id} | more
+            return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "id": id}
 
-        return {"refusal": None, "content": [
-            entry(each.id, each.logprob, entropy=each.entropy, top_logprobs=[entry(*other) for other in each.top])
-            for each in details]} if self.logprobs else None
+        content = [{**entry(each.id, each.logprob), "entropy": each.entropy,
+                    "top_logprobs": [entry(*pair) for pair in each.top]} for each in details]
+        return {"content": content, "refusal": None} if self.logprobs else None
 
     def choice(self, answer: Answer) -> dict:
         said = {"content": answer.request.text, "refusal": None, "parts": answer.request.parts}
@@ -553,12 +548,11 @@ class TextRequest(Asked):
             except UnicodeDecodeError:                  # as OpenAI names a part of a character
                 return "bytes:" + "".join(f"\\x{byte:02x}" for byte in raw)
 
-        return {"tokens": [name(each.id) for each in details], "ids": [each.id for each in details],
-                "token_logprobs": [each.logprob for each in details],
-                "top_logprobs": [{name(id): logprob for id, logprob in [*each.top, (each.id, each.logprob)]}
-                                 for each in details],
-                "text_offset": [answer.place(each.id) for each in details],
-                "entropies": [each.entropy for each in details]} if self.logprobs is not None else None
+        rows = [(name(each.id), each.logprob, {name(id): logprob for id, logprob in (*each.top, each[:2])},
+                 answer.place(each.id), each.id, each.entropy) for each in details]
+        names = "tokens", "token_logprobs", "top_logprobs", "text_offset", "ids", "entropies"
+        asked = self.logprobs is not None
+        return {key: [row[i] for row in rows] for i, key in enumerate(names)} if asked else None
 
     def choice(self, answer: Answer) -> dict:
         return self.deltas(answer, answer.pieces, answer.details)[0]
@@ -569,18 +563,19 @@ class TextRequest(Asked):
 
 
 def check_ids(engine: Engine, name: str, ids: Sequence[int], room: int, final: Sequence[str] = ()) -> None:
-    """ApiError unless they are tokens, none of them `final`, and not more than there is room for."""
+    """HTTPException unless they are tokens, none of them `final`, and not more than there is room for."""
+    ends, size = {engine.tokenizer.special(marker) for marker in final}, engine.tokenizer.vocab_size
+    if not all(0 <= id < size and id not in ends for id in ids):
+        but = f" but {ends}, which end it" if ends else ""
+        raise failure(400, f"{name} must be of 0 to {size - 1}{but}", name)
     if len(ids) > room:
-        raise ApiError(400, f"{name} has {len(ids)} tokens, there is room for {room}", name, "context_length_exceeded")
-    if not all(0 <= id < engine.tokenizer.vocab_size for id in ids):
-        raise ApiError(400, f"{name} has ids that are not 0 to {engine.tokenizer.vocab_size - 1}", name)
-    if set(ids) & {engine.tokenizer.special(marker) for marker in final}:
-        raise ApiError(400, f"{name} has one of {', '.join(final)}, which end an answer", name)
+        raise failure(400, f"{name}: {len(ids)} tokens, room for {room}", name, "context_length_exceeded")
 
 
 # ---- the app
 
-def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequence[str] = ("cpu",)) -> FastAPI:
+def create_app(models: Sequence[Served], args: argparse.Namespace,
+               devices: Sequence[str] = ("cpu",)) -> FastAPI:
     """The server as an ASGI app. `models`: the default first; `args`: what parser() gives."""
     counts, workers = Counter(), [Worker(device, args.max_seconds) for device in devices]
     limit, by_id = len(devices) * args.max_batch + args.max_waiting, {model.id: model for model in models}
@@ -593,7 +588,7 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
             yield
 
     for worker in workers:
-        worker.load(models[0])
+        worker.engines[models[0].id] = models[0].load(worker.device)
     app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url="/openapi.json" if args.docs else None)
     # no foreign name can be resolved to a server that answers to local ones only
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK if args.host in LOOPBACK else ["*"])
@@ -613,7 +608,7 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
     @app.get("/metrics")
     async def metrics() -> PlainTextResponse:
         growing = [answer for worker in workers for job in worker.jobs for answer in job.growing]
-        running = sum(answer.first is not None for answer in growing)
+        running = sum(answer.first > 0 for answer in growing)
         values, lines = counts | {"running": running, "waiting": len(growing) - running}, []
         for name, (kind, says) in METRICS.items():
             lines += [f"# HELP nanochat_{name} {says}", f"# TYPE nanochat_{name} {kind}"]
@@ -640,15 +635,15 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
 
     def find(id: str) -> Served:
         if id not in by_id:
-            raise ApiError(404, f"there is no such model, only {', '.join(by_id)}", "model", "model_not_found")
+            raise failure(404, f"there is no such model, but {', '.join(by_id)}", "model", "model_not_found")
         return by_id[id]
 
     def admit(asked: ChatRequest | TextRequest) -> Job:
-        """A job on the least busy worker. ApiError where too much is asked for at once."""
+        """A job on the least busy worker. HTTPException where too much is asked for at once."""
         if asked.places > MAX_CHOICES:
-            raise ApiError(400, f"{asked.places} answers in one request are more than {MAX_CHOICES}", "n")
+            raise failure(400, f"{asked.places} answers in one request are more than {MAX_CHOICES}", "n")
         if sum(worker.places for worker in workers) + asked.places > limit:
-            raise ApiError(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
+            raise failure(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
         return Job(min(workers, key=lambda worker: worker.places), asked)
 
     async def respond(asked: ChatRequest | TextRequest, request: Request) -> Response:
@@ -657,10 +652,11 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
         request.scope["closing"].callback(job.close, counts)
         engine = await job.worker.engine(model)
         try:
-            answers, dropped = await asyncio.to_thread(asked.answers, engine, model.stage == "base", args.max_tokens)
+            base = model.stage == "base"
+            answers, dropped = await asyncio.to_thread(asked.answers, engine, base, args.max_tokens)
         except (ValueError, OverflowError) as error:
             first = str(error).split()[0]
-            raise ApiError(400, str(error), first if first in type(asked).model_fields else None) from None
+            raise failure(400, str(error), first if first in type(asked).model_fields else None) from None
         job.submit(engine, answers)
         name, whole, chunk = asked.kind
         head = {"id": f"{name}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.id}
@@ -680,11 +676,11 @@ def create_app(models: Sequence[Served], args: argparse.Namespace, devices: Sequ
 
 
 async def finished(job: Job, request: Request) -> None:
-    """Waits for all answers. ApiError where the engine fails, or the client leaves."""
+    """Waits for all answers. HTTPException where the engine fails, or the client leaves."""
     async def watch() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        job.queue.put_nowait(ApiError(499, "the client left"))
+        job.queue.put_nowait(failure(499, "the client left"))
 
     watching = asyncio.create_task(watch())
     try:
@@ -716,15 +712,15 @@ async def events(job: Job, head: dict) -> AsyncIterator[str]:
                 yield chunk(answer, job.asked.closing, reason)
         if job.asked.stream_options.include_usage:
             yield line({**head, "choices": [], "usage": job.asked.usage(job.answers)})
-    except ApiError as error:
-        yield line(error.told())
+    except HTTPException as error:
+        yield line(error.detail)
     yield "data: [DONE]\n\n"
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("-i", "--stage", choices=checkpoint.STAGES, help="that answers by default (default: the most finished)")
+    add("-i", "--stage", choices=checkpoint.STAGES, help="that answers by default (the most finished)")
     add("--model-tag", help="name of the model (default: the newest)")
     add("--step", type=int, help="of that stage's checkpoint (default: the newest)")
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")

@@ -1,4 +1,4 @@
-"""What the tests of the web server share: models whose answers are known, and a real server on a free port."""
+"""What the tests of the web server share: models whose answers are known, a real server on a free port."""
 
 import contextlib
 import json

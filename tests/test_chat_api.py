@@ -77,22 +77,24 @@ def test_the_client_gets_a_whole_answer_and_can_send_it_back(client):
 def test_the_client_streams_the_same_text_as_the_whole_answer(client):
     settings = dict(RANDOM, messages=HI, seed=4, max_completion_tokens=30)
     whole = client.chat.completions.create(**settings)
-    chunks = list(client.chat.completions.create(**settings, stream=True, stream_options={"include_usage": True}))
+    counted = {"stream": True, "stream_options": {"include_usage": True}}
+    chunks = list(client.chat.completions.create(**settings, **counted))
     text = "".join(chunk.choices[0].delta.content or "" for chunk in chunks[:-1])
     assert text == whole.choices[0].message.content and chunks[-2].choices[0].finish_reason == "length"
     assert chunks[-1].choices == [] and chunks[-1].usage == whole.usage
-    with client.chat.completions.stream(model="", messages=HI, temperature=0) as stream:    # adds up by itself
+    with client.chat.completions.stream(model="", messages=HI, temperature=0) as stream:    # it adds up
         assert stream.get_final_completion().choices[0].message.content == "ok!"
 
 
 def test_the_server_says_what_the_engine_generates_from_the_same_prompt_and_seed(client):
     for seed in range(3):
         for settings in ({}, {"top_p": 0.7}, {"frequency_penalty": 1.5, "presence_penalty": 0.5}):
-            reply = client.chat.completions.create(**RANDOM, **settings, messages=HI, seed=seed, max_tokens=30, n=3)
+            asked = RANDOM | settings | {"messages": HI, "seed": seed, "max_tokens": 30, "n": 3}
+            reply = client.chat.completions.create(**asked)
             answers = engine_says([prompt_of(HI, max_tokens=30)] * 3, seed=seed, **settings)
             assert [choice.message.content for choice in reply.choices] == [answer.text for answer in answers]
             assert len({answer.text for answer in answers}) == 3
-            assert [choice.finish_reason for choice in reply.choices] == [answer.finish_reason for answer in answers]
+            assert all(a.finish_reason == b.finish_reason for a, b in zip(reply.choices, answers))
             assert reply.usage.completion_tokens == sum(len(answer.ids) for answer in answers)
     extra = RANDOM | {"extra_body": {"top_k": None, "min_p": 0.1, "repetition_penalty": 1.3}}
     reply = client.chat.completions.create(**extra, messages=HI, seed=1, max_tokens=30)
@@ -150,7 +152,8 @@ def test_raw_text_is_continued_n_times_for_each_prompt(client):
     answers = engine_says(prompts, seed=9, max_tokens=10)
     assert [choice.text for choice in reply.choices] == [answer.text for answer in answers]
     assert [choice.index for choice in reply.choices] == [0, 1, 2, 3] and reply.object == "text_completion"
-    assert reply.usage.prompt_tokens == 8 and reply.usage.completion_tokens == sum(len(a.ids) for a in answers)
+    assert reply.usage.prompt_tokens == 8
+    assert reply.usage.completion_tokens == sum(len(answer.ids) for answer in answers)
     texts = ["", "", "", ""]
     for chunk in client.completions.create(**settings, prompt=["abc", "xyz"], n=2, stream=True):
         texts[chunk.choices[0].index] += chunk.choices[0].text
@@ -160,7 +163,8 @@ def test_raw_text_is_continued_n_times_for_each_prompt(client):
 @pytest.mark.parametrize("stream", [False, True])
 def test_the_likelihood_of_ones_own_text_is_told_by_echo(client, stream):
     text = "Straße, né?"
-    reply = client.completions.create(model="tiny-mid", prompt=text, echo=True, max_tokens=0, logprobs=4, stream=stream)
+    fields = {"model": "tiny-mid", "prompt": text, "echo": True, "max_tokens": 0, "logprobs": 4}
+    reply = client.completions.create(**fields, stream=stream)
     if stream:
         chunks = [chunk for chunk in reply if chunk.choices[0].text]
         assert len(chunks) == 1
@@ -171,22 +175,24 @@ def test_the_likelihood_of_ones_own_text_is_told_by_echo(client, stream):
     told, ids = choice.logprobs, TOKENIZER.encode(text)
     assert choice.text == text and told.ids == ids
     raw = text.encode()
-    assert told.text_offset == [len(raw[:i].decode(errors="ignore")) for i in range(len(raw))]     # bytes are tokens
+    # bytes are tokens here
+    assert told.text_offset == [len(raw[:i].decode(errors="ignore")) for i in range(len(raw))]
     assert told.tokens[:5] == ["S", "t", "r", "a", "bytes:\\xc3"]
     with torch.no_grad():
         rows = MODEL(torch.tensor([[TOKENIZER.bos, *ids]]))[0].log_softmax(-1)[:-1]
-    assert told.token_logprobs == pytest.approx(rows.gather(1, torch.tensor(ids)[:, None])[:, 0].tolist(), abs=2e-4)
+    own = [row[id].item() for row, id in zip(rows, ids)]
+    assert told.token_logprobs == pytest.approx(own, abs=2e-4)
     assert told.entropies == pytest.approx((-(rows.exp() * rows).sum(-1)).tolist(), abs=2e-4)
-    for row, top, id in zip(rows, told.top_logprobs, ids):
-        own = row[id].item()
-        best = sorted({*row.topk(4).values.tolist(), own})
+    for row, top, mine in zip(rows, told.top_logprobs, own):
+        best = sorted({*row.topk(4).values.tolist(), mine})
         assert sorted(top.values()) == pytest.approx(best, abs=2e-4)
 
 
 def test_echo_puts_the_prompt_before_what_is_made(client):
     settings = dict(RANDOM, prompt="abc", seed=1, max_tokens=8, logprobs=2)
     made, both = (client.completions.create(**settings, echo=echo).choices[0] for echo in (False, True))
-    assert both.text == "abc" + made.text and both.logprobs.ids == [*TOKENIZER.encode("abc"), *made.logprobs.ids]
+    assert both.text == "abc" + made.text
+    assert both.logprobs.ids == [*TOKENIZER.encode("abc"), *made.logprobs.ids]
     assert both.logprobs.token_logprobs[3:] == pytest.approx(made.logprobs.token_logprobs, abs=1e-5)
     assert both.logprobs.text_offset[:4] == [0, 1, 2, 3]
 

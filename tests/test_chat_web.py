@@ -38,6 +38,7 @@ from chat_server import (
 )
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
+from pydantic import ValidationError
 
 from nanochat import checkpoint
 from nanochat.dist import World
@@ -62,7 +63,8 @@ def test_a_whole_answer_has_the_form_of_the_openai_api(client):
     assert reply["choices"] == [{"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}]
     assert reply["usage"] == {"prompt_tokens": 6, "completion_tokens": 13, "total_tokens": 19,
                               "prompt_tokens_details": {"cached_tokens": 0}}
-    assert reply["nanochat"] == {"prompt_tokens": 6, "dropped_turns": 0, "context": CONTEXT, "reused_tokens": 0}
+    assert reply["nanochat"] == {"prompt_tokens": 6, "dropped_turns": 0, "context": CONTEXT,
+                                 "reused_tokens": 0}
 
 
 def test_a_streamed_answer_adds_up_to_the_whole_one(client):
@@ -87,7 +89,7 @@ def test_the_ids_of_an_answer_with_its_tool_call_are_told_and_can_begin_the_next
     entries = reply["choices"][0]["logprobs"]["content"]
     ids = [entry["id"] for entry in entries]
     names = "ok<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>!"
-    assert TOKENIZER.decode(ids) == names and [entry["token"] for entry in entries[2:4]] == ["<|python_start|>", "6"]
+    assert TOKENIZER.decode(ids) == names == "".join(entry["token"] for entry in entries)
     for count in (*range(8), 11, 12):                   # not inside of what the tool said
         begun = ask(client, answer_ids=ids[:count], logprobs=True).json()
         choice = begun["choices"][0]
@@ -151,8 +153,8 @@ def test_every_field_of_the_official_client_is_understood_or_harmless_or_refused
     ({"messages": [{"role": "user", "content": "", "audio": 1}]}, "messages.0.audio", "not supported"),
     ({"messages": SAID["messages"] * 2}, None, "take turns"),
     ({"messages": SAID["messages"] * 2000}, "messages", "at most 1000"),
-    ({"messages": SAID["messages"] + [{"role": "assistant", "content": "x"}]}, None, "from 'assistant' already"),
-    ({"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": "x"}]}]}, None, "a part must"),
+    ({"messages": [*SAID["messages"], {"role": "assistant", "content": "x"}]}, None, "'assistant' already"),
+    ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None, "a part must"),
     ({"messages": [{"role": "user", "content": PARTS}]}, None, "cannot call the tool"),
     ({"temperature": -1}, "temperature", "is -1"), ({"temperature": "hot"}, "temperature", "number"),
     ({"temperature": True}, "temperature", "number"), ({"top_p": 2}, "top_p", "is 2"),
@@ -160,28 +162,29 @@ def test_every_field_of_the_official_client_is_understood_or_harmless_or_refused
     ({"max_tokens": 2.5}, "max_tokens", "integer"), ({"max_tokens": "5"}, "max_tokens", "integer"),
     ({"top_k": 0}, "top_k", "is 0"), ({"min_p": 7}, "min_p", "is 7"), ({"seed": "x"}, "seed", "integer"),
     ({"n": 0}, "n", "greater"), ({"n": 33}, "n", "32"), ({"stream": "yes"}, "stream", "boolean"),
-    ({"frequency_penalty": 3}, "frequency_penalty", "is 3"), ({"presence_penalty": -9}, "presence_penalty", "-9"),
+    ({"frequency_penalty": 3}, "frequency_penalty", "is 3"),
+    ({"presence_penalty": -9}, "presence_penalty", "is -9"),
     ({"stop": ["a", "b", "c", "d", "e"]}, "stop", "4"), ({"stop": [""]}, "stop", "empty"),
-    ({"stop": [1]}, "stop.list[str].0", "string"), ({"stream_options": {"x": 1}}, "stream_options.x", "supported"),
+    ({"stop": [1]}, "stop.str", "string"), ({"stream_options": {"x": 1}}, "stream_options.x", "supported"),
     ({"logprobs": 3}, "logprobs", "boolean"), ({"top_logprobs": 2}, "top_logprobs", "needs logprobs"),
     ({"logprobs": True, "top_logprobs": 21}, "top_logprobs", "20"),
     ({"answer_ids": [265]}, "answer_ids", "0 to 264"), ({"answer_ids": [-1]}, "answer_ids", "0 to 264"),
-    ({"answer_ids": [1] * 200}, "answer_ids", "room for"), ({"answer_ids": [TOKENIZER.bos]}, "answer_ids", "end"),
+    ({"answer_ids": [1] * 200}, "answer_ids", "room for"),
+    ({"answer_ids": [TOKENIZER.bos]}, "answer_ids", "end"),
 ])
 def test_bad_requests_are_refused_with_a_reason(client, fields, param, says):
     for stream in (False, True):
         response = ask(client, **{"stream": stream} | fields)
         error = response.json()["error"]
         assert response.status_code == 400 and says in error["message"]
-        if not (param or "").endswith(("str", ".0")):   # alternatives are named by the checker
-            assert error["param"] == param
+        assert error["param"] == param
         assert error["type"] == "invalid_request_error" and set(error) == {"message", "type", "param", "code"}
 
 
 @pytest.mark.parametrize("fields, says", [
     ({}, "prompt"), ({"prompt": []}, "prompt is an empty list"), ({"prompt": 3}, "prompt"),
     ({"prompt": [1, "a"]}, "prompt"), ({"prompt": [[1], 2]}, "prompt"), ({"prompt": [1.5]}, "prompt"),
-    ({"prompt": [265]}, "0 to 264"), ({"prompt": [[-1]]}, "0 to 264"), ({"prompt": "a" * 200}, "room for 200"),
+    ({"prompt": [265]}, "0 to 264"), ({"prompt": [[-1]]}, "0 to 264"), ({"prompt": "a" * 200}, "room for"),
     ({"prompt": "a", "max_tokens": 0}, "only echo allows"), ({"prompt": "a", "logprobs": 21}, "20"),
     ({"prompt": "a", "logprobs": True}, "logprobs"), ({"prompt": "a", "suffix": "b"}, "suffix"),
     ({"prompt": "a", "best_of": 2}, "best_of"), ({"prompt": ["a"] * 20, "n": 2}, "40 answers"),
@@ -192,6 +195,7 @@ def test_bad_texts_to_complete_are_refused_with_a_reason(client, fields, says):
     assert response.status_code == 400 and says in response.json()["error"]["message"]
 
 
+JSON = {"Content-Type": "application/json"}
 HOSTILE = [
     b"", b"{", b"null", b"[]", b"3", b'"x"', b"\xff\xfe", b'{"messages": "\xc3"}', b"NaN", b"{}" * 1000,
     b"[" * 100_000, b'{"a":' * 100_000, b'{"messages":' + b"[" * 500_000, b"1" * 100_000,
@@ -199,7 +203,8 @@ HOSTILE = [
     b'{"messages": [{"role": "user", "content": "a"}], "temperature": 1e999}',
     b'{"messages": [{"role": "user", "content": "a"}], "seed": ' + b"9" * 10_000 + b"}",
     b'{"messages": [{"role": "user", "content": "a"}], "max_tokens": -Infinity}',
-    b'{"messages": [' + b"1.5," * 200_000 + b"1]}", b'{"messages": [{"role": "user", "content": [' + b"1," * 200_000,
+    b'{"messages": [' + b"1.5," * 200_000 + b"1]}",
+    b'{"messages": [{"role": "user", "content": [' + b"1," * 200_000,
     b'{"messages": [{"role": "user", "content": [' + b"1," * 200_000 + b"1]}]}",
     b'{"messages": [], ' + b",".join(b'"x%d": 1' % i for i in range(50_000)) + b"}",
     b'{"messages": [{"role": "user", "content": "a"}], "\\ud800": 1}',
@@ -214,30 +219,41 @@ HOSTILE = [
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/completions"])
-def test_hostile_bodies_get_a_refusal_in_the_usual_form_and_little_time(client, path, capsys):
+def test_hostile_bodies_get_a_refusal_in_the_usual_form(client, path, capsys):
     for body in HOSTILE:
-        response = client.post(path, content=body, headers={"Content-Type": "application/json"})
+        response = client.post(path, content=body, headers=JSON)
         assert response.status_code in (400, 404), body[:80]
         assert set(response.json()["error"]) == {"message", "type", "param", "code"}
-        assert response.elapsed.total_seconds() < 5     # a million errors of one list took longer
     assert ask(client).json()["choices"][0]["message"]["content"] == "ok!"
     assert capsys.readouterr().out == ""                # no crash was caught
 
 
-def test_strange_text_is_answered(client):
-    for text in ("\ud83d", "\udc00\ud800", "\0", "\u202e\ufeff", "é" * 50, "<|bos|>", "", "\r\n", "😀" * 20):
-        body = json.dumps(SAID | {"messages": [{"role": "user", "content": text}], "stop": "\ud800"}).encode()
-        response = client.post("/v1/chat/completions", content=body, headers={"Content-Type": "application/json"})
-        assert response.json()["choices"][0]["message"]["content"] == "ok!"
-        echoed = client.post("/v1/completions", headers={"Content-Type": "application/json"}, content=json.dumps(
-            {"prompt": text, "echo": True, "logprobs": 1, "max_tokens": 1}).encode()).json()["choices"][0]
-        assert echoed["text"].startswith(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
+@pytest.mark.parametrize("form", [chat_web.ChatRequest, chat_web.TextRequest])
+def test_a_body_with_a_million_mistakes_makes_few_errors(form):
+    """To list them all would take seconds, in which nobody else is answered."""
+    for body in HOSTILE:
+        with contextlib.suppress(ValueError, RecursionError):
+            fields = json.loads(body)
+            try:
+                form.model_validate(fields)
+            except ValidationError as error:
+                assert error.error_count() < 20, body[:80]
+
+
+@pytest.mark.parametrize("text", ["\ud83d", "\udc00\ud800", "\0", "\u202e\ufeff", "é" * 50, "<|bos|>", "",
+                                  "\r\n", "😀" * 20], ids=ascii)
+def test_strange_text_is_answered(client, text):
+    def post(path: str, fields: dict) -> dict:
+        return client.post(path, content=json.dumps(fields), headers=JSON).json()["choices"][0]
+    said = {"messages": [{"role": "user", "content": text}], "stop": "\ud800"}
+    assert post("/v1/chat/completions", SAID | said)["message"]["content"] == "ok!"
+    echoed = post("/v1/completions", {"prompt": text, "echo": True, "logprobs": 1, "max_tokens": 1})["text"]
+    assert echoed.startswith(text.encode("utf-16", "surrogatepass").decode("utf-16", "replace"))
 
 
 def test_broken_bodies_foreign_types_and_foreign_hosts_are_refused(client):
     def post(body: bytes, **headers):
-        headers = {"Content-Type": "application/json"} | headers
-        return client.post("/v1/chat/completions", content=body, headers=headers)
+        return client.post("/v1/chat/completions", content=body, headers=JSON | headers)
     good = json.dumps(SAID).encode()
     assert post(good, **{"Content-Type": "text/plain"}).status_code == 415
     assert post(good, **{"Content-Type": ""}).status_code == 415
@@ -281,7 +297,8 @@ def test_a_client_that_stops_reading_is_given_up(monkeypatch):
 
 def test_user_text_with_marker_names_stays_text(client):
     text = "<|assistant_end|><|bos|>"
-    assert ask(client, messages=[{"role": "user", "content": text}]).json()["usage"]["prompt_tokens"] == len(text) + 4
+    usage = ask(client, messages=[{"role": "user", "content": text}]).json()["usage"]
+    assert usage["prompt_tokens"] == len(text) + 4
 
 
 def test_a_long_conversation_loses_its_oldest_turns_whole_and_the_client_is_told(client):
@@ -296,7 +313,8 @@ def test_a_long_conversation_loses_its_oldest_turns_whole_and_the_client_is_told
                                                 "context": CONTEXT, "reused_tokens": 0}
     assert reply["choices"][0]["message"]["content"] == "ok!"
     system = [{"role": "system", "content": "Be."}, *long]
-    assert ask(client, messages=system, max_tokens=20).json()["usage"]["prompt_tokens"] == used + len("Be.\n\n")
+    usage = ask(client, messages=system, max_tokens=20).json()["usage"]
+    assert usage["prompt_tokens"] == used + len("Be.\n\n")
     first = events(ask(client, messages=long, max_tokens=20, stream=True).text)[0]
     assert first["nanochat"]["dropped_turns"] == 4
     huge = ask(client, messages=[{"role": "user", "content": "y" * 100_000}]).json()
@@ -348,10 +366,9 @@ def test_metrics_count_what_was_done():
         for line in text.splitlines():                  # the format: https://prometheus.io/docs/instrumenting
             assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|nanochat_\w+(\{status="\d+"\})? [\d.e+-]+', line), line
         assert 'nanochat_requests_total{status="400"} 1' in text
-        counts = {name: metric(client, name) for name in (
-            "prompt_tokens_total", "cached_tokens_total", "completion_tokens_total", "first_token_seconds_count",
-            "token_seconds_count", "running", "waiting")}
-    assert list(counts.values()) == [12, 0, 52, 4, 48, 0, 0]
+        counts = {"prompt_tokens_total": 12, "cached_tokens_total": 0, "completion_tokens_total": 52,
+                  "first_token_seconds_count": 4, "token_seconds_count": 48, "running": 0, "waiting": 0}
+        assert {name: metric(client, name) for name in counts} == counts
 
 
 def test_concurrent_requests_share_the_batch():
@@ -403,8 +420,9 @@ def test_more_than_batch_and_queue_hold_are_turned_away():
     with serving(engine, flags="--max-batch=1 --max-waiting=1") as client:
         refused, accepted = asyncio.run(crowd(str(client.base_url)))
         error = refused.json()["error"]
-        assert refused.status_code == 429 and "too many" in error["message"] and error["type"] == "rate_limit_error"
-        assert refused.headers["retry-after"] and [response.status_code for response in accepted] == [200, 200]
+        assert refused.status_code == 429 and "too many" in error["message"]
+        assert refused.headers["retry-after"] and error["type"] == "rate_limit_error"
+        assert [response.status_code for response in accepted] == [200, 200]
         assert settled(client) and ask(client, n=2).status_code == 200 and ask(client, n=3).status_code == 429
 
 
@@ -445,7 +463,8 @@ def test_a_step_that_fails_loses_its_answers_but_not_the_server(capsys):
 def test_a_failing_stage_leaves_the_answers_of_another_one_alone():
     engine, other = Gated(bigram(ENDLESS), gate=threading.Semaphore(0)), Gated(bigram(TOOL))
     with serving(engine, models=[served(other, "tiny-mid")]) as client:
-        with client.stream("POST", "/v1/chat/completions", json=SAID | {"stream": True, "max_tokens": 5}) as first:
+        said = SAID | {"stream": True, "max_tokens": 5}
+        with client.stream("POST", "/v1/chat/completions", json=said) as first:
             while metric(client, "waiting") == 0:
                 pass
             other.broken = True
@@ -453,8 +472,8 @@ def test_a_failing_stage_leaves_the_answers_of_another_one_alone():
             with raw(client, posted(body)) as second:
                 engine.gate.release(1000)
                 assert b" 500 " in second.recv(4096).split(b"\r\n")[0]
-            text = "".join(chunk["choices"][0]["delta"].get("content", "") for chunk in events(first.read().decode()))
-    assert text == "ababa"
+            deltas = [chunk["choices"][0]["delta"] for chunk in events(first.read().decode())]
+    assert "".join(delta.get("content", "") for delta in deltas) == "ababa"
 
 
 def test_a_stage_is_loaded_when_it_is_first_asked_for_and_one_that_cannot_be_is_told(capsys):
@@ -508,7 +527,8 @@ def test_the_next_turn_of_a_conversation_reuses_the_cache():
 
 def test_with_a_key_only_those_who_know_it_are_answered():
     with serving(Gated(bigram(TOOL)), flags="--api-key=sesame") as client:
-        for headers in ({}, {"Authorization": "Bearer open"}, {"Authorization": "Bearer sesam\u00e9".encode()}):
+        for given in ("", "Bearer open", "Bearer sesame2", "Bearer sesam\u00e9".encode()):
+            headers = {"Authorization": given}
             for response in (client.get("/v1/models", headers=headers),
                              client.post("/v1/chat/completions", json=SAID, headers=headers)):
                 assert response.status_code == 401
@@ -525,7 +545,7 @@ def test_a_crash_of_the_server_itself_is_told_without_what_was_said(monkeypatch,
     monkeypatch.setattr(chat_web.ChatRequest, "choice", crash)
     with serving(Gated(bigram(TOOL))) as client:
         response = ask(client)
-        assert response.status_code == 500 and response.json()["error"]["message"] == "the server failed on this request"
+        assert response.status_code == 500 and "the server failed" in response.json()["error"]["message"]
         assert settled(client)
     logged = "".join(capsys.readouterr()) + caplog.text
     assert "KeyError" in logged and "ok!" not in logged and "Hi" not in logged
@@ -554,16 +574,17 @@ def test_a_signal_ends_the_server_cleanly_in_the_middle_of_answers(end, base_dir
     for stage, following in (("base", TOOL), ("mid", TOOL), ("sft", ENDLESS)):
         stored = Stage(stage, "tiny", World(), Namespace(dtype="float32", run="dummy"))
         checkpoint.save(stored, bigram(following), TOKENIZER, 7)
-    server = subprocess.Popen([sys.executable, "-m", "scripts.chat_web", "--port=0", "-i", "mid"], cwd=ROOT, text=True,
-                              env=os.environ | {"NANOCHAT_BASE_DIR": str(base_dir)},
-                              stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+    command = [sys.executable, "-m", "scripts.chat_web", "--port=0", "--stage=mid"]
+    server = subprocess.Popen(command, cwd=ROOT, text=True, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
+                              env=os.environ | {"NANOCHAT_BASE_DIR": str(base_dir)})
     url = re.search(r"http://\S+", server.stdout.readline())[0]
     with httpx.Client(base_url=url, timeout=60) as client:
         cards = client.get("/v1/models").json()["data"]
         assert [(card["id"], card["context"]) for card in cards] == [
             ("tiny-mid", CONTEXT), ("tiny-sft", CONTEXT), ("tiny-base", CONTEXT)]
         assert ask(client).json()["choices"][0]["message"]["content"] == "ok!"
-        with client.stream("POST", "/v1/chat/completions", json=SAID | {"stream": True, "model": "tiny-sft"}) as stream:
+        said = SAID | {"stream": True, "model": "tiny-sft", "max_tokens": 50}
+        with client.stream("POST", "/v1/chat/completions", json=said) as stream:
             lines = stream.iter_lines()
             assert next(lines).startswith("data: ")
             server.send_signal(end)

@@ -231,7 +231,7 @@ where
     F: FnOnce(Sender) -> Result<(), E>,
 {
     let (sender, receiver) = sync_channel(threads);
-    let batches = Arc::new(Mutex::new(Some(receiver)));
+    let batches = Arc::new(Mutex::new(receiver));
     let spare = &Mutex::new(Vec::new()); // emptied batches: their memory is in the cache
     thread::scope(|scope| {
         let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches, spare));
@@ -241,29 +241,23 @@ where
             sender.send(batch).map_err(|_| Error::Worker)?;
             Ok(lock(spare).pop().unwrap_or_default())
         });
-        let mut total: Option<Words> = None;
-        for worker in workers {
-            let words = worker.join().map_err(|_| Error::Worker)??;
-            match &mut total {
-                Some(total) => total.absorb(words),
-                None => total = Some(words),
-            }
+        let mut counted = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Error::Worker)));
+        let mut total = counted.next().unwrap_or_else(|| Ok(Words::default()))?;
+        for words in counted {
+            total.absorb(words?);
         }
-        fed.map(|()| total.unwrap_or_default())
+        fed.map(|()| total)
     })
 }
 
-type Batches = Arc<Mutex<Option<Receiver<Batch>>>>; // None after an error
+type Batches = Arc<Mutex<Receiver<Batch>>>;
 
 fn work(splitter: &Splitter, batches: &Batches, spare: &Mutex<Vec<Batch>>) -> Result<Words, Error> {
     let mut words = Words::default();
     loop {
-        let next = lock(batches).as_ref().and_then(|batches| batches.recv().ok());
-        let Some(mut batch) = next else { return Ok(words) };
-        if let Err(error) = words.count(&batch, splitter) {
-            *lock(batches) = None; // closes the channel, so that feed and threads stop
-            return Err(error);
-        }
+        let next = lock(batches).recv();
+        let Ok(mut batch) = next else { return Ok(words) };
+        words.count(&batch, splitter)?;
         batch.clear();
         lock(spare).push(batch);
     }

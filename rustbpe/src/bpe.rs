@@ -6,8 +6,9 @@
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
 //! a pair that begins below what the last merge will need is not stored at all (`floor`).
 
-use crate::count::{prefetch, FastMap, Words};
+use crate::count::{prefetch, Words};
 use crate::Error;
+use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
@@ -73,7 +74,7 @@ struct Merger {
     symbols: Vec<Id>,
     counts: Counts,
     lengths: Vec<u32>, // of each token, in bytes
-    pairs: FastMap<Key, Pair>,
+    pairs: FxHashMap<Key, Pair>,
     heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
     floor: u64, // no pair that occurs less often will ever be merged, see `new`
 }
@@ -115,7 +116,7 @@ impl Merger {
     /// which occurs at least as often as the word, and the most frequent pair occurs as often or more.
     fn new(words: Words, wanted: usize) -> Result<Self, Error> {
         // How many slots the words of each count fill. A low count has very many words, a high one often one.
-        let mut fills: FastMap<u64, (usize, usize)> = FastMap::default(); // count -> (slots, words)
+        let mut fills: FxHashMap<u64, (usize, usize)> = FxHashMap::default(); // count -> (slots, words)
         words.each(|word, count| {
             if word.len() > 1 {
                 let fill = fills.entry(count).or_default();
@@ -125,7 +126,7 @@ impl Merger {
         });
         let mut fills: Vec<_> = fills.into_iter().collect();
         fills.sort_unstable_by_key(|&(count, _)| Reverse(count));
-        let (mut runs, mut next, mut size, mut rank, mut floor) = (Vec::new(), FastMap::default(), 1, 0, 1);
+        let (mut runs, mut next, mut size, mut rank, mut floor) = (Vec::new(), FxHashMap::default(), 1, 0, 1);
         for &(count, (slots, words)) in &fills {
             next.insert(count, size);
             size += slots;
@@ -154,7 +155,7 @@ impl Merger {
             symbols,
             counts: Counts { runs, first },
             lengths: vec![1; 256],
-            pairs: FastMap::default(),
+            pairs: FxHashMap::default(),
             heap: BinaryHeap::new(),
             floor,
         };

@@ -72,8 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if args.plan:
-        print_plan(make_plan(args, PLAN_VOCAB))
-        return
+        return print_plan(make_plan(args, PLAN_VOCAB))
     tag = args.model_tag or f"d{args.depth}"
     start = checkpoint.newest("base", tag) if args.resume else None
     saved = checkpoint.read_state(start) if start else {"step": 0}
@@ -112,8 +111,7 @@ def main(args: argparse.Namespace) -> None:
         stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | {data.name} | "
                     f"{rows} rows x {shape.sequence_len} x {accumulation} micro-batches per rank")
         if saved["step"] >= plan.num_iterations:
-            stage.print(f"{start} is already complete: nothing to do")
-            return
+            return stage.print(f"{start} is already complete: nothing to do")
         compiled = compile_if_worth(model, stage, args.compile)
         for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
                              accumulated(loader, accumulation), plan.schedule, stage,

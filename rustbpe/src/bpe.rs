@@ -22,24 +22,7 @@ fn key(left: Id, right: Id) -> Key {
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
 const PREFETCH: usize = 12; // how many of a pair's slots are loaded before they are needed
-const BLOCK: usize = 64; // slots that share an entry of `Counts::first`
-
-/// How often the word at a slot occurs. Words are sorted by count, so that equal counts form runs.
-struct Counts {
-    runs: Vec<(u32, u64)>, // (slot where the run ends, count)
-    first: Vec<u32>,       // of each block of slots, the run that it starts in
-}
-
-impl Counts {
-    #[inline]
-    fn at(&self, slot: u32) -> u64 {
-        let mut run = self.first[slot as usize / BLOCK] as usize;
-        while self.runs[run].0 <= slot {
-            run += 1;
-        }
-        self.runs[run].1
-    }
-}
+const BLOCK: usize = 64; // slots that share an entry of `first_run`
 
 /// How often a pair occurs, and the slots where its left token starts, ascending; some may be stale.
 #[derive(Clone, Default)]
@@ -72,8 +55,9 @@ impl Side {
 
 struct Merger {
     symbols: Vec<Id>,
-    counts: Counts,
-    lengths: Vec<u32>, // of each token, in bytes
+    runs: Vec<(u32, u64)>, // words lie sorted by count: (slot where a run of equal counts ends, count)
+    first_run: Vec<u32>,   // of each block of slots, the run that it starts in
+    lengths: Vec<u32>,     // of each token, in bytes
     pairs: FxHashMap<Key, Pair>,
     heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
     floor: u64, // no pair that occurs less often will ever be merged, see `new`
@@ -150,10 +134,11 @@ impl Merger {
         });
         drop(words); // before the pairs take their place
         let run_at = |slot| runs.partition_point(|&(end, _)| end as usize <= slot) as u32;
-        let first = (0..size).step_by(BLOCK).map(run_at).collect();
+        let first_run = (0..size).step_by(BLOCK).map(run_at).collect();
         let mut merger = Self {
             symbols,
-            counts: Counts { runs, first },
+            runs,
+            first_run,
             lengths: vec![1; 256],
             pairs: FxHashMap::default(),
             heap: BinaryHeap::new(),
@@ -162,11 +147,21 @@ impl Merger {
         let mut bytes = Side::new(1 << 16);
         for (slot, pair) in merger.symbols.windows(2).enumerate() {
             if pair[0] < 256 && pair[1] < 256 {
-                bytes.record(pair[0] << 8 | pair[1], slot as u32, merger.counts.at(slot as u32));
+                bytes.record(pair[0] << 8 | pair[1], slot as u32, merger.count_at(slot as u32));
             }
         }
         merger.create(&bytes, |pair| key(pair >> 8, pair & 0xFF));
         Ok(merger)
+    }
+
+    /// How often the word at a slot occurs.
+    #[inline]
+    fn count_at(&self, slot: u32) -> u64 {
+        let mut run = self.first_run[slot as usize / BLOCK] as usize;
+        while self.runs[run].0 <= slot {
+            run += 1;
+        }
+        self.runs[run].1
     }
 
     /// The most frequent pair; None when every word is one token.
@@ -196,7 +191,7 @@ impl Merger {
             if self.symbols[slot as usize] != a || self.symbols[middle as usize] != b {
                 continue;
             }
-            let weight = self.counts.at(slot);
+            let weight = self.count_at(slot);
             let (before, after) = (self.symbols[slot as usize - 1], self.symbols[end as usize]);
             self.symbols[slot as usize] = new;
             self.symbols[middle as usize] = INSIDE;

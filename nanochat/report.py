@@ -178,7 +178,7 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
         ours, theirs = a.core_tasks | ours, b.core_tasks | theirs
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
-    if same and a.core_tasks.keys() == b.core_tasks.keys() <= gaps.keys():
+    if same and a.core_tasks.keys() <= gaps.keys():
         shifts = [(*gaps[name], task["chance"]) for name, task in a.core_tasks.items()]
         gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
         found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
@@ -221,18 +221,15 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
     records = [record for log in logs for record in log]
     times = [record["time"] for record in records if "time" in record]
     since, until = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(when)) for when in (min(times), max(times)))
+    said = {key: ", ".join(dict.fromkeys(str(record[key]) for record in records if record.get(key))) or "-"
+            for key in ("dataset", "world_size", "device", "dtype", "torch", "python", "git")}
     minutes = sum(log[-1]["seconds"] for log in logs) / 60
-
-    def said(key: str, most: int = 80) -> str:
-        return ", ".join(dict.fromkeys(str(each[key])[:most] for each in records if each.get(key))) or "-"
-
+    model = newest(records, "model").get("model", "-")
     return {
         "model": f"depth {plan['depth']}, width {plan['n_embd']}, {short(plan['params_total'])} parameters "
-                 f"({short(plan['scaling_params'])} that scale)" if plan else said("model"),
-        "pretraining": f"{short(last['tokens'])} tokens, {last['flops']:.3g} FLOPs" if last else "-",
-        "text": said("dataset"), "machine": f"{said('world_size')} x {said('device')}",
-        "software": f"{said('dtype')}, torch {said('torch')}, Python {said('python')}",
-        "git commit": said("git", 10), "dates": f"{since} to {until} UTC",
+                 f"({short(plan['scaling_params'])} that scale)" if plan else model,
+        "pretraining": f"{short(last['tokens'])} tokens, {last['flops']:.3g} FLOPs" if last else "-", **said,
+        "dates": f"{since} to {until} UTC",
         "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
     }
 

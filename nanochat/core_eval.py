@@ -68,10 +68,10 @@ class CoreTask:
         """An example with its answer, or that option."""
         if self.kind == "language_modeling":
             return f"{row['context'].strip()}{self.delimiter}{row['continuation']}"
-        option = row["gold"] if option is None else option
+        chosen = row[OPTIONS[self.kind]][row["gold"] if option is None else option]
         if self.kind == "schema":
-            return f"{row['context_options'][option]}{self.delimiter}{row['continuation']}"
-        return f"{row['query']}{self.delimiter}{row['choices'][option]}"
+            return f"{chosen}{self.delimiter}{row['continuation']}"
+        return f"{row['query']}{self.delimiter}{chosen}"
 
 
 @dataclass(frozen=True)
@@ -99,33 +99,31 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
 
 
 def read_bundle(path: Path, name: str) -> Bundle:
-    """The bundle in a folder or zip, or in a folder there. Dies at an example that is none of its kind."""
+    """The bundle in a folder or zip, or in a folder there. Exits with code 2 where an example is none."""
     import yaml
+    where = "core.yaml"
     try:
         root = path if path.is_dir() else zipfile.Path(path)
-        root = next((each for each in (root, *root.iterdir()) if (each / "core.yaml").exists()), None)
-        listed = (root or die(f"{path} has no core.yaml")) / "core.yaml"
+        if not (root / "core.yaml").exists():
+            root = next((each for each in root.iterdir() if (each / "core.yaml").exists()), root)
+        listed, tasks = (root / "core.yaml").read_bytes(), []
         table = (root / "eval_meta_data.csv").read_text(encoding="utf-8").splitlines()
         chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
-        tasks, digest = [], sha256(listed.read_bytes())
-        for entry in yaml.safe_load(listed.read_bytes())["icl_tasks"]:
-            label, kind, shots = entry["label"], entry["icl_task_type"], entry["num_fewshot"][0]
-            if kind not in OPTIONS:
-                die(f"{listed}: {label} is of type {kind!r}, must be one of {', '.join(OPTIONS)}")
-            delimiter = entry.get("continuation_delimiter", " ")
-            tasks.append(CoreTask(label, kind, shots, delimiter, chances[label], []))
-            examples = root / "eval_data" / entry["dataset_uri"]
-            digest = sha256(f"{digest} {sha256(data := examples.read_bytes())}".encode())
-            for number, line in enumerate(data.decode().strip("\n").split("\n"), 1):
-                try:
-                    tasks[-1].text(row := json.loads(line))
-                    tasks[-1].rows.append(row)
-                except (ValueError, LookupError, TypeError, AttributeError):
-                    die(f"{examples}:{number} is no example of {kind}: {line[:60]!r}")
-            random.Random(1337).shuffle(tasks[-1].rows)
+        digest = sha256(listed)
+        for entry in yaml.safe_load(listed)["icl_tasks"]:
+            label, where = entry["label"], entry["dataset_uri"]
+            examples = (root / "eval_data" / where).read_bytes()
+            digest = sha256(f"{digest} {sha256(examples)}".encode())
+            rows = [json.loads(line) for line in examples.decode().strip("\n").split("\n")]
+            tasks.append(CoreTask(label, entry["icl_task_type"], entry["num_fewshot"][0],
+                                  entry.get("continuation_delimiter", " "), chances[label], rows))
+            for row in rows:
+                tasks[-1].text(row)                     # is it an example?
+            random.Random(1337).shuffle(rows)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, ValueError, LookupError,
-            TypeError) as error:
-        die(f"{path} is no whole CORE bundle: {error!r}", hint="one that was fetched: delete it")
+            TypeError, AttributeError) as error:
+        die(f"{path} is no whole CORE bundle: {where}: {type(error).__name__}: {error}",
+            hint="if it was fetched, delete it: it is fetched again")
     return Bundle(name, digest, tuple(tasks))
 
 

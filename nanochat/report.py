@@ -77,7 +77,7 @@ Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """The last run of a stage as one session: `seconds` go on where it was resumed, steps lost then are left
-    out. Of evaluations, all. Only what began at `since` or later. Adds when: `began`, `time`."""
+    out. Of evaluations, all. Only what began at `since` or later, with when: `began`."""
     kept, began, before, total = [], since, 0.0, 0.0
     for record in RunLog(path).read():
         if record.get("event") == "begin":
@@ -86,7 +86,7 @@ def read_log(path: Path, since: float = 0.0) -> list[dict]:
             before = total if start else 0.0
         if began >= since:
             total = before + record["seconds"]
-            kept.append(record | {"seconds": total, "began": began, "time": began + record["seconds"]})
+            kept.append(record | {"seconds": total, "began": began})
     return kept
 
 
@@ -186,17 +186,23 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
 
 
 def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
-    rows, shares, title = [], {}, f"{b.tag} minus {a.tag}"
-    for name, one, two, gap, half in differences(a, b):
+    rows, found, title = [], differences(a, b), f"{b.tag} minus {a.tag}"
+    for name, one, two, gap, half in found:
         better = b.tag if (gap > 0) != (name == "bits per byte") else a.tag
         rows.append({"": name, a.tag: f"{one:.4f}", b.tag: f"{two:.4f}",
                      "difference": f"{gap:+.4f} ± {half:.4f}",
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
-        if name != "bits per byte":
-            shares[name] = {"": {"accuracy": gap, "interval": (gap - half, gap + half), "chance": 0}}
+
+    def draw(figure):
+        axes = figure.subplots(subplot_kw={"title": title})
+        names, _, _, gaps, halves = zip(*found, strict=True)
+        axes.errorbar(gaps, range(len(names)), xerr=halves, fmt="o", capsize=2)
+        axes.axvline(0, color=INK, alpha=0.6)
+        axes.set_yticks(range(len(names)), [" ".join(name.split())[:40] for name in names], parse_math=False)
+        axes.invert_yaxis()
+    plots = plot(f"difference_{number}", draw, height=0.8 + 0.22 * len(rows)) if rows else {}
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
-    return section(f"{title}, on the same text and questions", ("table", rows), ("p", note),
-                   ("plots", dots(f"difference_{number}", f"{title}, percentage points", shares)))
+    return section(f"{title}, on the same text and questions", ("table", rows), ("p", note), ("plots", plots))
 
 
 def section(title: str, *blocks: Block) -> list[Block]:
@@ -219,8 +225,7 @@ def short(number: float) -> str:
 def summary(run: Run, dollars: float | None) -> dict[str, str]:
     plan, last, logs = run.plan, run.last, [log for log in run.logs.values() if log]
     records = [record for log in logs for record in log]
-    times = [record["time"] for record in records if "time" in record]
-    since, until = (time.strftime("%Y-%m-%d %H:%M", time.gmtime(when)) for when in (min(times), max(times)))
+    began = min(record["began"] for record in records if "began" in record)
     said = {key: ", ".join(dict.fromkeys(str(record[key]) for record in records if record.get(key))) or "-"
             for key in ("dataset", "world_size", "device", "dtype", "torch", "python", "git")}
     minutes = sum(log[-1]["seconds"] for log in logs) / 60
@@ -229,7 +234,7 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
         "model": f"depth {plan['depth']}, width {plan['n_embd']}, {short(plan['params_total'])} parameters "
                  f"({short(plan['scaling_params'])} that scale)" if plan else model,
         "pretraining": f"{short(last['tokens'])} tokens, {last['flops']:.3g} FLOPs" if last else "-", **said,
-        "dates": f"{since} to {until} UTC",
+        "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
         "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
     }
 
@@ -251,17 +256,14 @@ def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
     }
 
 
-def percent(record: dict) -> list[float]:
-    """Right answers, the ends of their 95% interval, and what guessing gets."""
-    return [100 * each for each in (record["accuracy"], *record["interval"], record["chance"])]
-
-
 def task_rows(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> Table:
     """A line per task, a column per label."""
     rows = []
     for task, found in tasks.items():
-        cells = {label: "{:.1f}% [{:.1f}, {:.1f}]".format(*percent(found[label])) if label in found else "-"
-                 for label in labels}
+        cells = dict.fromkeys(labels, "-")
+        for label, record in found.items():
+            low, high = record["interval"]
+            cells[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
         centred = {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
         *_, one = found.values()
         rows.append({"task": task, **cells, **centred, "guessing": f"{100 * one['chance']:.0f}%",
@@ -286,7 +288,6 @@ def core_blocks(runs: Sequence[Run]) -> list[Block]:
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}
              for run in runs for name in run.core_tasks}
     return section("CORE", ("table", means), ("p", note),
-                   ("plots", dots("core_tasks", "CORE by task, % right; | is guessing", tasks)),
                    ("table", task_rows(tasks, [run.tag for run in runs])))
 
 
@@ -343,25 +344,6 @@ def curve(runs: Sequence[Run], stage: str, key: str, title: str) -> dict[str, st
         if len(axes.lines) > 1:
             figure.legend(loc="outside right upper")
     return plot(f"{stage}_{key.replace('@', '')}", draw) if max(map(len, found.values())) > 1 else {}
-
-
-def dots(name: str, title: str, tasks: dict[str, dict[str, dict]]) -> dict[str, str]:
-    """A line per task, with a dot and its interval per label, and a mark at what guessing gets."""
-    labels = list(dict.fromkeys(label for each in tasks.values() for label in each))
-
-    def draw(figure):
-        axes = figure.subplots(subplot_kw={"title": title})
-        for number, label in enumerate(labels):
-            found = [(y, *percent(each[label])) for y, each in enumerate(tasks.values()) if label in each]
-            y, share, low, high, chance = np.array(found).T
-            y += (number + 0.5) / len(labels) / 1.7 - 0.3
-            axes.errorbar(share, y, xerr=(share - low, high - share), capsize=2, fmt="o", label=label)
-            axes.plot(chance, y, "|", color=INK, alpha=0.6, markersize=9)
-        axes.set_yticks(range(len(tasks)), [" ".join(task.split())[:40] for task in tasks], parse_math=False)
-        axes.set_ylim(len(tasks) - 0.4, -0.6)
-        if len(labels) > 1:
-            figure.legend(loc="outside right upper")
-    return plot(name, draw, height=0.8 + 0.22 * len(tasks)) if tasks else {}
 
 
 def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:

@@ -298,12 +298,13 @@ def test_a_zip_that_is_damaged_is_refused(tmp_path, capsys):
 
 
 @pytest.mark.parametrize("file, text, said", [
-    ("core.yaml", None, "no core.yaml"), ("core.yaml", "icl_tasks: [}", "no whole CORE bundle"),
-    ("eval_data/some/mc.jsonl", None, "no whole CORE bundle"),
-    ("eval_meta_data.csv", "Eval Task,Random baseline\nmc,25\n", "no whole CORE bundle: KeyError('mc_zero')"),
-    ("eval_data/some/lm.jsonl", '{"context": null, "continuation": "a"}\n', "lm.jsonl:1 is no example"),
-    ("eval_data/some/mc.jsonl", '{"query": "a", "choices": ["b"], "gold": 1}\n', "mc.jsonl:1 is no example"),
-    ("eval_data/some/mc.jsonl", "", "mc.jsonl:1 is no example")])
+    ("core.yaml", None, "core.yaml: FileNotFoundError"),
+    ("core.yaml", "icl_tasks: [}", "core.yaml: ParserError"),
+    ("eval_data/some/mc.jsonl", None, "some/mc.jsonl: FileNotFoundError"),
+    ("eval_meta_data.csv", "Eval Task,Random baseline\nmc,25\n", "KeyError: 'mc_zero'"),
+    ("eval_data/some/lm.jsonl", '{"context": null, "continuation": "a"}\n', "some/lm.jsonl: AttributeError"),
+    ("eval_data/some/mc.jsonl", '{"query": "a", "choices": ["b"], "gold": 1}\n', "some/mc.jsonl: IndexError"),
+    ("eval_data/some/mc.jsonl", "", "some/mc.jsonl: JSONDecodeError")])
 def test_what_is_wrong_with_a_bundle_is_said_before_anything_runs(file, text, said, tmp_path, capsys):
     folder = write_bundle(tmp_path / "b", random_tasks(1, 5))
     (folder / file).unlink() if text is None else (folder / file).write_text(text)

@@ -317,7 +317,7 @@ def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):
 
 def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile, base_dir):
     plots = sorted((base_dir / "plots").glob("*.svg"))
-    assert {path.stem for path in plots} >= {"base_loss", "base_val_bpb", "base_lr", "core_tasks"}
+    assert {path.stem for path in plots} >= {"base_loss", "base_val_bpb", "base_lr"}
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (hostile / "report.md").read_text())
     assert {(hostile / each).resolve() for each in shown} == set(plots)
     for path in plots:

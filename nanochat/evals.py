@@ -94,7 +94,7 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
                for question, each in zip(questions, settings, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected, pending = sum(1 if letters[index] else samples for index in mine), []
-    with ThreadPoolExecutor(max(1, cores() // world.size)) as pool:     # a judge may run a program
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
         for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
             pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
             if progress:
@@ -105,11 +105,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         verdicts[index].append(verdict)
         replies[index].append(reply)
     return verdicts, replies
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters: list[list[str] | None],

@@ -22,7 +22,7 @@ import numpy as np
 
 from nanochat.common import atomic_write, die, new_parser
 from nanochat.evals import Z
-from nanochat.report import CORE_PUBLISHED, plot
+from nanochat.report import GPT2_CORE, plot
 
 
 def read(path: Path) -> list[dict]:
@@ -117,7 +117,7 @@ def draw_series(rows: list[dict], figure) -> None:
             axes.annotate(f"  d{row['depth']:.0f}", (row[against], row[key]))
         axes.set(xscale="log", xlabel=labels[against], ylabel=labels[key])
         if key == "core":
-            axes.axhline(CORE_PUBLISHED["GPT-2 1.6B"], linestyle="--", color="C1", label="GPT-2 1.6B")
+            axes.axhline(GPT2_CORE, linestyle="--", color="C1", label="GPT-2 1.6B")
             axes.legend()
 
 

@@ -20,11 +20,7 @@ class Foreign:
     table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False):
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer, logging
-        except ModuleNotFoundError:
-            die("transformers, which reads models of Hugging Face, is not installed",
-                hint="uv pip install transformers")
+        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         trust = {"trust_remote_code": trust_remote_code}
@@ -39,10 +35,9 @@ class Foreign:
         longest = getattr(config, "max_position_embeddings", None)
         rotary = any("rope" in key or "rotary" in key for key in config.to_dict())
         self.limit, self.context = None if rotary else longest, min(longest or LONGEST, LONGEST)
-        ids = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
-        self.bos = next((id for id in ids if id is not None), None)
+        self.bos = self._tokenizer.bos_token_id
         if self.bos is None:
-            die(f"--hf {name} has no token to begin a text with")
+            self.bos = self._tokenizer.eos_token_id
         self.tokens = (TOKENS_CPU if device.type == "cpu" else TOKENS) // 4     # all logits are made
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:

@@ -75,14 +75,11 @@ def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
 
 def tell(fit: dict) -> None:
     for each in fit["budgets"]:
-        said = "no minimum between the sizes that were trained, left out"
-        if best := each["best"]:
-            said = "N = {N:.3g}, D = {D:.3g}, {bpb:.4f} bits per byte".format(**best)
-            said += f", {best['D'] / best['N']:.1f} tokens per parameter"
-        print(f"C = {each['C']:.3g}, {len(each['N'])} models: {said}")
+        best = each["best"] or {}
+        found = ", ".join(f"{key} = {best[key]:.4g}" for key in ("N", "D", "bpb") if best)
+        print(f"C = {each['C']:.3g}, {len(each['N'])} models: {found or 'no minimum between them, left out'}")
     for letter, law in fit["laws"].items():
-        print(f"{letter} = " + ("{factor:.3g} x C^{exponent:.3f}, standard error {error}".format(**law) if law
-              else "?, it takes two budgets with a minimum"))
+        print(f"{letter} = factor * C^exponent: {law or 'it takes two budgets with a minimum'}")
 
 
 def draw_isoflop(fit: dict, figure) -> None:
@@ -138,8 +135,8 @@ def main(args: argparse.Namespace) -> None:
     else:
         plots = plot("series", partial(draw_series, rows), 8, 6)
         for row in rows:
-            print(f"{row['tag']:>12}  {row['flops']:.3g} FLOPs, {row['hours']:.3f} hours, "
-                  f"{row['val_bpb']:.4f} bits per byte, CORE {row['core']:.4f}")
+            print("{tag:>12}  {flops:.3g} FLOPs, {hours:.3f} hours, {val_bpb:.4f} bits per byte, "
+                  "CORE {core:.4f}".format(**row))
     for svg in plots.values():
         atomic_write(args.csv.with_suffix(".svg"), svg)
     print(f"written beside {args.csv}")

@@ -37,13 +37,8 @@ PUBLISHED = {"arc-easy": "mid 35.6%, sft 38.8%", "arc-challenge": "mid 28.8%, sf
              "mmlu": "mid 31.1%, sft 31.5%", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%",
              "humaneval": "mid 6.7%, sft 8.5%", "ChatCORE": "mid 7.3%, sft 8.8%"}
 
-CURVES = {                                              # (stage, field): title
-    ("base", "loss"): "training loss", ("base", "val_bpb"): "bits per byte, validation",
-    ("base", "core"): "CORE", ("base", "lr"): "learning rate, share of its peak",
-    ("base", "tokens_per_second"): "tokens per second", ("mid", "loss"): "training loss",
-    ("sft", "loss"): "training loss", ("rl", "reward"): "right answers in training",
-    ("rl", "pass@1"): "right answers to held-out questions",
-}
+CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss", "sft loss",
+          "rl reward", "rl pass@1")                     # stage and field
 # Colours that read on white and on black, and apart to colour-blind eyes; with dashes, 20 looks.
 LOOKS = ("cycler(linestyle=['-', '--', '-.', ':']) * "
          "cycler(color=['#2a7fc9', '#d55e00', '#0b9a72', '#b8609c', '#8f7a00'])")
@@ -147,7 +142,7 @@ class Run:
                 "hours": base[-1]["seconds"] / 3600 if base else None,
                 "tokens_per_second": self.speed("base"), "loss": last.get("loss"),
                 "val_bpb": bpb.get("val_bpb"), "val_bpb_error": bpb.get("val_bpb_error"),
-                "core": core.get("core"), "core_error": core.get("standard_error", core.get("core_error"))}
+                "core": core.get("core"), "core_error": core.get("standard_error")}
 
 
 def paired(a: str, b: str) -> tuple[float, float]:
@@ -217,12 +212,6 @@ def show(value: float | None, form: str, error: float | None = None) -> str:
     return "-" if value is None else format(value, form) + (f" ± {format(Z * error, form)}" if error else "")
 
 
-def short(number: float) -> str:
-    """1.64M"""
-    power = max(0, min(4, math.floor(math.log10(max(number, 1)) / 3)))
-    return f"{number / 1000 ** power:.3g}{['', 'K', 'M', 'B', 'T'][power]}"
-
-
 def summary(run: Run, dollars: float | None) -> dict[str, str]:
     plan, last, core, logs = run.plan, run.last, run.core, [log for log in run.logs.values() if log]
     records = [record for log in logs for record in log]
@@ -230,13 +219,13 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
              for key in ("dataset", "world_size", "device", "dtype", "torch", "python", "git")}
     shape = newest(records, "model").get("model", "-")
     if plan:
-        shape = "depth {depth}, width {n_embd}, {} parameters ({} that scale)".format(
-            short(plan["params_total"]), short(plan["scaling_params"]), **plan)
+        shape = (f"depth {plan['depth']}, width {plan['n_embd']}, {plan['params_total']:,} parameters, "
+                 f"{plan['scaling_params']:,} that scale")
     began = min(record["began"] for record in records if "began" in record)
     minutes = sum(log[-1]["seconds"] for log in logs) / 60
     return {
         "model": shape, **facts, "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
-        "pretraining": f"{short(last['tokens'])} tokens, {last['flops']:.3g} FLOPs" if last else "-",
+        "pretraining": f"{last['tokens']:,} tokens, {last['flops']:.3g} FLOPs" if last else "-",
         "CORE": "{core:.4f} ± {:.4f} of {bundle}, {tasks} tasks".format(
             Z * core["standard_error"], **core) if core else "-",
         "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
@@ -252,7 +241,7 @@ def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
     tokens = 0 if name == "rl" else done * plan.get("batch_tokens", 0)          # rl draws as many as it needs
     return {
         "stage": name, "steps": f"{done:,}" + (f" of {of:,}" if done < of else "") if of else "-",
-        "tokens": short(tokens) if tokens else "-", "loss": show(last.get("loss"), ".3f"),
+        "tokens": f"{tokens:,}" if tokens else "-", "loss": show(last.get("loss"), ".3f"),
         "bits/byte": show(bpb.get("val_bpb"), ".4f", bpb.get("val_bpb_error")),
         "tok/s": show(run.speed(name), ",.0f"), "minutes": f"{seconds / 60:.1f}",
         "peak GiB": f"{peak / 2 ** 30:.2f}" if peak else "-",
@@ -312,13 +301,13 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
     return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}
 
 
-def curve(runs: Sequence[Run], stage: str, key: str, title: str) -> dict[str, str]:
+def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
     """A plot of what was logged at several steps: a line per run with its 95% band, through the means of 50
     groups of steps where there are more."""
     found = {run.tag: having(run.logs[stage], key) for run in runs}
 
     def draw(figure):
-        axes = figure.subplots(subplot_kw={"title": f"{stage}: {title}", "xlabel": "step"})
+        axes = figure.subplots(subplot_kw={"title": f"{stage} {key}", "xlabel": "step"})
         for tag, records in found.items():
             if key == "loss":                           # the first steps would press the rest flat
                 records = records[len(records) // 20:]
@@ -342,7 +331,9 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     note = "What follows ±, or stands in brackets, is a 95% interval."
     if not find_spec("matplotlib"):
         note += " No plots: matplotlib is not installed."
-    plots = {name: svg for of, title in CURVES.items() for name, svg in curve(runs, *of, title).items()}
+    plots = {}
+    for name in CURVES:
+        plots |= curve(runs, *name.split())
     blocks = [("h1", ", ".join(facts)), ("table", table),
               *section("Stages", ("table", stages), ("p", note), ("plots", plots))]
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}

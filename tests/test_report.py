@@ -174,7 +174,7 @@ def test_the_sessions_of_a_resumed_run_count_as_one(write):
     assert run.logs["base"][-1]["seconds"] == lost + 10
     row = report.stage_row(run, "base", dollars=36.0)
     assert row["steps"] == "30 of 60" and row["minutes"] == f"{(lost + 10) / 60:.1f}"
-    assert row["dollars"] == f"{(lost + 10) / 100:.2f}" and row["tokens"] == "123K"
+    assert row["dollars"] == f"{(lost + 10) / 100:.2f}" and row["tokens"] == "122,880"
 
 
 def test_the_time_of_all_stages_is_summed_and_results_of_an_older_model_do_not_count(write):

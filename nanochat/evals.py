@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.dataloader import Validation
 from nanochat.dist import World
@@ -133,9 +134,7 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
     while order:
         rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once
         batch, order = order[-rows:], order[:-rows]
-        idx = torch.zeros(len(batch), len(prompts[batch[-1]]), dtype=torch.int64)       # (B, T)
-        for row, index in enumerate(batch):
-            idx[row, :len(prompts[index])] = torch.tensor(prompts[index])   # padding comes after: never seen
+        idx = pad_sequence([torch.tensor(prompts[index]) for index in batch], batch_first=True)     # (B, T)
         ends = torch.tensor([len(prompts[index]) - 1 for index in batch], device=model.device)
         states = model.trunk(idx.to(model.device), Rows())[torch.arange(len(batch)), ends]      # (B, C)
         ids = {letter: tokenizer.encode(letter) for index in batch for letter in letters[index]}

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.common import die
 from nanochat.core_eval import TOKENS, TOKENS_CPU, Example, Verdict, judge_tokens, verdict
@@ -51,10 +52,7 @@ class Foreign:
     def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
         """One of each option of each example: all rows in one forward pass, padded."""
         rows = [(row, start) for each in examples for row, start in zip(each.rows, each.starts, strict=True)]
-        idx = torch.full((len(rows), max(len(row) for row, _ in rows)), self.bos)               # (B, T)
-        for b, (row, _) in enumerate(rows):
-            idx[b, :len(row)] = torch.tensor(row)       # padding comes after: never seen
-        idx = idx.to(self.device)
+        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True).to(self.device)    # (B, T)
         logits = self._logits(idx)                                                          # (B, T, V)
         told = (judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1], idx[b, start:len(row)])
                 for b, (row, start) in enumerate(rows))

@@ -37,8 +37,8 @@ PUBLISHED = {"arc-easy": "mid 35.6%, sft 38.8%", "arc-challenge": "mid 28.8%, sf
              "mmlu": "mid 31.1%, sft 31.5%", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%",
              "humaneval": "mid 6.7%, sft 8.5%", "ChatCORE": "mid 7.3%, sft 8.8%"}
 
-CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss", "sft loss",
-          "rl reward", "rl pass@1")                     # stage and field
+CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss",
+          "sft loss", "rl reward", "rl pass@1")         # stage and field
 # Colours that read on white and on black, and apart to colour-blind eyes; with dashes, 20 looks.
 LOOKS = ("cycler(linestyle=['-', '--', '-.', ':']) * "
          "cycler(color=['#2a7fc9', '#d55e00', '#0b9a72', '#b8609c', '#8f7a00'])")

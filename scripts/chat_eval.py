@@ -1,5 +1,4 @@
-"""Ask a model held-out questions and say how many it gets right, with 95% intervals. All ranks share the
-work.
+"""Ask a model held-out questions and say how many it gets right, with 95% intervals.
 
     python -m scripts.chat_eval                                   # newest model, the embedded almanac
     python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole

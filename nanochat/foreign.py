@@ -52,7 +52,8 @@ class Foreign:
     def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
         """One of each option of each example: all rows in one forward pass, padded."""
         rows = [(row, start) for each in examples for row, start in zip(each.rows, each.starts, strict=True)]
-        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True).to(self.device)    # (B, T)
+        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)            # (B, T)
+        idx = idx.to(self.device)
         logits = self._logits(idx)                                                          # (B, T, V)
         told = (judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1], idx[b, start:len(row)])
                 for b, (row, start) in enumerate(rows))

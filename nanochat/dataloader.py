@@ -65,10 +65,7 @@ def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | No
     order = epoch_order(len(conversations), seed, epoch)
     for i in order[slot + conversation * slots :: slots]:
         conversation += 1
-        try:
-            ids, mask = render_conversation(tokenizer, conversations[i], row_len)
-        except ValueError as error:
-            die(f"conversation {i} of {len(order)}: {error}")
+        ids, mask = render_conversation(tokenizer, conversations[i], row_len)
         if any(mask[1:]):
             yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
@@ -108,12 +105,12 @@ def _stream(read: Callable[..., Iterator], lacks: str, rows: int, seq_len: int, 
         yield (position, packer.documents()), *arrays
 
 
-def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
-    """(slot, snapshot, inputs, targets) of the stream whose turn it is."""
-    slot, stream = next(streams)
-    snapshot, *arrays = next(stream)
-    tensors = [torch.from_numpy(array) for array in arrays]
-    return slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+def _in_turn(streams: Iterable[tuple[int, Iterator]], pin: bool) -> Iterator[tuple]:
+    """(slot, snapshot, inputs, targets) of one stream after the other, for ever."""
+    for slot, stream in cycle(streams):
+        snapshot, *arrays = next(stream)
+        tensors = map(torch.from_numpy, arrays)
+        yield slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
 
 class _Loader(AbstractContextManager, Iterator):
@@ -132,22 +129,17 @@ class _Loader(AbstractContextManager, Iterator):
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        saved, mine = state["streams"], range(rank, slots, world_size)
-        if not all(str(slot) in saved for slot in mine):
-            die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
-                hint="resume with as many ranks as the saved run had")
         streams = [(slot, _stream(partial(read, slot), f"stream {slot} of {slots} has {lacks}", rows, seq_len,
-                                  crop, pad, saved[str(slot)])) for slot in mine]
+                                  crop, pad, state["streams"][str(slot)]))
+                   for slot in range(rank, slots, world_size)]
         self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
         self.snapshots = {slot: next(stream)[0] for slot, stream in streams}
-        self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
-        if on_gpu and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())
+        self.device = torch.device(device)
+        on_gpu = self.device.type == "cuda"
         # Else pinning would open a context on GPU 0 for every rank.
-        prepare = partial(torch.cuda.set_device, self.device) if on_gpu else None
-        pool = ThreadPoolExecutor(1, initializer=prepare)
-        in_turn = cycle(streams[self.turn:] + streams[:self.turn])
-        self.make = partial(pool.submit, _next_batch, in_turn, on_gpu)
+        pool = ThreadPoolExecutor(1, initializer=torch.cuda.set_device if on_gpu else None,
+                                  initargs=(self.device,) if on_gpu else ())
+        self.make = partial(pool.submit, next, _in_turn(streams[self.turn:] + streams[:self.turn], on_gpu))
         self.made = deque(self.make() for _ in range(BATCHES_AHEAD))
         self.close = weakref.finalize(self, pool.shutdown, cancel_futures=True)         # runs at exit, too
 

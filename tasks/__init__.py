@@ -13,7 +13,7 @@ from pathlib import Path
 
 from nanochat.common import die
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
-from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
+from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares
 
 FILES = (almanac, arc, mmlu, gsm8k, humaneval, smoltalk, spellingbee)
 REGISTRY = {task.name: task for file in FILES for task in file.TASKS}
@@ -81,7 +81,7 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
     add_data_arguments(parser)
 
 
-def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSequence]:
+def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     where = {"data": args.task_data, "allow_missing": args.allow_missing}
@@ -97,7 +97,7 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSeq
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
             own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
-            in_order: bool = False) -> TaskSequence:
+            in_order: bool = False) -> TaskMixture:
     """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
     less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
     be had unless `allow_missing`; `identity` then names what is missing."""
@@ -115,7 +115,7 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     for match in filter(counts.get, counts):
         found = _load(match, split, counts[match], seed, data)
         parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
-    made = TaskSequence([*parts, *own]) if in_order else TaskMixture([*parts, *own], seed)
+    made = TaskMixture([*parts, *own], None if in_order else seed)
     made.identity = "; ".join([made.identity, *missing])
     return made
 
@@ -134,11 +134,10 @@ def _ingredients(recipe: str) -> list[re.Match]:
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
     """At most so many conversations of an ingredient, or its slice of all that there are to train on."""
     task = REGISTRY[match["task"]]
-    if match["first"] is None or split != "train":
-        found = task.conversations(split, most, seed, data)
-    else:
-        ends = [int(end) if end else None for end in (match["first"], match["last"])]
-        found = task.conversations(split, None, seed, data)[slice(*ends)]
+    sliced = match["first"] is not None and split == "train"
+    found = task.conversations(split, None if sliced else most, seed, data)
+    if sliced:
+        found = found[slice(*(int(end) if end else None for end in (match["first"], match["last"])))]
     if not found:
         die(f"task {task.name} has no conversations in its {split} split")
     return found

@@ -11,7 +11,7 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
-from tasks.common import Missing, Rows, Task, answered, asked, number_behind_hashes
+from tasks.common import Missing, Rows, Task, answered, asked, names_number
 
 USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
@@ -98,10 +98,6 @@ def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
     return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
 
 
-def counts_right(question: dict, reply: str) -> bool:
-    return number_behind_hashes(reply) == int(question["answer"])
-
-
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""
     pieces = re.findall("[a-z]+", reply.lower())
@@ -122,5 +118,5 @@ def _task(name: str, make, judge, max_tokens: int) -> Task:
     return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 
-TASKS = [_task("spellingbee", _counting, counts_right, 160),
+TASKS = [_task("spellingbee", _counting, names_number, 160),
          _task("simplespelling", _spelling, spells_right, 96)]

@@ -11,6 +11,7 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
+from nanochat.dataset import texts
 from tasks.common import Missing, Rows, Task, answered, asked, names_number
 
 USUAL = 10_000
@@ -55,8 +56,6 @@ def words(split: str) -> tuple[str, ...]:
 @cache
 def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which files it read."""
-    from nanochat.dataset import texts  # brings torch along
-
     runs = RunLog(base / "tokenizer" / "tok_train.jsonl").read()
     shards = [Path(file) for file in runs[-1].get("files", ()) if Path(file).is_file()] if runs else []
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))

@@ -9,6 +9,7 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nanochat.common import die
@@ -84,14 +85,13 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
 def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
-    where = {"data": args.task_data, "allow_missing": args.allow_missing}
-    train = mixture(args.mixture, "train", args.num_conversations, seed, own, in_order=args.in_order, **where)
-    val = mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
-    if not train:
-        die(f"nothing to learn from: the mixture is {train.identity}",
-            hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
-    if not val:
-        die(f"nothing to validate on: the mixture is {val.identity}", hint="add a task whose data is there")
+    made = partial(mixture, args.mixture, seed=seed, data=args.task_data, allow_missing=args.allow_missing)
+    train = made("train", args.num_conversations, own=own, in_order=args.in_order)
+    val = made("val", VALIDATION_CONVERSATIONS)
+    for use, found in (("learn from", train), ("validate on", val)):
+        if not found:
+            die(f"nothing to {use}: the mixture is {found.identity}",
+                hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
     return train, val
 
 
@@ -101,7 +101,7 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
     less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
     be had unless `allow_missing`; `identity` then names what is missing."""
-    wanted, missing, parts = {}, [], []
+    wanted, missing, parts = {}, "", []
     for match in _ingredients(MIXTURES.get(recipe, recipe)):
         try:                                            # validation has the proportions of training
             found = _load(match, "train", 1 if match["count"] else None, seed, data)
@@ -110,13 +110,13 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
-            missing.append(f"without {match['task']}: {problem}")
+            missing += f"; without {match['task']}: {problem}"
     counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
     for match in filter(counts.get, counts):
         found = _load(match, split, counts[match], seed, data)
         parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
     made = TaskMixture([*parts, *own], None if in_order else seed)
-    made.identity = "; ".join([made.identity, *missing])
+    made.identity += missing
     return made
 
 

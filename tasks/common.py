@@ -56,8 +56,8 @@ class TaskMixture(Sequence):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
         self._order = range(self._starts[-1]) if seed is None else shuffled(self._starts[-1], seed)
-        self.identity = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts) or "nothing"
-        self.identity += "" if seed is None else f", seed {seed}"
+        names = [f"{part.count:,} of {part.name}" for part in self._parts]
+        self.identity = (" + ".join(names) or "nothing") + ("" if seed is None else f", seed {seed}")
 
     def __len__(self) -> int:
         return len(self._order)

@@ -3,9 +3,8 @@ in minutes. What it holds stands in almanac.txt; this file composes text from it
 conversations() for finetuning, questions() for evaluation. Pure, seeded, offline.
 
 A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same
-ways. Held out by construction: whole families of frames, the whole questions under `test`, number pairs,
-words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
-random.random() and blake2b alone, so that every Python makes the same text."""
+ways. Held out: families of frames (others for "val"), whole questions under `test`, number pairs, words to
+spell, names of things unknown. Draws use random.random() and blake2b alone: the same text in every Python."""
 
 import bisect
 import functools
@@ -22,6 +21,7 @@ from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
 TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choices": 10, "spelling": 13}    # methods of a Scribe
 HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
@@ -92,7 +92,7 @@ class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
 
     def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
-        self.relation, self.forms, self.gaps = relation, forms, []      # gaps: slots of rows without an answer
+        self.relation, self.forms, self.gaps = relation, forms, []      # gaps: rows without an answer
         self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
                          for split, families in frames.items()}
 
@@ -135,8 +135,7 @@ class Almanac:
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
         frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            facts = _relation(header, forms, frames, self.tables)
-            groups[facts[0].topic.relation] += facts
+            groups[header.split()[0]] += _relation(header, forms, frames, self.tables)
         self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, a, *wrong = header.split(" | ")
@@ -196,8 +195,8 @@ def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict)
     name, table, subject, answer = header.replace(" | ", " ").split()
     topic, facts = Topic(name, forms, frames), []
     for row in tables[table]:
-        slots = row | _subject_slots(row[subject])
-        slots |= {"a": row[answer], "xa": _article(row[answer]), "table": table}
+        slots = row | _subject_slots(row[subject]) | {"table": table}
+        slots |= {"a": row[answer], "xa": _article(row[answer])}
         if "-" not in (row[subject], row[answer]):
             facts.append(Fact(topic, slots, row[answer]))
         elif row[subject] != "-":
@@ -260,10 +259,9 @@ class Scribe(Dice):
             return dict(fact.slots)
         put = fact.topic.forms.get("ap", ["{a}"])[0]
         one, other = fact.answer or self.pick(fact.wrong), self.pick(fact.wrong)
-        plain = self.some((one, other), 2)
-        right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in (one, other, *plain))
-        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both),
-                             "either_plain": " or ".join(plain)}
+        named = (one, other, *self.some((one, other), 2))
+        right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in named)
+        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both)}
 
     def ask(self, fact: Fact, typed: bool = True) -> str:
         """A question in one of the split's wordings; as people type it, or as books print it."""
@@ -281,7 +279,8 @@ class Scribe(Dice):
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
         if not typed:
             return _capital(text)
-        for american, british in (pair.split("/") for pair in self.almanac.ways["british"]):
+        for pair in self.almanac.ways["british"]:
+            american, british = pair.split("/")
             if american in text and self.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
         return self.typed(text)
@@ -341,38 +340,159 @@ class Scribe(Dice):
             if word not in self.almanac.real_words:
                 return word
 
+    def turns(self, kind: str) -> list[Turn]:
+        """A turn of a kind; one on a fact may bring another that leans on it."""
+        if kind not in ("facts", "self", "unknown"):
+            return [getattr(self, kind)()]              # choice, arithmetic, letters, chat
+        relations = self.almanac.relations
+        if kind == "unknown":
+            fact = self.unknown()
+        else:
+            fact = self.fact() if kind == "facts" else self.pick(relations["self"])
+        turns = [(self.ask(fact), fact.reply)]
+        if kind == "facts":
+            other = self.pick(relations[fact.topic.relation])
+            if other is not fact and self.chance(0.06) and fact.topic.relation != "self":
+                turns.append((self.sentence("follow_ups", s=other.subject), other.reply))
+        return turns
 
-def _turns(scribe: Scribe, kind: str) -> list[Turn]:
-    """A turn of a kind; one on a fact may bring another that leans on it."""
-    if kind in _COMPOSED:
-        return [_COMPOSED[kind](scribe)]
-    relations = scribe.almanac.relations
-    if kind == "unknown":
-        fact = scribe.unknown()
-    else:
-        fact = scribe.fact() if kind == "facts" else scribe.pick(relations["self"])
-    turns = [(scribe.ask(fact), fact.reply)]
-    if kind == "facts":
-        other = scribe.pick(relations[fact.topic.relation])
-        if other is not fact and scribe.chance(0.06) and fact.topic.relation != "self":
-            turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
-    return turns
+    def chat(self, *topics: str) -> Turn:
+        chat = self.almanac.chat
+        header = self.pick([header for header in chat if not topics or header.startswith(topics)])
+        return self.typed(self.pick(chat[header]["ask"])), header.partition(" | ")[2]
 
+    def choice(self, fact: Fact | None = None) -> Turn:
+        """A multiple choice question, and the line of its answer: once that is named, its letter is only to be
+        copied; the bare letter was not learnt (dev/LOG.md)."""
+        fact = fact or self.fact()
+        options = self.some([fact.answer, *self.some(fact.wrong, 3)], 4)
+        lines = [f"- {option}={letter}" for option, letter in zip(options, "ABCD", strict=True)]
+        question = self.sentence("choice_frames", q=self.ask(fact, typed=False), o="\n".join(lines))
+        return question, lines[options.index(fact.answer)]
 
-def _chat(scribe: Scribe, *topics: str) -> Turn:
-    chat = scribe.almanac.chat
-    header = scribe.pick([header for header in chat if not topics or header.startswith(topics)])
-    return scribe.typed(scribe.pick(chat[header]["ask"])), header.partition(" | ")[2]
+    def numbers(self, signs: str) -> list[int]:
+        """In the tool's order, of one to four digits, often round; results are whole and not negative."""
+        high = self.pick((9, 12, 20, 99, 99, 99, 999))
 
+        def number() -> int:
+            return self.between(1 if high < 99 else 11, high) * (10 if self.chance(0.15) else 1)
 
-def _choice(scribe: Scribe, fact: Fact | None = None) -> Turn:
-    """A multiple choice question, and the line of its answer. The whole line: a network that has named the
-    answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md)."""
-    fact = fact or scribe.fact()
-    options = scribe.some([fact.answer, *scribe.some(fact.wrong, 3)], 4)
-    lines = [f"- {option}={letter}" for option, letter in zip(options, "ABCD", strict=True)]
-    question = scribe.sentence("choice_frames", q=scribe.ask(fact, typed=False), o="\n".join(lines))
-    return question, lines[options.index(fact.answer)]
+        def small() -> int:
+            return self.between(2, self.pick((9, 12, 12, 40)))
+
+        numbers = sorted((number(), number(), number()), reverse=True)
+        match signs:
+            case "double" | "half":
+                return [numbers[0] * (2 if signs == "half" else 1), 2]
+            case "/":
+                divisor = small()
+                return [divisor * self.pick((small(), numbers[0])), divisor]
+            case "*" | "* *":
+                return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
+            case "-" | "+ -":
+                return numbers[:len(signs.split()) + 1]
+            case "- -":
+                return [numbers[0] + numbers[1], *numbers[1:]]
+        return self.some(numbers, len(signs.split()) + 1)
+
+    def arithmetic(self) -> Turn:
+        """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
+        sums = self.almanac.sums
+        signs = self.pick("+-*/" if self.chance(0.78) else [signs for signs in sums if len(signs) > 1])
+        numbers = self.numbers(signs)
+        while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != self.tests:
+            numbers = self.numbers(signs)
+        forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
+        answer = _answer(forms, slots)
+        stories = forms.get("story_test" if self.tests else "story")
+        form = self.pick(stories if stories and self.chance(0.35) else forms[self.whole])
+        if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and self.chance(0.1):
+            slots = {name: self.almanac.in_words.get(number, number) for name, number in slots.items()}
+        signs_shown = {name: self.pick(forms[name]) for name in ("op", "word") if name in forms}
+        return self.typed(self.fill(form, **slots | signs_shown)), answer
+
+    def letters(self, task: str = "", word: str = "") -> Turn:
+        """A word to spell, or letters in it to count. A letter follows a space: always the same token."""
+        word = word or self.word()
+        forms = self.almanac.letters[task or self.weighted({"spell": 5, "count": 4, "length": 2})]
+        letter = self.pick(word if self.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
+        times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
+        slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
+        answer = _answer(forms, slots)
+        quote, around = self.pick("\"'"), self.random()
+        slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
+        return self.typed(self.pick(forms[self.whole]).format(**slots)), answer
+
+    def notes(self) -> str:
+        """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
+        facts = [self.fact() for _ in range(self.between(7, 20))]
+        if self.chance(0.5):
+            same = self.almanac.relations[facts[0].topic.relation]
+            facts = self.some(same, self.between(5, 10)) + facts[:5]
+        said = [self.say(fact) for fact in facts]
+        title = self.sentence("headings") + "\n\n" if self.chance(0.4) else ""
+        if self.chance(0.3):
+            return title + "\n".join(f"- {_capital(clause)}." for clause in said)
+        said = [f"{self.sentence('openings')} {clause}" if self.chance(0.2) else clause for clause in said]
+        return title + " ".join(f"{_capital(clause)}." for clause in said)
+
+    def lesson(self) -> str:
+        """A story of a class, where people ask and know."""
+        story = [self.sentence("lesson_starts")]
+        for _ in range(self.between(3, 8)):
+            fact = self.fact()
+            story.append(self.sentence("lesson_talk", q=self.ask(fact, typed=False), r=fact.reply))
+            if self.chance(0.35):
+                story.append(self.sentence("lesson_events"))
+        return " ".join([*story, self.sentence("lesson_ends")])
+
+    def dialogue(self) -> str:
+        """Questions of all kinds as people type them, and answers; calls of the calculator in brackets."""
+        lines, voices = [], self.pick(self.pools["voices"])
+        kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
+        for _ in range(self.between(5, 12)):
+            for question, answer in self.turns(self.weighted(kinds)):
+                if not isinstance(answer, str):
+                    tool, output, text = (part["text"] for part in answer)
+                    answer = f"[{tool} = {output}] {text}"
+                lines.append(self.fill(voices, q=question, r=answer))
+        return "\n".join(lines)
+
+    def choices(self) -> str:
+        """Multiple choice questions, often with the answer in words as well."""
+        parts, lead, explain = [], self.pick(("\n", "\n", "\nAnswer:\n")), self.chance(0.4)
+        for _ in range(self.between(2, 6)):
+            fact = self.fact()
+            question, line = self.choice(fact)
+            parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
+        return "\n\n".join(parts)
+
+    def spelling(self) -> str:
+        words = [self.word() for _ in range(self.between(10, 30))]
+        return self.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
+
+    def question(self, kind: str, fact: Fact) -> dict:
+        """One for questions(); of a kind that asks for facts, on this one."""
+        about = {"relation": fact.topic.relation, "subject": fact.subject}
+        if kind == "facts":
+            text, answer, bare = self.ask(fact), fact.answer, _bare(fact.answer)
+            accept = dict.fromkeys((answer, bare, self.almanac.digits.get(bare, bare)))
+            more = {"accept": list(accept), **about, "wrong": fact.wrong}
+        elif kind == "choice":
+            text, line = self.choice(fact)
+            answer, more = line[-1], about
+        elif kind == "letters":
+            task = self.weighted({"spell": 2, "count": 2, "length": 1})
+            word = self.pick(self.almanac.unseen_words) if self.tests else self.word()
+            text, parts = self.letters(task, word)
+            answer, more = " ".join(word) if task == "spell" else parts[1]["text"], {"task": task}
+        elif kind == "arithmetic":
+            text, (tool, output, _) = self.arithmetic()
+            answer, more = output["text"], {"tool": tool["text"]}
+        else:
+            text, answer, more = *self.turns(kind)[0], {}
+        conversation = {"messages": [{"role": "user", "content": text}]}
+        return {"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more
 
 
 def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
@@ -387,65 +507,6 @@ def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
             {"type": "text", "text": reply}]
 
 
-def _numbers(dice: Dice, signs: str) -> list[int]:
-    """In the tool's order, of one to four digits, often round ones; results are whole and not negative."""
-    high = dice.pick((9, 12, 20, 99, 99, 99, 999))
-
-    def number() -> int:
-        return dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
-
-    def small() -> int:
-        return dice.between(2, dice.pick((9, 12, 12, 40)))
-
-    numbers = sorted((number(), number(), number()), reverse=True)
-    match signs:
-        case "double" | "half":
-            return [numbers[0] * (2 if signs == "half" else 1), 2]
-        case "/":
-            divisor = small()
-            return [divisor * dice.pick((small(), numbers[0])), divisor]
-        case "*" | "* *":
-            return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
-        case "-" | "+ -":
-            return numbers[:len(signs.split()) + 1]
-        case "- -":
-            return [numbers[0] + numbers[1], *numbers[1:]]
-    return dice.some(numbers, len(signs.split()) + 1)
-
-
-def _arithmetic(scribe: Scribe) -> Turn:
-    """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
-    sums = scribe.almanac.sums
-    signs = scribe.pick("+-*/" if scribe.chance(0.78) else [signs for signs in sums if len(signs) > 1])
-    numbers = _numbers(scribe, signs)
-    while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != scribe.tests:
-        numbers = _numbers(scribe, signs)
-    forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
-    answer = _answer(forms, slots)
-    stories = forms.get("story_test" if scribe.tests else "story")
-    form = scribe.pick(stories if stories and scribe.chance(0.35) else forms[scribe.whole])
-    if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and scribe.chance(0.1):
-        slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
-    signs_shown = {name: scribe.pick(forms[name]) for name in ("op", "word") if name in forms}
-    return scribe.typed(scribe.fill(form, **slots | signs_shown)), answer
-
-
-def _letters(scribe: Scribe, task: str = "", word: str = "") -> Turn:
-    """A word to spell, or letters in it to count. Each letter follows a space: one token, always the same."""
-    word = word or scribe.word()
-    forms = scribe.almanac.letters[task or scribe.weighted({"spell": 5, "count": 4, "length": 2})]
-    letter = scribe.pick(word if scribe.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
-    times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
-    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
-    answer = _answer(forms, slots)
-    quote, around = scribe.pick("\"'"), scribe.random()
-    slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
-    return scribe.typed(scribe.pick(forms[scribe.whole]).format(**slots)), answer
-
-
-_COMPOSED = {"choice": _choice, "arithmetic": _arithmetic, "letters": _letters, "chat": _chat}
-
-
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
     """Endless {"messages": [...]} of one to four questions; a few have greetings or a system message."""
     for index in itertools.count():
@@ -453,11 +514,11 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
         if scribe.chance(0.05):
             messages.append({"role": "system", "content": scribe.sentence("systems")})
         while not turns or (len(turns) < 4 and scribe.chance(0.35)):
-            turns += _turns(scribe, scribe.weighted(TURNS))
+            turns += scribe.turns(scribe.weighted(TURNS))
         if len(turns) > 1 and scribe.chance(0.1):
-            turns.insert(0, _chat(scribe, "greeting"))
+            turns.insert(0, scribe.chat("greeting"))
         if len(turns) > 1 and scribe.chance(0.1):
-            turns.append(_chat(scribe, "thanks", "goodbye"))
+            turns.append(scribe.chat("thanks", "goodbye"))
         for question, answer in turns:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         yield {"messages": messages}
@@ -467,67 +528,11 @@ def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
         scribe = Scribe(split, "document", split, seed, index)
-        maker = scribe.weighted(DOCUMENTS)
-        text = maker(scribe)
+        maker = getattr(scribe, scribe.weighted(DOCUMENTS))
+        text = maker()
         while len(text) < SHORTEST_DOCUMENT:
-            text += "\n\n" + maker(scribe)
+            text += "\n\n" + maker()
         yield text
-
-
-def _notes(scribe: Scribe) -> str:
-    """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
-    facts = [scribe.fact() for _ in range(scribe.between(7, 20))]
-    if scribe.chance(0.5):
-        same = scribe.almanac.relations[facts[0].topic.relation]
-        facts = scribe.some(same, scribe.between(5, 10)) + facts[:5]
-    said = [scribe.say(fact) for fact in facts]
-    title = scribe.sentence("headings") + "\n\n" if scribe.chance(0.4) else ""
-    if scribe.chance(0.3):
-        return title + "\n".join(f"- {_capital(clause)}." for clause in said)
-    said = [f"{scribe.sentence('openings')} {clause}" if scribe.chance(0.2) else clause for clause in said]
-    return title + " ".join(f"{_capital(clause)}." for clause in said)
-
-
-def _lesson(scribe: Scribe) -> str:
-    """A story of a class, where people ask and know."""
-    story = [scribe.sentence("lesson_starts")]
-    for _ in range(scribe.between(3, 8)):
-        fact = scribe.fact()
-        story.append(scribe.sentence("lesson_talk", q=scribe.ask(fact, typed=False), r=fact.reply))
-        if scribe.chance(0.35):
-            story.append(scribe.sentence("lesson_events"))
-    return " ".join([*story, scribe.sentence("lesson_ends")])
-
-
-def _dialogue(scribe: Scribe) -> str:
-    """Questions of all kinds as people type them, and answers; the calculator's calls between brackets."""
-    lines, voices = [], scribe.pick(scribe.pools["voices"])
-    kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
-    for _ in range(scribe.between(5, 12)):
-        for question, answer in _turns(scribe, scribe.weighted(kinds)):
-            if not isinstance(answer, str):
-                tool, output, text = (part["text"] for part in answer)
-                answer = f"[{tool} = {output}] {text}"
-            lines.append(scribe.fill(voices, q=question, r=answer))
-    return "\n".join(lines)
-
-
-def _choices(scribe: Scribe) -> str:
-    """Multiple choice questions, often with the answer in words as well."""
-    parts, lead, explain = [], scribe.pick(("\n", "\n", "\nAnswer:\n")), scribe.chance(0.4)
-    for _ in range(scribe.between(2, 6)):
-        fact = scribe.fact()
-        question, line = _choice(scribe, fact)
-        parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
-    return "\n\n".join(parts)
-
-
-def _spelling(scribe: Scribe) -> str:
-    words = [scribe.word() for _ in range(scribe.between(10, 30))]
-    return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
-
-
-DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13}         # relative frequency
 
 
 def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
@@ -537,34 +542,8 @@ def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dic
     assert kind in KINDS, kind
     facts, key = almanac().facts, () if split == "test" else (split,)
     order = Dice("questions", kind, seed, *key).some(facts, len(facts))
-    made = []
-    for i in range(n):
-        scribe = Scribe(split, "question", kind, seed, i, *key)
-        text, answer, more = _asked(kind, scribe, order[i % len(order)])
-        conversation = {"messages": [{"role": "user", "content": text}]}
-        made.append({"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more)
-    return made
-
-
-def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
-    """A question, its answer, and what else is to be known of it."""
-    about = {"relation": fact.topic.relation, "subject": fact.subject}
-    if kind == "facts":
-        bare = _bare(fact.answer)
-        accept = dict.fromkeys((fact.answer, bare, almanac().digits.get(bare, bare)))
-        return scribe.ask(fact), fact.answer, {"accept": list(accept), **about, "wrong": fact.wrong}
-    if kind == "choice":
-        text, line = _choice(scribe, fact)
-        return text, line[-1], about
-    if kind == "letters":
-        task = scribe.weighted({"spell": 2, "count": 2, "length": 1})
-        word = scribe.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
-        text, answer = _letters(scribe, task, word)
-        return text, " ".join(word) if task == "spell" else answer[1]["text"], {"task": task}
-    (text, answer), = _turns(scribe, kind)
-    if kind == "arithmetic":
-        return text, answer[1]["text"], {"tool": answer[0]["text"]}
-    return text, answer, {}
+    return [Scribe(split, "question", kind, seed, i, *key).question(kind, fact)
+            for i, fact in enumerate(itertools.islice(itertools.cycle(order), n))]
 
 
 def is_correct(question: dict, reply: str) -> bool:

@@ -259,9 +259,10 @@ class Scribe(Dice):
             return dict(fact.slots)
         put = fact.topic.forms.get("ap", ["{a}"])[0]
         one, other = fact.answer or self.pick(fact.wrong), self.pick(fact.wrong)
-        named = (one, other, *self.some((one, other), 2))
-        right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in named)
-        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both)}
+        plain = self.some((one, other), 2)
+        right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in (one, other, *plain))
+        return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both),
+                             "either_plain": " or ".join(plain)}
 
     def ask(self, fact: Fact, typed: bool = True) -> str:
         """A question in one of the split's wordings; as people type it, or as books print it."""
@@ -362,7 +363,7 @@ class Scribe(Dice):
         return self.typed(self.pick(chat[header]["ask"])), header.partition(" | ")[2]
 
     def choice(self, fact: Fact | None = None) -> Turn:
-        """A multiple choice question, and the line of its answer: once that is named, its letter is only to be
+        """A multiple choice question, and the line of its answer: once this is named, its letter need only be
         copied; the bare letter was not learnt (dev/LOG.md)."""
         fact = fact or self.fact()
         options = self.some([fact.answer, *self.some(fact.wrong, 3)], 4)

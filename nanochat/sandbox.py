@@ -131,11 +131,10 @@ class Worker(dict):
             return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
         return unpack(value[0])
 
-    def ask(self, *question) -> list:
-        self.questions.write(json.dumps(question) + "\n")
-        return self.hear()
-
-    def hear(self) -> list | None:
+    def ask(self, *question) -> list | None:
+        """The answer; without a question, wait until the program has run to its end."""
+        if question:
+            self.questions.write(json.dumps(question) + "\n")
         line = self.answers.readline()
         if not line:
             raise ConnectionError("the program ended itself")
@@ -151,13 +150,12 @@ def judge(rest: int, verdict: int, worker: Worker) -> None:
     with open(rest) as file:
         secret, tests = json.load(file)
     try:
-        worker.hear()                                   # the program has run to its end
+        worker.ask()
         exec(tests, worker)
         reason = "passed"
     except BaseException as error:
         sys.__excepthook__(type(error), error, error.__traceback__)
-        reason = "killed" if isinstance(error, ConnectionError) else "failed"
-        reason = "memory" if isinstance(error, MemoryError) else reason
+        reason = {ConnectionError: "killed", MemoryError: "memory"}.get(type(error), "failed")
     os.write(verdict, f"{secret} {reason}".encode())
     os._exit(0)
 

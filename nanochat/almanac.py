@@ -502,10 +502,8 @@ def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
         return forms["reply"][0].format(**slots)
     call = forms["tool"][0].format(**slots)
     value = evaluate(call)
-    assert value is not None, call
-    reply = forms["reply"][0].format(**slots, r=value)
-    return [{"type": "python", "text": call}, {"type": "python_output", "text": value},
-            {"type": "text", "text": reply}]
+    parts = {"python": call, "python_output": value, "text": forms["reply"][0].format(**slots, r=value)}
+    return [{"type": kind, "text": text} for kind, text in parts.items()]
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:

@@ -97,36 +97,33 @@ class Persona:
             text = text[:at] + text[at:at + 2][::-1] + text[at + 2:]
         return text
 
+    def conversation(self, dice: Dice) -> dict:
+        """Questions on one to three topics, now and then after a system message that says who it is."""
+        messages = []
+        if dice.chance(0.06):
+            messages.append({"role": "system", "content": self.compose(dice, self.forms["systems"])})
+        left = dict(self.weights)
+        for _ in range(dice.weighted(TURNS)):
+            topic = dice.weighted(left)
+            del left[topic]
+            question, answer = self.turn(dice, topic)
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"messages": messages}
 
-def conversation(persona: Persona, dice: Dice) -> dict:
-    """Questions on one to three topics, now and then after a system message that says who it is."""
-    messages = []
-    if dice.chance(0.06):
-        messages.append({"role": "system", "content": persona.compose(dice, persona.forms["systems"])})
-    left = dict(persona.weights)
-    for _ in range(dice.weighted(TURNS)):
-        topic = dice.weighted(left)
-        del left[topic]
-        question, answer = persona.turn(dice, topic)
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return {"messages": messages}
+    def compose_all(self, count: int, seed: int) -> list[str]:
+        """`count` different lines. Dies where the wordings do not yield as many."""
+        lines = {}
+        for index in range(20 * count):
+            lines[json.dumps(self.conversation(Dice("identity", seed, index)), ensure_ascii=False)] = None
+            if len(lines) == count:
+                return list(lines)
+        die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
 
-
-def compose_all(persona: Persona, count: int, seed: int) -> list[str]:
-    """`count` different lines. Dies where the wordings do not yield as many."""
-    lines = {}
-    for index in range(20 * count):
-        lines[json.dumps(conversation(persona, Dice("identity", seed, index)), ensure_ascii=False)] = None
-        if len(lines) == count:
-            return list(lines)
-    die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
-
-
-def prompt(persona: Persona, dice: Dice) -> str:
-    """Another one for every conversation: the variety comes from here, not from the temperature."""
-    first, _ = persona.turn(dice, dice.weighted(persona.weights))
-    slots = {"tone": dice.pick(persona.forms["tones"]), "first": first, "turns": dice.weighted(TURNS)}
-    return persona.compose(dice, persona.forms["prompt"], **slots)
+    def prompt(self, dice: Dice) -> str:
+        """Another one for every conversation: the variety comes from here, not from the temperature."""
+        first, _ = self.turn(dice, dice.weighted(self.weights))
+        slots = {"tone": dice.pick(self.forms["tones"]), "first": first, "turns": dice.weighted(TURNS)}
+        return self.compose(dice, self.forms["prompt"], **slots)
 
 
 def conversation_in(reply) -> str:
@@ -151,7 +148,7 @@ async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
 
     async def ask(index: int) -> None:
         nonlocal done
-        message = {"role": "user", "content": prompt(persona, Dice("prompt", args.seed, index))}
+        message = {"role": "user", "content": persona.prompt(Dice("prompt", args.seed, index))}
         async with free:
             reply = await client.chat.completions.create(model=args.model, messages=[message])
         line, done = conversation_in(reply), done + 1
@@ -162,7 +159,8 @@ async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
             print(f"{done} requests, {len(kept):,} of {args.count:,} conversations", flush=True)
 
     with open(args.out, "a", encoding="utf-8", buffering=1) as out:
-        await asyncio.gather(*map(ask, range(start, args.count)))
+        async with client:
+            await asyncio.gather(*map(ask, range(start, args.count)))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -171,7 +169,7 @@ def main(args: argparse.Namespace) -> None:
         die("--name is empty")
     persona = Persona(args)
     if not args.endpoint:
-        atomic_write(args.out, "".join(f"{line}\n" for line in compose_all(persona, args.count, args.seed)))
+        atomic_write(args.out, "".join(f"{line}\n" for line in persona.compose_all(args.count, args.seed)))
         return print(f"{args.out}: {args.count:,} conversations")
     if not args.model or not args.endpoint.startswith(("http://", "https://")):
         die(f"--endpoint is {args.endpoint} and --model is {args.model}: it takes a URL and a name")

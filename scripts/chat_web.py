@@ -737,18 +737,18 @@ def parser() -> argparse.ArgumentParser:
 
 def find_models(args: argparse.Namespace) -> list[Served]:
     """Every stage of the model asked for, the most finished first, but before all the one asked for."""
-    chosen = checkpoint.find(args.stage, args.model_tag, args.step)
-    tag = chosen.parent.parent.name
-
     def served(path: Path) -> Served:
+        *_, tag, stage, _ = path.parts
+        step, shape = checkpoint.read_state(path)["step"], checkpoint.read_shape(path)
+
         def load(device: str) -> Engine:
-            model, tokenizer, _ = checkpoint.load_model(stage, tag, checkpoint.step_of(path), device)
+            model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
             return Engine(model, tokenizer, args.max_batch, args.keep)
 
-        stage, context = path.parent.name, checkpoint.read_shape(path).sequence_len
-        return Served(f"{tag}-{stage}", stage, context, int(checkpoint.created(path)), load)
+        return Served(f"{tag}-{stage}", stage, shape.sequence_len, int(checkpoint.created(path)), load)
 
-    others = [path for path in checkpoint.stages(tag) if path.parent != chosen.parent]
+    chosen = checkpoint.find(args.stage, args.model_tag, args.step)
+    others = [path for path in checkpoint.stages(chosen.parts[-3]) if path.parent != chosen.parent]
     return [served(path) for path in (chosen, *others)]
 
 

@@ -21,7 +21,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import SimpleNamespace
@@ -290,6 +290,7 @@ class Worker:
         self.inbox: queue.SimpleQueue = queue.SimpleQueue()
         self.loading = asyncio.Lock()
         self._live: list[Job] = []                      # what the engines work on
+        self._thread = threading.Thread(target=self._work, name=device, daemon=True)
 
     @property
     def places(self) -> int:
@@ -306,14 +307,13 @@ class Worker:
                 raise failure(503, f"the model {model.id} cannot be loaded") from None
         return self.engines[model.id]
 
-    @contextlib.contextmanager
-    def running(self) -> Iterator[None]:
+    def start(self) -> None:
         self._loop = asyncio.get_running_loop()
-        thread = threading.Thread(target=self._work, name=self.device, daemon=True)
-        thread.start()
-        yield
+        self._thread.start()
+
+    def stop(self) -> None:
         self.inbox.put(None)
-        thread.join()
+        self._thread.join()
 
     def _work(self) -> None:
         if self.device.startswith("cuda"):
@@ -347,19 +347,14 @@ class Worker:
         try:
             if engine.busy:
                 engine.step()
+            news = [(job, (answer, *answer.news(self.max_seconds))) for job in jobs for answer in job.growing]
         except Exception as error:                      # memory, NaN: the answers are lost, not the server
             engine.reset()
             return self._fail(jobs, error)
-        told = []
         for job in jobs:
-            for answer in list(job.growing):
-                pieces, details, reason = answer.news(self.max_seconds)
-                if reason or (job.asked.stream and (pieces or details)):
-                    told.append((job, (answer, pieces, details, reason)))
-                if reason:
-                    job.growing.remove(answer)
+            job.growing = [answer for answer in job.growing if not answer.finish_reason]
         self._live = [job for job in self._live if job.growing]
-        self._tell(told)
+        self._tell([(job, item) for job, item in news if item[-1] or (job.asked.stream and any(item[1:]))])
 
     def _fail(self, jobs: list[Job], error: Exception) -> None:
         print(f"error: {self.device}: {error!r}", flush=True)
@@ -369,8 +364,9 @@ class Worker:
 
     def _drop(self, job: Job) -> None:
         self._live.remove(job)
-        while job.growing:
-            job.engine.cancel(job.growing.pop().request)
+        for answer in job.growing:
+            answer.engine.cancel(answer.request)
+        job.growing = []
 
     def _tell(self, told: list[tuple[Job, Any]]) -> None:
         """All in one go: to wake the event loop costs more than what it then does."""
@@ -582,10 +578,11 @@ def create_app(models: Sequence[Served], args: argparse.Namespace,
 
     @contextlib.asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        with contextlib.ExitStack() as stack:
-            for worker in workers:
-                stack.enter_context(worker.running())
-            yield
+        for worker in workers:
+            worker.start()
+        yield
+        for worker in workers:
+            worker.stop()
 
     for worker in workers:
         worker.engines[models[0].id] = models[0].load(worker.device)

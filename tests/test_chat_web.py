@@ -285,7 +285,7 @@ def test_a_body_that_never_arrives_is_given_up(client, monkeypatch):
         assert b"408" in slow.recv(4096)
 
 
-def test_a_client_that_stops_reading_is_given_up(monkeypatch):
+def test_a_client_that_stops_reading_is_given_up(monkeypatch, capsys):
     monkeypatch.setattr(chat_web, "PATIENCE", 0.1)
     with serving(Gated(bigram(ENDLESS)), flags="--max-batch=32 --max-waiting=0") as client:
         body = json.dumps(SAID | {"stream": True, "logprobs": True, "top_logprobs": 20, "n": 32}).encode()
@@ -293,6 +293,7 @@ def test_a_client_that_stops_reading_is_given_up(monkeypatch):
             while metric(client, "running") == 0:
                 pass
             assert settled(client)["requests"] == 0
+    assert capsys.readouterr().out == ""                # that is no crash
 
 
 def test_user_text_with_marker_names_stays_text(client):

@@ -587,6 +587,7 @@ def create_app(models: Sequence[Served], args: argparse.Namespace,
     for worker in workers:
         worker.engines[models[0].id] = models[0].load(worker.device)
     app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url="/openapi.json" if args.docs else None)
+    app.state.workers = workers
     # no foreign name can be resolved to a server that answers to local ones only
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK if args.host in LOOPBACK else ["*"])
     app.add_middleware(Gate, counts=counts, api_key=args.api_key)
@@ -749,6 +750,15 @@ def find_models(args: argparse.Namespace) -> list[Served]:
     return [served(path) for path in (chosen, *others)]
 
 
+class Server(uvicorn.Server):
+    """Told to stop, it ends the answers that are being made, so that no client waits for the rest."""
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        for worker in self.config.app.state.workers:
+            worker.max_seconds = -1
+        await super().shutdown(sockets)
+
+
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "max_batch", "max_tokens", "max_seconds")
     six = ":" in args.host
@@ -763,7 +773,7 @@ def main(args: argparse.Namespace) -> None:
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
                             limit_concurrency=MAX_CONNECTIONS)
     with contextlib.suppress(KeyboardInterrupt):
-        uvicorn.Server(config).run(sockets=[listener])
+        Server(config).run(sockets=[listener])
 
 
 if __name__ == "__main__":

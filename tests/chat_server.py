@@ -91,11 +91,12 @@ def serving(*engines: Engine, models: list[chat_web.Served] = (), devices: list[
     listener = socket.create_server(("127.0.0.1", 0))   # connections wait here until the server is up
     args = chat_web.parser().parse_args(flags.split())
     app = chat_web.create_app([*map(served, engines), *models], args, devices)
-    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = chat_web.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{listener.getsockname()[1]}", timeout=60) as client:
+            client.server = server
             yield client
     finally:
         for engine in engines:

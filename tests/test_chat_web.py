@@ -579,6 +579,25 @@ def test_the_server_is_local_by_default_and_a_taken_port_is_one_clear_line(capsy
     assert stop.value.code == 2 and "cannot listen on 127.0.0.1" in capsys.readouterr().err
 
 
+def test_answers_that_are_being_made_when_the_server_stops_are_ended_not_cut_off():
+    engine = Gated(bigram(ENDLESS), max_batch=1, gate=threading.Semaphore(0))
+    with serving(engine) as client:
+        said = SAID | {"stream": True, "n": 2}          # one runs, one waits
+        with client.stream("POST", "/v1/chat/completions", json=said) as reply:
+            while metric(client, "waiting") < 2:
+                pass
+            engine.gate.release(3)
+            while metric(client, "running") < 1:
+                pass
+            client.server.should_exit = True
+            while client.server.config.app.state.workers[0].max_seconds > 0:
+                pass
+            engine.gate.release(1000)
+            chunks = events(reply.read().decode())
+    assert [chunk["choices"][0]["finish_reason"] for chunk in chunks].count("length") == 2
+    assert len(chunks) < 15
+
+
 @pytest.mark.parametrize("end", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_ends_the_server_cleanly_in_the_middle_of_answers(end, base_dir):
     for stage, following in (("base", TOOL), ("mid", TOOL), ("sft", ENDLESS)):

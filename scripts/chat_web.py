@@ -23,6 +23,8 @@ import uuid
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
+from itertools import groupby
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -60,16 +62,8 @@ HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt
             "prompt_cache_retention", "service_tier", "parallel_tool_calls", "include_obfuscation"}
 NOTHING = {"store": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "modalities": ["text"],
            "response_format": {"type": "text"}, "best_of": 1, "suffix": ""}
-METRICS = {
-    "requests_total": ("counter", "HTTP requests answered, by status."),
-    "prompt_tokens_total": ("counter", "Tokens of prompts."),
-    "cached_tokens_total": ("counter", "Tokens of prompts that were still in a cache."),
-    "completion_tokens_total": ("counter", "Tokens of answers."),
-    "first_token_seconds": ("summary", "From a request to the first token of an answer."),
-    "token_seconds": ("summary", "Per further token of an answer."),
-    "running": ("gauge", "Answers that grow."),
-    "waiting": ("gauge", "Answers that wait for their first token."),
-}
+COUNTED = ("prompt_tokens", "cached_tokens", "completion_tokens", "first_tokens", "first_token_seconds",
+           "next_tokens", "next_token_seconds")         # seconds that each kind of token took, for averages
 
 
 def failure(status: int, message: str, param: str | None = None, code: str | None = None,
@@ -252,10 +246,6 @@ class Job:
         self.queue, self.since = asyncio.Queue(), time.monotonic()
         worker.jobs.add(self)
 
-    def submit(self, engine: Engine, answers: list[Answer]) -> None:
-        self.engine, self.answers, self.growing = engine, answers, list(answers)
-        self.worker.inbox.put((self, True))
-
     async def news(self) -> AsyncIterator[tuple[Answer, list, list, str | None]]:
         """(answer, *its news) to the end of all answers. HTTPException when the engine failed."""
         growing = len(self.answers)
@@ -268,20 +258,17 @@ class Job:
 
     def close(self, counts: Counter) -> None:
         """Free the places, whether the answers are complete or no longer wanted, and count what was made."""
-        self.worker.jobs.discard(self)
-        self.worker.inbox.put((self, False))
+        self.worker.drop(self)
         usage, begun = self.asked.usage(self.answers), [answer for answer in self.answers if answer.first]
-        counts.update({f"{name}_total": (usage | usage["prompt_tokens_details"])[name]
-                       for name in ("prompt_tokens", "cached_tokens", "completion_tokens")})
-        counts.update({"first_token_seconds_sum": sum(answer.first - self.since for answer in begun),
-                       "first_token_seconds_count": len(begun),
-                       "token_seconds_sum": sum(answer.last - answer.first for answer in begun),
-                       "token_seconds_count": sum(answer.made - 1 for answer in begun)})
+        done = (usage["prompt_tokens"], usage["prompt_tokens_details"]["cached_tokens"],
+                usage["completion_tokens"], len(begun), sum(answer.first - self.since for answer in begun),
+                sum(answer.made - 1 for answer in begun), sum(answer.last - answer.first for answer in begun))
+        counts.update({f"{name}_total": value for name, value in zip(COUNTED, done, strict=True)})
 
 
 class Worker:
-    """A device: its engines, one per model in use, and the thread that drives them. The event loop puts
-    (job, wanted) into the inbox; what has a leading underscore belongs to the thread."""
+    """A device: its engines, one per model in use, and the thread that drives them and does what comes into
+    its inbox. What has a leading underscore belongs to the thread."""
 
     def __init__(self, device: str, max_seconds: float):
         self.device, self.max_seconds = device, max_seconds
@@ -307,6 +294,14 @@ class Worker:
                 raise failure(503, f"the model {model.id} cannot be loaded") from None
         return self.engines[model.id]
 
+    def submit(self, job: Job, engine: Engine, answers: list[Answer]) -> None:
+        job.engine, job.answers, job.growing = engine, answers, list(answers)
+        self.inbox.put(partial(self._begin, job))
+
+    def drop(self, job: Job) -> None:
+        self.jobs.discard(job)
+        self.inbox.put(partial(self._drop, job))
+
     def start(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._thread.start()
@@ -323,24 +318,21 @@ class Worker:
                 self._advance(engine, [job for job in self._live if job.engine is engine])
 
     def _listen(self) -> bool:
-        """Take in what handlers ask for; sleep while there is nothing to do. False at the server's end."""
-        while True:
-            try:
-                message = self.inbox.get(block=not self._live)
-            except queue.Empty:
-                return True
-            if message is None:
-                return False
-            job, wanted = message
-            if wanted:
-                self._live.append(job)
-                try:
-                    for answer in job.answers:
-                        answer.submit()
-                except Exception as error:
-                    self._fail([job], error)
-            elif job in self._live:
-                self._drop(job)
+        """Do what handlers ask for; sleep while there is nothing to do. False at the server's end."""
+        try:
+            while do := self.inbox.get(block=not self._live):
+                do()
+        except queue.Empty:
+            return True
+        return False
+
+    def _begin(self, job: Job) -> None:
+        self._live.append(job)
+        try:
+            for answer in job.answers:
+                answer.submit()
+        except Exception as error:
+            self._fail([job], error)
 
     def _advance(self, engine: Engine, jobs: list[Job]) -> None:
         """One step of an engine; what it made goes to the handlers."""
@@ -363,10 +355,10 @@ class Worker:
         self._tell([(job, failure(500, "the model failed on this request")) for job in jobs])
 
     def _drop(self, job: Job) -> None:
-        self._live.remove(job)
         for answer in job.growing:
             answer.engine.cancel(answer.request)
         job.growing = []
+        self._live = [other for other in self._live if other is not job]
 
     def _tell(self, told: list[tuple[Job, Any]]) -> None:
         """All in one go: to wake the event loop costs more than what it then does."""
@@ -426,10 +418,9 @@ class Asked(Form):
     n: int = Field(1, ge=1, le=MAX_CHOICES)
 
     def params(self, max_tokens: int | None, top_logprobs: int | None) -> SamplingParams:
-        same = self.model_dump(include={"temperature", "top_k", "top_p", "min_p", "repetition_penalty",
-                                        "frequency_penalty", "presence_penalty", "seed"})
-        stop = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        return SamplingParams(**same, max_tokens=max_tokens, top_logprobs=top_logprobs, stop=stop)
+        fields = self.model_dump(include=set(SamplingParams.__dataclass_fields__))
+        fields["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
+        return SamplingParams(**fields | {"max_tokens": max_tokens, "top_logprobs": top_logprobs})
 
     def usage(self, answers: list[Answer]) -> dict:
         each_prompt, made = answers[::self.n], sum(answer.made for answer in answers)
@@ -573,7 +564,8 @@ def check_ids(engine: Engine, name: str, ids: Sequence[int], room: int, final: S
 def create_app(models: Sequence[Served], args: argparse.Namespace,
                devices: Sequence[str] = ("cpu",)) -> FastAPI:
     """The server as an ASGI app. `models`: the default first; `args`: what parser() gives."""
-    counts, workers = Counter(), [Worker(device, args.max_seconds) for device in devices]
+    counts = Counter({f"{name}_total": 0 for name in COUNTED})
+    workers = [Worker(device, args.max_seconds) for device in devices]
     limit, by_id = len(devices) * args.max_batch + args.max_waiting, {model.id: model for model in models}
 
     @contextlib.asynccontextmanager
@@ -607,13 +599,11 @@ def create_app(models: Sequence[Served], args: argparse.Namespace,
     async def metrics() -> PlainTextResponse:
         growing = [answer for worker in workers for job in worker.jobs for answer in job.growing]
         running = sum(answer.first > 0 for answer in growing)
-        values, lines = counts | {"running": running, "waiting": len(growing) - running}, []
-        for name, (kind, says) in METRICS.items():
-            lines += [f"# HELP nanochat_{name} {says}", f"# TYPE nanochat_{name} {kind}"]
-            keys = [f"{name}_sum", f"{name}_count"] if kind == "summary" else [name]
-            keys = sorted(key for key in counts if key.startswith(f"{name}{{")) or keys
-            lines += [f"nanochat_{key} {values.get(key, 0)}" for key in keys]
-        return PlainTextResponse("\n".join(lines) + "\n", media_type="text/plain; version=0.0.4")
+        values, lines = dict(counts) | {"running": running, "waiting": len(growing) - running}, []
+        for name, keys in groupby(sorted(values), lambda key: key.partition("{")[0]):
+            lines.append(f"# TYPE nanochat_{name} {'counter' if name.endswith('_total') else 'gauge'}\n")
+            lines += [f"nanochat_{key} {values[key]}\n" for key in keys]
+        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")
     async def list_models() -> dict:
@@ -655,7 +645,7 @@ def create_app(models: Sequence[Served], args: argparse.Namespace,
         except (ValueError, OverflowError) as error:
             first = str(error).split()[0]
             raise failure(400, str(error), first if first in type(asked).model_fields else None) from None
-        job.submit(engine, answers)
+        job.worker.submit(job, engine, answers)
         name, whole, chunk = asked.kind
         head = {"id": f"{name}-{uuid.uuid4().hex}", "created": int(time.time()), "model": model.id}
         about = {"prompt_tokens": asked.usage(answers)["prompt_tokens"], "dropped_turns": dropped,

@@ -374,11 +374,13 @@ def test_metrics_count_what_was_done():
         settled(client)
         text = client.get("/metrics").text
         for line in text.splitlines():                  # the format: https://prometheus.io/docs/instrumenting
-            assert re.fullmatch(r'# (HELP|TYPE) \w+ .+|nanochat_\w+(\{status="\d+"\})? [\d.e+-]+', line), line
+            typed, value = r"# TYPE nanochat_\w+ (counter|gauge)", r'nanochat_\w+(\{status="\d+"\})? [\d.e-]+'
+            assert re.fullmatch(f"{typed}|{value}", line), line
         assert 'nanochat_requests_total{status="400"} 1' in text
         counts = {"prompt_tokens_total": 12, "cached_tokens_total": 0, "completion_tokens_total": 52,
-                  "first_token_seconds_count": 4, "token_seconds_count": 48, "running": 0, "waiting": 0}
+                  "first_tokens_total": 4, "next_tokens_total": 48, "running": 0, "waiting": 0}
         assert {name: metric(client, name) for name in counts} == counts
+        assert metric(client, "first_token_seconds_total") > 0 < metric(client, "next_token_seconds_total")
 
 
 def test_concurrent_requests_share_the_batch():

@@ -17,6 +17,7 @@ from nanochat.common import base_dir, sha256
 from nanochat.gpt import GPT, QK_SCALE
 from nanochat.past import KVCache
 
+MOST_PRODUCTS = 200_000_000                             # of a weight and a number, in a pass
 FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
@@ -43,11 +44,11 @@ def library(dtype: torch.dtype) -> CDLL | None:
 
 class Kernel:
     """GPT.step for `most_rows` rows at most that go on by one token each. Holds the weights and the cache."""
-    most_rows = 4                                       # from there on PyTorch's matrix products are as fast
-
     def __init__(self, code: CDLL, model: GPT, cache: KVCache):
         shape, self.cache, self._code = model.shape, cache, code
         C, heads = shape.n_embd, (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim
+        # beyond that, PyTorch's matrix products win; one row is always the memory's speed
+        self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
         small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
         self._kept = [model, cache, memory, *small]     # the struct has their addresses alone
@@ -74,7 +75,7 @@ class Kernel:
         """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""
         cache, rows = self.cache, len(tokens)
         positions = cache.lengths[:rows]
-        assert max(positions) < cache.max_len, f"{max(positions) + 1} tokens in a cache of {cache.max_len}"
+        assert rows <= self.most_rows and max(positions) < cache.max_len, (rows, positions)
         z = torch.empty(rows, cache.shape.vocab_size)
         numbers = c_int32 * rows
         self._code.decode(byref(self._model), rows, numbers(*tokens), numbers(*positions),

@@ -11,25 +11,25 @@
 #include <string.h>
 
 typedef struct {
-    const WEIGHT *joint, *o, *up, *down, *gate;             // gate: NULL where a layer has no value embeddings
-    float *keys, *values, *last_key;                        // (rows, K, slots, D) twice, (rows, K, D)
+    const WEIGHT *joint, *o, *up, *down, *gate;      // gate: NULL where a layer has no value embeddings
+    float *keys, *values, *last_key;                 // (rows, K, slots, D) twice, (rows, K, D)
     float rho, mu;
-    int32_t slots, value;                                   // value: which of the tables of value embeddings
+    int32_t slots, value;                            // value: which of the tables of value embeddings
 } Layer;
 
 typedef struct {
     int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset, threads;
     float smear, backout, qk_scale, epsilon;
     const WEIGHT *embedding, *value_embedding, *head;
-    const float *smear_gate, *cos, *sin;                    // cos and sin (T, D), sin negative in its second half
-    float *last_embedding;                                  // (rows, C)
-    float *memory;                                          // B * (9C + (H + 2K) * D): what is in between
+    const float *smear_gate, *cos, *sin;             // cos and sin (T, D), sin negative in its second half
+    float *last_embedding;                           // (rows, C)
+    float *memory;                                   // B * (9C + (H + 2K) * D): what is in between
     const Layer *layers;
 } Model;
 
 static inline float number(WEIGHT weight) {
     if (sizeof(WEIGHT) == 4) { float same; memcpy(&same, &weight, 4); return same; }
-    uint32_t bits = (uint32_t)weight << 16;                 // bfloat16 is the upper half of a float
+    uint32_t bits = (uint32_t)weight << 16;          // bfloat16 is the upper half of a float
     float wide;
     memcpy(&wide, &bits, 4);
     return wide;
@@ -60,10 +60,10 @@ static inline void dots(const WEIGHT *restrict row, const float *restrict x, int
     for (int c = 0; c < count; c++) sums[c] = sum[c];
 }
 
-// y[b] = W x[b], or added to what is there, or relu(.) squared; W (n, k). The team's threads share its rows.
+// y[b] = W x[b], or added to what is there, or relu(.) squared; W (n, k). Threads share the rows of W.
 enum { SET, ADD, RELU_SQUARED };
-static void multiply(const WEIGHT *restrict w, const float *restrict x, float *restrict y, int n, int k, int B,
-                     int what) {
+static void multiply(const WEIGHT *restrict w, const float *restrict x, float *restrict y, int n, int k,
+                     int B, int what) {
     #pragma omp for schedule(static)
     for (int i = 0; i < n; i++) {
         const WEIGHT *row = w + (int64_t)i * k;

@@ -18,7 +18,7 @@ typedef struct {
 } Layer;
 
 typedef struct {
-    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset, threads;
+    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset;
     float smear, backout, qk_scale, epsilon;
     const WEIGHT *embedding, *value_embedding, *head;
     const float *smear_gate, *cos, *sin;             // cos and sin (T, D), sin negative in its second half
@@ -146,11 +146,11 @@ static void attend(const Model *m, const Layer *layer, int b, int head, int posi
 }
 
 // tokens and positions (B) -> z (B, V), the head's numbers before the softcap.
-void decode(const Model *m, int B, const int32_t *tokens, const int32_t *positions, float *z) {
+void decode(const Model *m, int threads, int B, const int32_t *tokens, const int32_t *positions, float *z) {
     int C = m->C, wide = (m->H + 2 * m->K) * m->D;
     float *x = m->memory, *first = x + B * C, *middle = first + B * C, *h = middle + B * C, *y = h + B * C;
     float *heads = y + B * C, *hidden = heads + B * wide;
-    #pragma omp parallel num_threads(m->threads)
+    #pragma omp parallel num_threads(threads)
     {
         #pragma omp for
         for (int b = 0; b < B; b++) {

@@ -14,6 +14,7 @@ The user speaks first, user and assistant take turns, one system message may com
 assistant calls the tool. check_conversation() decides this, for everyone."""
 
 import codecs
+from collections.abc import Sequence
 from itertools import zip_longest
 
 from nanochat.tokenizer import Tokenizer
@@ -84,22 +85,28 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
 
 
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
-    """Token ids up to the <|assistant_start|> that asks for an answer; a final assistant message (a reference
-    answer) is left out. Where that is more than `max_tokens` (at least 5), the oldest turns go first, then
-    the start of what is left (system message, then question), so that the end of the question and the markers
-    always stay. ValueError when it is not a conversation."""
+    """Token ids up to the <|assistant_start|> that asks for an answer, as fit_prompt() has them."""
+    return fit_prompt(tokenizer, conversation, max_tokens)[0]
+
+
+def fit_prompt(tokenizer: Tokenizer, conversation: dict,
+               max_tokens: int | None = None) -> tuple[list[int], int]:
+    """Token ids up to the <|assistant_start|> that asks for an answer, and how many turns were left out; a
+    final assistant message (a reference answer) is left out too. Where that is more than `max_tokens` (at
+    least 5), the oldest turns go first, then the start of what is left (system message, then question), so
+    that the end of the question and the markers always stay. ValueError when it is not a conversation."""
     if max_tokens is not None and max_tokens < MIN_PROMPT:
         raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
     system, turns = _turns(tokenizer, conversation)
-    ids: list[int] = []
+    ids, kept = [], 0
     for question, answer in [(turns[-1][0], None)] + turns[-2::-1]:                       # newest first
         turn, _ = _render(tokenizer, question, answer)
         if ids and max_tokens is not None and 1 + len(system) + len(turn) + len(ids) > max_tokens:
             break
-        ids = turn + ids
+        ids, kept = turn + ids, kept + 1
     ids = [tokenizer.bos, ids[0]] + system + ids[1:]
     excess = len(ids) - (max_tokens or len(ids))
-    return ids[:2] + ids[2 + max(0, excess):]
+    return ids[:2] + ids[2 + max(0, excess):], len(turns) - kept
 
 
 def render_part(tokenizer: Tokenizer, part: dict) -> list[int]:
@@ -130,12 +137,14 @@ def visible_text(content: str | list[dict]) -> str:
 
 
 class AnswerDecoder:
-    """Sampled and forced ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts`
-    so far. The start of a character that is split over several ids is held back until the rest arrives."""
+    """Ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so far. The start
+    of a character that is split over several ids is held back until the rest arrives; so is text that may
+    be the start of a `stop`: once one is complete, `stopped` is true and the text ends before it."""
 
-    def __init__(self, tokenizer: Tokenizer):
+    def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         self.parts: list[dict] = []
-        self._tokenizer, self._type = tokenizer, "text"
+        self.stopped = False
+        self._tokenizer, self._type, self._stop, self._held = tokenizer, "text", stop, ""
         self._utf8 = codecs.getincrementaldecoder("utf-8")(errors="replace")
         self._following = {}                            # marker -> type of what follows it
         for kind, (start, end) in MARKERS.items():
@@ -146,21 +155,37 @@ class AnswerDecoder:
         if token not in self._following:
             return self._add(self._utf8.decode(self._tokenizer.decode_bytes([token])))
         pieces, self._type = self.flush(), self._following[token]
-        if self._type != "text":
+        if self._type != "text" and not self.stopped:
             self.parts.append({"type": self._type, "text": ""})                 # a call may be empty
         return pieces
 
     def flush(self) -> list[tuple[str, str]]:
         """What was held back, U+FFFD for half a character; to be called once more after the last token."""
-        return self._add(self._utf8.decode(b"", final=True))
+        return self._add(self._utf8.decode(b"", final=True), last=True)
 
-    def _add(self, text: str) -> list[tuple[str, str]]:
-        if not text:
+    def _add(self, text: str, last: bool = False) -> list[tuple[str, str]]:
+        if self._stop and self._type == "text":
+            text = self._before_stop(text, last)
+        if not text or (self.stopped and self._type != "text"):
             return []
         if not self.parts or self.parts[-1]["type"] != self._type:
             self.parts.append({"type": self._type, "text": ""})
         self.parts[-1]["text"] += text
         return [(self._type, text)]
+
+    def _before_stop(self, text: str, last: bool) -> str:
+        """What can be shown of the text held back and this one: up to the first stop, or its start."""
+        if self.stopped:
+            return ""
+        text, self._held = self._held + text, ""
+        ends = [place for stop in self._stop if (place := text.find(stop)) >= 0]
+        if ends:
+            self.stopped = True
+            return text[:min(ends)]
+        starts = (size for stop in self._stop for size in range(1, len(stop)) if text.endswith(stop[:size]))
+        size = 0 if last else max(starts, default=0)
+        self._held = text[len(text) - size:]
+        return text[:len(text) - size]
 
 
 def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tuple]]:

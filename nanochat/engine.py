@@ -1,15 +1,15 @@
 """Inference: requests with their own prompt, settings, randomness and tool state share one running batch.
 
-step() is the only loop body: it makes one token for every running request and lets waiting ones join.
-generate() and completions() (many prompts) and stream() (one answer, piece by piece) drive it; the web server
-calls it from its own thread. A finished request leaves at once, so that no time goes into idle rows.
+step() is the only loop body: one forward pass over a token of every running request and chunks of the prompts
+of those that join, then a draw for each whose prompt is complete. generate() and completions() (many prompts)
+and stream() (one answer, piece by piece) drive it; the web server calls it from its own thread. A finished
+request leaves at once, so that no time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
-its result is forced into the context between <|output_start|> and <|output_end|>, as in training data."""
+its result is put into the context between <|output_start|> and <|output_end|>, as in training data."""
 
-import math
 import random
-from collections import Counter, deque
+from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -17,44 +17,19 @@ import torch
 from torch import Tensor
 
 from nanochat import calculator
-from nanochat.chat import AnswerDecoder, render_part, render_prompt, visible_text
+from nanochat.chat import AnswerDecoder, fit_prompt, render_part, visible_text
 from nanochat.gpt import GPT
-from nanochat.past import KVCache
+from nanochat.past import KVCache, Rows
+from nanochat.sampler import Detail, Draw, Sampler, SamplingParams, measure, read_detail, require
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-# B running requests, V vocab, n rows that are sampled alike
-
 PREFILL_TOKENS = 16384                                  # per forward pass: bounds its memory
-COLDEST = 1e-4                                          # lower temperatures are greedy: logits would overflow
+CHUNK_TOKENS = 512                                      # of prompts, where others wait for their next token
+SCORED_TOKENS = 512                                     # whose logits are made at once
+WORTH_KEEPING = 16                                      # tokens of a prompt that are copied, not computed
 STOPS = ("<|assistant_end|>", "<|bos|>")
 NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>",
                  "<|output_end|>")
-
-
-def _require(ok: bool, name: str, value: object, rule: str) -> None:
-    if not ok:
-        raise ValueError(f"{name} is {value}, must be {rule}")
-
-
-@dataclass(frozen=True)
-class SamplingParams:
-    """How to draw tokens. ValueError where a value is out of its range."""
-    temperature: float = 1.0                            # 0 = always the likeliest token
-    top_k: int | None = None                            # only among the k likeliest
-    top_p: float | None = None                          # only among the likeliest that sum to this
-    max_tokens: int | None = None                       # tool output included; None = up to the context's end
-    seed: int | None = None                             # None = different every time
-
-    def __post_init__(self):
-        _require(0 <= self.temperature <= 100, "temperature", self.temperature, "0 to 100")
-        _require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
-        _require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        _require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-
-    @property
-    def narrow(self) -> bool:
-        """Whether the candidates have to be ranked first."""
-        return self.top_k is not None or self.top_p is not None
 
 
 @dataclass(eq=False)
@@ -66,12 +41,16 @@ class Request:
     limit: int                                          # tokens that the answer may have at most
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
-    sampled: list[bool] = field(default_factory=list)   # of each id: drawn by us, not forced as tool output
-    logprobs: list[float] = field(default_factory=list)     # of each id, as it was drawn; 0 where forced
+    sampled: list[bool] = field(default_factory=list)   # of each id: drawn by us, not begun or tool output
+    logprobs: list[float] = field(default_factory=list)     # of each id, as it was drawn; 0 where it was not
+    details: list[Detail] = field(default_factory=list)     # of ids that we drew or forced, if asked for
     finish_reason: str | None = None                    # in the end "stop", "length" or "cancelled"
+    reused: int = 0                                     # tokens of the prompt that an earlier one had left
     pieces: list[tuple[str, str]] = field(default_factory=list)     # what take() will give out
-    forced: deque[int] = field(default_factory=deque)   # tool output that still has to be fed
+    pending: list[int] = field(default_factory=list)    # tokens that the model has yet to see
+    twins: list["Request"] = field(default_factory=list)    # same prompt: they wait for what becomes of it
     expression: list[int] | None = None                 # ids of the tool call that is being written
+    call: str = ""                                      # the last one that was
 
     @property
     def done(self) -> bool:
@@ -97,17 +76,21 @@ class Request:
 
 
 class Engine:
-    """At most `max_batch` requests run at once; more wait in order of arrival. One thread drives it."""
+    """At most `max_batch` requests run at once; more wait in order of arrival. One thread drives it. Of the
+    last `keep` conversations the cache is kept: a prompt that begins as one of them is read from there on."""
 
-    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 64):
+    def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 64, keep: int = 0):
         assert model.shape.vocab_size == tokenizer.vocab_size, (model.shape.vocab_size, tokenizer.vocab_size)
         self.tokenizer, self.max_batch, self.context = tokenizer, max_batch, model.shape.sequence_len
-        self.model, self._device = model, model.device
+        self.model, self._device, self._keep = model, model.device, keep
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []               # in the order of the cache's rows
+        self._kept: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()       # the latest used last
         self._cache: KVCache | None = None
-        self._draws: list[_Draw] = []
-        self._stale = False                             # whether _draws and _banned must be made anew
+        self._weights: GPT | None = None                # the model as it is drawn from, and when it was made
+        self._versions: list[int] = []
+        self._sampler: Sampler | None = None
+        self._drawing: list[tuple[int, bool]] = []      # for whom it was made, and who was in a tool call
         special = tokenizer.special
         self._stops = {special(name) for name in STOPS}
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
@@ -122,22 +105,37 @@ class Engine:
     def busy(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
+    def fit(self, conversation: dict, params: SamplingParams = SamplingParams()) -> tuple[list[int], int]:
         """Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no
-        more than half of the context, are left for it. ValueError when it is not a conversation."""
+        more than half of the context, are left for it; and how many old turns were left out for that.
+        ValueError when it is not a conversation."""
         room = min(params.max_tokens or self.context, self.context // 2)
-        return render_prompt(self.tokenizer, conversation, self.context - room + 1)
+        return fit_prompt(self.tokenizer, conversation, self.context - room + 1)
 
-    def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(),
-               sample: int = 0) -> Request:
+    def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
+        """The ids of fit()."""
+        return self.fit(conversation, params)[0]
+
+    def submit(self, prompt: Sequence[int], params: SamplingParams = SamplingParams(), sample: int = 0,
+               begun: Sequence[int] = ()) -> Request:
         """Queue one prompt. A seeded request draws the same whoever its neighbours are; `sample` numbers
-        several answers to one prompt and seed. ValueError if it is empty or longer than the context."""
-        length = len(prompt)
-        _require(1 <= length <= self.context, "prompt length", length, f"1 to {self.context} tokens")
+        several answers to one prompt and seed. `begun`: ids that the answer begins with; max_tokens counts
+        those after them. ValueError if prompt and beginning are empty or longer than the context."""
+        length = len(prompt) + len(begun)
+        whole = f"1 to {self.context} tokens"
+        require(1 <= len(prompt) and length <= self.context, "prompt length", length, whole)
+        for token in begun:
+            can_go_on = 0 <= token < self.tokenizer.vocab_size and token not in self._stops
+            require(can_go_on, "an id of the answer", token, "one that it can go on from")
         entropy = random.Random() if params.seed is None else random.Random(f"{params.seed}/{sample}")
         # a full context still yields one token
-        limit = min(self.context - length + 1, params.max_tokens or self.context)
-        request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer))
+        limit = len(begun) + min(self.context - length + 1, params.max_tokens or self.context)
+        request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer, params.stop),
+                          pending=list(prompt))
+        for token in begun:
+            self._force(request, token)
+        if begun and begun[-1] == self._python_end:
+            self._answer_call(request)
         self._waiting.append(request)
         return request
 
@@ -153,17 +151,23 @@ class Engine:
         """Stop computing a request that nobody wants any more; its slot is free at once."""
         if request.done:
             return
+        leaders = [each for each in (*self._running, *self._waiting) if request in each.twins]
         if request in self._waiting:
             self._waiting.remove(request)
+        elif leaders:
+            leaders[0].twins.remove(request)
         elif request in self._running:                  # else a step failed while it was joining
             self._leave(self._running.index(request))
+        self._waiting.extendleft(reversed(request.twins))
         request.finish("cancelled")
 
     def reset(self) -> None:
-        """Forget all requests and the cache, after a step that failed half-way."""
+        """Forget all requests, the cache and the weights in use: after a step that failed half-way, or to
+        have the memory back while the model is trained."""
         self._running.clear()
         self._waiting.clear()
-        self._cache, self._stale = None, True
+        self._kept.clear()
+        self._cache, self._weights, self._drawing = None, None, []
 
     def generate(self, prompts: Sequence[Sequence[int]],
                  params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
@@ -204,137 +208,168 @@ class Engine:
             self.cancel(request)
 
     @torch.no_grad()
+    def score(self, ids: Sequence[int], top: int = 0) -> list[Detail]:
+        """What the model thinks of each token of a text but the first. ValueError if it is too long."""
+        require(1 <= len(ids) <= self.context, "length", len(ids), f"1 to {self.context} tokens")
+        if not self._running:
+            self._refresh()
+        idx, found = torch.tensor([ids], device=self._device), []
+        states = self._weights.trunk(idx, Rows())[0, :-1]
+        for some, came in zip(states.split(SCORED_TOKENS), idx[0, 1:].split(SCORED_TOKENS), strict=True):
+            numbers = measure(self._weights.logits(some), came, top).tolist()
+            found += [read_detail(row, top) for row in numbers]
+        return found
+
     def step(self) -> None:
-        """One more token for every running request, a first one for those that join."""
-        ids = [[request.ids[-1]] for request in self._running]
-        logits = [self.model.step(torch.tensor(ids, device=self._device), self._cache)] if ids else []
-        logits += self._join(self.max_batch - len(self._running))
+        """One more token for every running request; those that join read their prompt first, in chunks."""
+        self._join()
         if not self._running:
             return
-        drawn = self._choose(logits[0] if len(logits) == 1 else torch.cat(logits))
-        for row in reversed(range(len(drawn))):         # backwards: a gap is filled by a row already accepted
-            self._accept(self._running[row], *drawn[row])
+        budget, tokens = self._budget(), []
+        for request in self._running:
+            count = max(1, min(len(request.pending), budget))
+            budget -= count if count > 1 else 0
+            tokens.append(request.pending[:count])
+            del request.pending[:count]
+        z = self._weights.step(tokens, self._cache)
+        rows = [row for row, request in enumerate(self._running) if not request.pending]
+        for row in list(rows):
+            rows += [row] * len(self._running[row].twins)
+            self._admit_twins(row)
+        drawing = [request for request in self._running if not request.pending]
+        if not drawing:
+            return
+        z = z if len(rows) == len(z) else z[rows]
+        for request, draw in zip(drawing, self._draw(drawing, z), strict=True):
+            self._accept(request, draw)
+        for row in reversed(range(len(self._running))):     # backwards: a gap is filled by one that stays
             if self._running[row].done:
                 self._leave(row)
 
-    def _join(self, free: int) -> list[Tensor]:
-        """Prefill up to `free` waiting requests, equal prompts once -> logits (1, V) of each."""
-        joining = [self._waiting.popleft() for _ in range(min(len(self._waiting), free))]
-        if joining and self._cache is None:
+    def _budget(self) -> int:
+        """Tokens of prompts that a forward pass may read: few where others wait for their next token."""
+        return CHUNK_TOKENS if any(request.ids for request in self._running) else PREFILL_TOKENS
+
+    def _join(self) -> None:
+        """Give waiting requests a row, as far as there are rows and a pass may read their prompts."""
+        if not self._waiting:
+            return
+        if not self._running:
+            self._refresh()
+        if self._cache is None:
             self._cache = self._new_cache(self.max_batch, self.context)
-        by_length: dict[int, dict[tuple[int, ...], list[Request]]] = {}
-        for request in joining:
-            by_prompt = by_length.setdefault(len(request.prompt), {})
-            by_prompt.setdefault(tuple(request.prompt), []).append(request)
-        logits = []
-        for length, by_prompt in by_length.items():
-            prompts, rows = list(by_prompt), max(1, PREFILL_TOKENS // length)
-            for start in range(0, len(prompts), rows):
-                chunk = prompts[start:start + rows]
-                cache = self._new_cache(len(chunk), length)
-                first = self.model.step(torch.tensor(chunk, device=self._device), cache)     # (chunk, V)
-                for row, prompt in enumerate(chunk):
-                    for request in by_prompt[prompt]:
-                        self._cache.insert(len(self._running), cache, row)
-                        self._running.append(request)
-                        logits.append(first[row:row + 1])
-        self._stale |= len(joining) > 0
-        return logits
+        reading = {tuple(each.prompt): each for each in self._running if each.pending and not each.ids}
+        taken = len(self._running) + sum(len(each.twins) for each in self._running)
+        budget = self._budget() - sum(len(each.pending) for each in self._running if len(each.pending) > 1)
+        while self._waiting and taken < self.max_batch and budget > 0:
+            request, taken = self._waiting.popleft(), taken + 1
+            leader = None if request.ids else reading.setdefault(tuple(request.prompt), request)
+            if leader not in (None, request):
+                leader.twins.append(request)
+                continue
+            self._cache.reset(len(self._running))
+            self._running.append(request)
+            self._reuse(request, len(self._running) - 1)
+            budget -= len(request.pending)
 
-    def _choose(self, logits: Tensor) -> list[tuple[int, float]]:
-        """(B, V) -> a token for each row, the forced one where there is one, and its log-probability."""
-        if logits.sum().isnan():
-            raise FloatingPointError("the model's logits are NaN")
-        if self._stale:
-            self._regroup()
-        logits[:, self._special_ids] = logits[:, self._special_ids].masked_fill(self._banned, -math.inf)
-        tokens, logprobs = logits.argmax(-1), logits.new_zeros(len(logits))     # greedy: probability 1
-        for draw in self._draws:
-            tokens[draw.rows], logprobs[draw.rows] = draw(logits)
-        drawn = zip(self._running, *torch.stack((tokens.float(), logprobs)).tolist(), strict=True)
-        return [(request.forced[0], 0.0) if request.forced else (int(token), logprob)
-                for request, token, logprob in drawn]
+    def _reuse(self, request: Request, row: int) -> None:
+        """Begin a row with what is kept of the conversation that its prompt has most in common with."""
+        found, most = None, min(WORTH_KEEPING, len(request.pending)) - 1
+        for tokens, cache in self._kept.items():
+            pairs = enumerate(zip(tokens, request.pending[:-1], strict=False))
+            shared = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(request.pending) - 1))
+            if shared > most and cache.can_cut(0, shared):
+                found, most = tokens, shared
+        if found is None:
+            return
+        last = torch.tensor([found[most - 1]], device=self._device)
+        self._cache.insert(row, self._kept[found], 0, most, self._weights.embed(last)[0])
+        request.reused = most
+        del request.pending[:most]
+        if most == len(found):                          # it goes on; otherwise another may begin like it
+            del self._kept[found]
 
-    def _regroup(self) -> None:
-        """How each row is drawn: valid until a request joins, leaves, or begins or ends a tool call."""
-        groups: dict[bool, list[tuple[int, Request]]] = {True: [], False: []}
-        for row, request in enumerate(self._running):
-            if request.params.temperature >= COLDEST:
-                groups[request.params.narrow].append((row, request))
-        vocab_size = self.tokenizer.vocab_size
-        self._draws = [_Draw(group, vocab_size, self._device) for group in groups.values() if group]
-        in_call = [int(request.expression is not None) for request in self._running]
-        self._banned = self._bans[in_call]              # (B, specials)
-        self._stale = False
+    def _admit_twins(self, row: int) -> None:
+        """The requests with the prompt that this row has read go on from a copy of it."""
+        for twin in self._running[row].twins:
+            twin.pending.clear()
+            self._cache.insert(len(self._running), self._cache, row)
+            self._running.append(twin)
+        self._running[row].twins = []
 
-    def _accept(self, request: Request, token: int, logprob: float) -> None:
-        """Record one token, show what it completes, run the tool, see whether the request is finished."""
-        forced = bool(request.forced)
-        request.ids.append(token)
-        request.sampled.append(not forced)
-        request.logprobs.append(logprob)
-        if forced:
-            request.forced.popleft()
-        elif token in self._stops:
+    def _draw(self, drawing: list[Request], z: Tensor) -> list[Draw]:
+        """z (R, V) -> a token for each of R requests."""
+        key = [(id(request), request.expression is not None) for request in drawing]
+        if key != self._drawing:
+            banned = self._bans[[int(in_call) for _, in_call in key]]           # (R, specials)
+            self._sampler = Sampler(drawing, self._special_ids, banned, self.model.cap, z.size(1))
+            self._drawing = key
+        return self._sampler(z)
+
+    def _accept(self, request: Request, draw: Draw) -> None:
+        """Record a drawn token, answer the tool call that it ends, see whether the request is finished."""
+        request.sampled.append(True)
+        request.logprobs.append(draw.logprob)
+        if draw.id in self._stops:
+            request.ids.append(draw.id)
             return request.finish("stop")
-        elif token == self._python_start:
-            request.expression, self._stale = [], True
+        if draw.detail:
+            request.details.append(draw.detail)
+        self._push(request, draw.id)
+        if draw.id == self._python_end:
+            self._answer_call(request)
+        if request.decoder.stopped:
+            request.finish("stop")
+        elif len(request.ids) >= request.limit:
+            request.finish("length")
+
+    def _push(self, request: Request, token: int) -> None:
+        """A token of the answer, however it came: to be seen by the model, and shown."""
+        request.ids.append(token)
+        request.pending.append(token)
+        if token == self._python_start:
+            request.expression = []
         elif token == self._python_end:
-            result = calculator.evaluate(self.tokenizer.decode(request.expression)) or calculator.INVALID
-            request.forced.extend(render_part(self.tokenizer, {"type": "python_output", "text": result}))
-            request.expression, self._stale = None, True
+            request.call, request.expression = self.tokenizer.decode(request.expression or []), None
         elif request.expression is not None:
             request.expression.append(token)
         request.pieces += request.decoder.push(token)
-        if len(request.ids) >= request.limit:
-            request.finish("length")
+
+    def _force(self, request: Request, token: int) -> None:
+        request.sampled.append(False)
+        request.logprobs.append(0.0)
+        self._push(request, token)
+
+    def _answer_call(self, request: Request) -> None:
+        """Put the value of the call that has just ended behind it, as far as there is room."""
+        value = calculator.evaluate(request.call) or calculator.INVALID
+        ids = render_part(self.tokenizer, {"type": "python_output", "text": value})
+        for token in ids[:request.limit - len(request.ids)]:
+            self._force(request, token)
+            if request.params.top_logprobs is not None:
+                request.details.append(Detail(token, 0.0, 0.0, []))
 
     def _leave(self, row: int) -> None:
         """The last row moves into the gap, so that the rows in use stay the first ones of the cache."""
-        last = self._running.pop()
+        request, last, length = self._running[row], self._running.pop(), self._cache.lengths[row]
+        if self._keep and length >= WORTH_KEEPING:
+            kept = self._new_cache(1, length)
+            kept.insert(0, self._cache, row)
+            tokens = tuple((request.prompt + request.ids)[:length])
+            self._kept[tokens] = kept
+            self._kept.move_to_end(tokens)
+            while len(self._kept) > self._keep:
+                self._kept.popitem(last=False)
         if row < len(self._running):
             self._running[row] = last
             self._cache.insert(row, self._cache, len(self._running))
-        self._cache.reset(len(self._running))
-        self._stale = True
+
+    def _refresh(self) -> None:
+        """Make the weights to draw with, unless those of the last time are still the model's."""
+        versions = [each._version for each in self.model.parameters()]
+        if self._weights is None or versions != self._versions:
+            self._weights, self._versions = self.model.for_inference(), versions
+            self._kept.clear()
 
     def _new_cache(self, rows: int, length: int) -> KVCache:
         return KVCache(self.model.shape, rows, length, self._device, self.model.dtype)
-
-
-class _Draw:
-    """Rows that are sampled alike: all with top_k or top_p (their candidates are ranked), or all without."""
-
-    def __init__(self, members: list[tuple[int, Request]], vocab_size: int, device: torch.device):
-        rows, self.requests = zip(*members, strict=True)
-        settings = [request.params for request in self.requests]
-        self.rows = torch.tensor(rows, device=device)                       # (n,); what follows is (n, 1)
-        self.temperature = torch.tensor([each.temperature for each in settings], device=device)[:, None]
-        self.narrow = settings[0].narrow
-        if self.narrow:
-            widths = [min(each.top_k or vocab_size, vocab_size) for each in settings]
-            self.widest = max(widths)
-            self.top_k = torch.tensor(widths, device=device)[:, None]
-            self.top_p = torch.tensor([each.top_p or 1.0 for each in settings], device=device)[:, None]
-
-    def __call__(self, logits: Tensor) -> tuple[Tensor, Tensor]:
-        """logits (B, V) -> ids (n,), by inverting the distribution at random numbers, and logprobs (n,)."""
-        scaled = logits[self.rows] / self.temperature                       # (n, V)
-        if self.narrow:
-            scaled, ids = scaled.topk(self.widest)                          # (n, widest)
-            rank = torch.arange(self.widest, device=scaled.device)
-            scaled = scaled.masked_fill(rank >= self.top_k, -math.inf)
-        probs = scaled.softmax(-1)
-        if self.narrow:
-            kept = probs.cumsum(-1) - probs < self.top_p                    # the one that crosses top_p stays
-            kept[:, 0] = True                                               # a tiny top_p may be 0 in fp32
-            probs = probs * kept
-        # With 24 random bits the product stays below the total in fp32: no token of probability 0 is hit.
-        # A GPU sums in blocks, so that in fp32 the sums may fall.
-        cdf = probs.cumsum(-1, dtype=torch.float64 if probs.is_cuda else None)
-        uniform = [0.0 if request.forced else request.random.getrandbits(24) / (1 << 24)
-                   for request in self.requests]
-        point = torch.tensor(uniform, device=cdf.device)[:, None] * cdf[:, -1:]
-        choice = torch.searchsorted(cdf, point, right=True)                 # (n, 1)
-        logprobs = (probs.gather(-1, choice) / cdf[:, -1:]).log().squeeze(-1)
-        return (ids.gather(-1, choice) if self.narrow else choice).squeeze(-1), logprobs

@@ -7,13 +7,16 @@ past.py's: nothing here asks.
 
 Matrices are fp32 and cast where they are used; the embedding tables live in the compute dtype."""
 
+import copy
+from collections.abc import Sequence
+
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.loss import capped_logits, summed_loss, token_losses
-from nanochat.past import KVCache, Rows
+from nanochat.loss import cap, capped_logits, summed_loss, token_losses
+from nanochat.past import Chunks, KVCache, Rows
 from nanochat.scaling import Shape
 
 # B batch, T time, C width, H query heads, K kv heads, D head dim, V padded vocabulary, L layers
@@ -97,13 +100,19 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.window = layer, shape.head_dim, shape.windows[layer]
         self.key_offset, self.gate_channels = shape.key_offset, shape.gate_channels
         C, kv = shape.n_embd, shape.n_kv_head * shape.head_dim
+        self.heads, self.kv_heads = shape.n_head, shape.n_kv_head
         self.q, self.k, self.v, self.o = Linear(C, C), Linear(C, kv), Linear(C, kv), Linear(C, C)
+        self.joint: Tensor | None = None    # q, k and v as one matrix (C + 2 * kv, C): GPT.for_inference
         self.gate = Linear(self.gate_channels, shape.n_kv_head) if layer in shape.value_layers else None
 
-    def forward(self, x: Tensor, value: Tensor | None, past: Rows | KVCache) -> Tensor:
+    def forward(self, x: Tensor, value: Tensor | None, past: Rows | Chunks) -> Tensor:
         B, T, _ = x.shape
-        q, k, v = (f(x).view(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))   # C -> H or K, D
-        q, k = (norm(rotate(heads, *past.rotary)) * QK_SCALE for heads in (q, k))
+        joint = self.joint
+        if joint is None:
+            joint = torch.cat((self.q.weight, self.k.weight, self.v.weight))
+        heads = F.linear(x, joint.to(x.dtype)).view(B, T, -1, self.head_dim)              # C -> H + 2K, D
+        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
+        q, k = (norm(rotate(qk, *past.rotary)) * QK_SCALE).split((self.heads, self.kv_heads), dim=2)
         if self.key_offset:
             k = offset_keys(k, past.key_before(self.layer, k))
         if self.gate is not None:
@@ -118,7 +127,7 @@ class Block(nn.Module):
         super().__init__()
         self.attention, self.mlp = Attention(shape, layer), MLP(shape)
 
-    def forward(self, x: Tensor, value: Tensor | None, past: Rows | KVCache) -> Tensor:
+    def forward(self, x: Tensor, value: Tensor | None, past: Rows | Chunks) -> Tensor:
         """x (B, T, C), value embeddings (B, T, K * D) or None, what came before -> (B, T, C)."""
         x = x + self.attention(norm(x), value, past)
         return x + self.mlp(norm(x))
@@ -162,18 +171,42 @@ class GPT(nn.Module):
         return total if reduction == "sum" else total / (targets != -1).sum().clamp(min=1)
 
     @torch.no_grad()
-    def step(self, idx: Tensor, cache: KVCache) -> Tensor:
-        """Append idx (B, T) to the first B rows of the cache -> fp32 logits (B, vocab_size) after it."""
-        return self.logits(self.trunk(idx, cache)[:, -1])
+    def step(self, tokens: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
+        """Append tokens to the first rows of the cache, some to each -> (rows, vocab_size) after the last of
+        each, logits before the softcap: cap() makes them logits, but for ranking them it is not needed."""
+        past = cache.append([len(each) for each in tokens])
+        idx = torch.tensor([[token for each in tokens for token in each]], device=self.device)
+        x = past.last(self.trunk(idx, past))
+        return F.linear(x, self.unembedding.to(x.dtype))[:, :self.shape.vocab_size]
+
+    def cap(self, z: Tensor) -> Tensor:
+        """What step() gives -> fp32 logits."""
+        return cap(z, SOFTCAP)
+
+    @torch.no_grad()
+    def for_inference(self) -> "GPT":
+        """A copy to draw from: matrices in the compute dtype, those of q, k and v as one. What needs no such
+        change is shared. The copy does not follow when the model is trained further."""
+        shared = {id(each): each for each in self.buffers()}
+        for parameter in self.parameters():
+            shared[id(parameter)] = nn.Parameter(parameter.detach().to(self.dtype), requires_grad=False)
+        net = copy.deepcopy(self, shared)
+        for attention in (block.attention for block in net.blocks):
+            parts = (attention.q, attention.k, attention.v)
+            attention.joint = torch.cat([part.weight for part in parts])
+            views = attention.joint.split([len(part.weight) for part in parts])
+            for part, view in zip(parts, views, strict=True):
+                part.weight.data = view
+        return net.eval()
 
     def logits(self, x: Tensor) -> Tensor:
         """What the trunk gives, (..., C) -> fp32 logits (..., vocab_size)."""
         return capped_logits(x, self.unembedding, self.shape.vocab_size, SOFTCAP)
 
-    def trunk(self, idx: Tensor, past: Rows | KVCache) -> Tensor:
+    def trunk(self, idx: Tensor, past: Rows | Chunks) -> Tensor:
         """Tokens (B, T) -> normalised final states (B, T, C). With what came before, at most sequence_len."""
         past.begin(idx, self.cos, self.sin)
-        x = self.smeared(norm(F.embedding(idx, self.embedding)), past)                          # (B, T, C)
+        x = self.smeared(self.embed(idx), past)                                                 # (B, T, C)
         values = self.value_embeddings(idx)
         # Every layer reads a learned mix of the stream and the first embedding, so that the stream may forget
         # the token and still find it (as in modded-nanogpt; DenseFormer, arXiv 2402.02622, mixes all layers).
@@ -185,7 +218,10 @@ class GPT(nn.Module):
         # Backout: what the stream held half-way up served the layers above; a share of goes before the head.
         return norm(x - self.backout.to(x.dtype) * middle)
 
-    def smeared(self, x: Tensor, past: Rows | KVCache) -> Tensor:
+    def embed(self, idx: Tensor) -> Tensor:
+        return norm(F.embedding(idx, self.embedding))
+
+    def smeared(self, x: Tensor, past: Rows | Chunks) -> Tensor:
         """Smear: a gated share of the token before enters every embedding: pairs need no attention."""
         gate = torch.sigmoid(x[..., :self.shape.smear_channels] @ self.smear_gate.to(x.dtype))  # (B, T)
         return torch.addcmul(x, (self.smear.to(x.dtype) * gate).unsqueeze(-1), past.embedding_before(x))

@@ -16,8 +16,13 @@ CHUNK_ELEMENTS = 2 ** 21        # on CPU: a chunk of logits (8 MB in fp32) that 
 
 def capped_logits(x: torch.Tensor, weight: torch.Tensor, vocab_size: int, softcap: float) -> torch.Tensor:
     """x (..., C), weight (V, C) -> fp32 logits (..., vocab_size), softcap * tanh(z / softcap)."""
-    z = F.linear(x, weight.to(x.dtype))[..., :vocab_size].float()
-    return softcap * torch.tanh(z / softcap)
+    return cap(F.linear(x, weight.to(x.dtype))[..., :vocab_size], softcap)
+
+
+def cap(z: torch.Tensor, softcap: float) -> torch.Tensor:
+    """z of any dtype -> fp32, softcap * tanh(z / softcap): the order stays, nothing is ever certain."""
+    tanh = z.float().div(softcap).tanh_()
+    return tanh * softcap if tanh.requires_grad else tanh.mul_(softcap)
 
 
 def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:

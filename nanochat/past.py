@@ -5,12 +5,14 @@ All answer the same four questions of the model, so that its layers never ask wh
 do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
 
 from collections.abc import Sequence
+from functools import partial
+from itertools import accumulate
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.attention import attend, attend_cached, cache_mask
+from nanochat.attention import attend, attend_cached, attend_one, cache_mask
 from nanochat.scaling import Shape
 
 # B rows, T new tokens, C width, H query heads, K kv heads, D head dim, L layers, S cache length
@@ -99,21 +101,19 @@ class Branches:
 
 
 class KVCache:
-    """What a batch of independent rows has seen, each as long as its own `lengths` says. Rows in use are the
-    first ones: a forward pass works on as many as it is given tokens for. Elements: 2 * L * B * S * K * D."""
+    """What conversations have kept, a row each; those in use are the first ones. Each is as long as its own
+    `lengths` says. A layer with a window keeps that many keys and no more, in a ring: position p lies in slot
+    p % slots. On a CPU in fp32 whatever the model computes in: for one query that is faster, and exact."""
 
-    def __init__(self, shape: Shape, batch_size: int, max_len: int, device: torch.device, dtype: torch.dtype):
+    def __init__(self, shape: Shape, rows: int, max_len: int, device: torch.device, dtype: torch.dtype):
         assert max_len <= shape.sequence_len, f"a cache of {max_len} in a context of {shape.sequence_len}"
-        size = (shape.n_layer, batch_size, shape.n_kv_head, max_len, shape.head_dim)
-        self.k = torch.zeros(size, device=device, dtype=dtype)
-        self.v = torch.zeros(size, device=device, dtype=dtype)
-        self.lengths = torch.zeros(batch_size, device=device, dtype=torch.int64)
-        self.last_embedding = torch.zeros(batch_size, shape.n_embd, device=device, dtype=dtype)
-        self.last_key = torch.zeros(*size[:3], shape.head_dim, device=device, dtype=dtype)
-
-    @property
-    def max_len(self) -> int:
-        return self.k.size(3)
+        self.shape, self.max_len, self.lengths = shape, max_len, [0] * rows
+        heads, stored = (rows, shape.n_kv_head), torch.float32 if device.type == "cpu" else dtype
+        self.slots = [min(max_len, window + 1) for window in shape.windows]
+        self.k, self.v = ([torch.zeros(*heads, slots, shape.head_dim, device=device, dtype=stored)
+                           for slots in self.slots] for _ in range(2))
+        self.last_embedding = torch.zeros(rows, shape.n_embd, device=device, dtype=dtype)
+        self.last_key = torch.zeros(shape.n_layer, *heads, shape.head_dim, device=device, dtype=dtype)
 
     def reset(self, row: int) -> None:
         """Forget a row: what is appended next is its first token."""
@@ -121,47 +121,147 @@ class KVCache:
         self.last_embedding[row] = 0
         self.last_key[:, row] = 0
 
-    def insert(self, row: int, other: "KVCache", other_row: int) -> None:
-        """Copy a row of `other` (this cache too) into `row`: to join a running batch, or close a gap."""
-        length = int(other.lengths[other_row])
+    def append(self, counts: Sequence[int]) -> "Chunks":
+        """Make room for counts[b] > 0 more tokens of each of the first rows, for one forward pass."""
+        return Chunks(self, counts)
+
+    def can_cut(self, row: int, length: int) -> bool:
+        """Whether the first `length` tokens of a row are all still there: no ring has gone round."""
+        return length == self.lengths[row] or self.lengths[row] <= min(self.slots)
+
+    def insert(self, row: int, other: "KVCache", other_row: int, length: int | None = None,
+               embedding: Tensor | None = None) -> None:
+        """Copy a row of `other` (this cache too) into `row`: to join a running batch, or close a gap. Of a
+        row that can be cut there, `length` tokens are enough; `embedding` (C,) is then the last one's."""
+        whole = other.lengths[other_row]
+        length = whole if length is None else length
         assert length <= self.max_len, f"row of {length} tokens into a cache of {self.max_len}"
-        self.k[:, row, :, :length] = other.k[:, other_row, :, :length]
-        self.v[:, row, :, :length] = other.v[:, other_row, :, :length]
+        for mine, theirs in zip(self.k + self.v, other.k + other.v, strict=True):
+            kept = min(length, mine.size(2))
+            mine[row, :, :kept] = theirs[other_row, :, :kept]
         self.lengths[row] = length
-        self.last_embedding[row] = other.last_embedding[other_row]
+        self.last_embedding[row] = other.last_embedding[other_row] if length == whole else embedding
         self.last_key[:, row] = other.last_key[:, other_row]
+        if length < whole:                              # the next key has kept the half that is asked for
+            for layer, k in enumerate(other.k):
+                self.last_key[layer, row] = k[other_row, :, length]
+
+
+class Chunks:
+    """New tokens of rows of a cache, laid out one row behind the other as a single one of N: prompts of any
+    length and rows that go on by one token share a forward pass without padding."""
+
+    def __init__(self, cache: KVCache, counts: Sequence[int]):
+        self._cache, rows, device = cache, len(counts), cache.last_embedding.device
+        starts, ends = cache.lengths[:rows], list(accumulate(counts))
+        lengths = [start + count for start, count in zip(starts, counts, strict=True)]
+        assert max(lengths) <= cache.max_len, f"{max(lengths)} tokens in a cache of {cache.max_len}"
+        cache.lengths[:rows] = lengths
+        self._lengths, self._rows, self._heads = lengths, torch.arange(rows), cache.shape.n_kv_head
+        positions, self.only_single = torch.tensor(starts), ends[-1] == rows
+        self._runs: list[tuple[int, int, int, range]] = []      # first row, rows, position, tokens of the run
+        if not self.only_single:
+            positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
+            self._rows = self._rows.repeat_interleave(torch.tensor(counts))
+            self._first = torch.tensor([0, *ends[:-1]], device=device)
+            self._last = torch.tensor(ends, device=device) - 1
+            self._find_runs(starts, counts, ends)
+        self._single = max((row + 1 for row in range(rows) if counts[row] == 1), default=0)
+        self._positions = positions
+        self._in_cache: dict[int, tuple] = {}                   # slots -> where keys go, what is seen there
+        self._masks: dict[tuple[int, int, int], Tensor] = {}
+
+    def _find_runs(self, starts: Sequence[int], counts: Sequence[int], ends: Sequence[int]) -> None:
+        """Chunks of several tokens; new rows of one length that are side by side are attended to together."""
+        for row, (start, count, end) in enumerate(zip(starts, counts, ends, strict=True)):
+            if count == 1:
+                continue
+            if self._runs and start == 0:
+                first, rows, before, tokens = self._runs[-1]
+                if before == 0 and first + rows == row and len(tokens) == rows * count:
+                    self._runs[-1] = first, rows + 1, 0, range(tokens.start, end)
+                    continue
+            self._runs.append((row, 1, start, range(end - count, end)))
 
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """Make room for T more tokens of the first B rows each, idx (B, T). `rotary`: (B, T, 1, D/2) each."""
-        B, T = idx.shape
-        self._rows = torch.arange(B, device=idx.device)[:, None]
-        self._positions = self.lengths[:B, None] + torch.arange(T, device=idx.device)
-        self._span = int(self.lengths[:B].max()) + T                  # keys that the longest row has now
-        assert self._span <= self.max_len, f"{self._span} tokens in a cache of {self.max_len}"
-        self._masks: dict[int, Tensor] = {}                     # window -> mask, shared by layers
-        self.rotary = cos[self._positions], sin[self._positions]
-        self.lengths[:B] += T
+        """`rotary`: (N, 1, D/2) each, for idx (1, N)."""
+        positions = self._positions.to(idx.device, non_blocking=True)
+        self.rotary = cos[positions], sin[positions]
+
+    def last(self, x: Tensor) -> Tensor:
+        """x (1, N, ...) -> that of the last token of each row, (rows, ...)."""
+        return x[0] if self.only_single else x[0, self._last]
 
     def embedding_before(self, x: Tensor) -> Tensor:
-        """As Rows has it, but the first of these tokens looks back at the last one of the call before."""
-        return self._shift(self.last_embedding[:x.size(0)], x)
+        """As Rows has it, but the first of a row's tokens looks back at the last one of the call before."""
+        return self._shift(self._cache.last_embedding, x)
 
     def key_before(self, layer: int, k: Tensor) -> Tensor:
-        return self._shift(self.last_key[layer, :k.size(0)], k)
+        return self._shift(self._cache.last_key[layer], k)
 
-    @staticmethod
-    def _shift(last: Tensor, x: Tensor) -> Tensor:
-        """What came before each token of x (B, T, ...), where `last` (B, ...) was; keeps the new last."""
-        before = torch.cat((last[:, None], x[:, :-1]), dim=1)
-        last.copy_(x[:, -1])
+    def _shift(self, kept: Tensor, x: Tensor) -> Tensor:
+        """What came before each token of x (1, N, ...), where `kept` (rows, ...) was; keeps the new last."""
+        kept = kept[:len(self._lengths)]
+        if self.only_single:
+            before = kept.clone()[None]
+        else:
+            before = x.roll(1, dims=1)
+            before[0, self._first] = kept
+        kept.copy_(self.last(x))
         return before
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
-        """Keep k and v (B, T, K, D); let q (B, T, H, D) see what is kept, in the window -> like q."""
-        B = q.size(0)
-        self.k[layer, :B][self._rows, :, self._positions] = k
-        self.v[layer, :B][self._rows, :, self._positions] = v
-        if window not in self._masks:
-            self._masks[window] = cache_mask(self._positions, self._span, window)
-        return attend_cached(q, self.k[layer, :B, :, :self._span], self.v[layer, :B, :, :self._span],
-                             self._masks[window])
+        """Keep k and v (1, N, K, D); let q (1, N, H, D) see what is kept, in the window -> like q."""
+        cache, keys, values = self._cache, self._cache.k[layer], self._cache.v[layer]
+        y = None if self.only_single else torch.empty_like(q)
+        for run in self._runs:                          # before their keys push others out of a ring
+            tokens = slice(run[3].start, run[3].stop)
+            y[:, tokens] = self._attend_run(run, layer, q[:, tokens], k[:, tokens], v[:, tokens], window)
+        if cache.slots[layer] not in self._in_cache:
+            self._in_cache[cache.slots[layer]] = self._plan(cache.slots[layer], q.device)
+        index, chosen, span, bias = self._in_cache[cache.slots[layer]]
+        for kept, new in ((keys, k), (values, v)):
+            new = new[0] if chosen is None else new[0, chosen]
+            kept.view(-1, kept.size(-1)).index_copy_(0, index, new.flatten(0, 1).to(kept.dtype))
+        if self._single:
+            rows = slice(self._single)
+            one = attend_one(self.last(q)[rows], keys[rows, :, :span], values[rows, :, :span], bias)
+            if self.only_single:
+                return one[None]
+            y[0, self._last[rows]] = one
+        return y
+
+    def _plan(self, slots: int, device: torch.device) -> tuple[Tensor, Tensor | None, int, Tensor | None]:
+        """For layers with so many slots: where in (rows * K * slots) the keys of each token go, of which
+        tokens (None: all), and for rows that go on by one token how many slots are looked at, and an additive
+        mask of these (rows, 1, span) or None."""
+        lengths, rows, positions, chosen = torch.tensor(self._lengths), self._rows, self._positions, None
+        if any(rows * (len(tokens) // rows > slots) for _, rows, _, tokens in self._runs):
+            chosen = (positions >= lengths[rows] - slots).nonzero().squeeze(1)
+            rows, positions = rows[chosen], positions[chosen]
+        heads = rows[:, None] * self._heads + torch.arange(self._heads)         # (tokens, K)
+        index = (heads * slots + (positions % slots)[:, None]).flatten()
+        lengths, bias, span = lengths[:self._single], None, 0
+        if self._single:
+            span = min(slots, int(lengths.max()))
+            if int(lengths.min()) < span:
+                hidden = torch.arange(span) >= lengths[:, None]
+                bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
+        move = partial(torch.Tensor.to, device=device, non_blocking=True)
+        return (move(index), None if chosen is None else move(chosen), span,
+                None if bias is None else move(bias))
+
+    def _attend_run(self, run: tuple[int, int, int, range], layer: int, q: Tensor, k: Tensor, v: Tensor,
+                    window: int) -> Tensor:
+        """New rows of equal length see themselves alone, other chunks what their row has kept, too."""
+        row, rows, start, tokens = run
+        if start == 0:
+            return attend(*(x.unflatten(1, (rows, -1))[0] for x in (q, k, v)), window).flatten(0, 1)[None]
+        old, slots = min(start, window), self._cache.slots[layer]
+        places = torch.arange(start - old, start, device=q.device) % slots
+        k, v = (torch.cat((kept[row, :, places][None].to(new.dtype), new.transpose(1, 2)), dim=2)
+                for kept, new in ((self._cache.k[layer], k), (self._cache.v[layer], v)))
+        if (key := (row, old, window)) not in self._masks:
+            positions = torch.arange(old, old + len(tokens), device=q.device)[None]
+            self._masks[key] = cache_mask(positions, old + len(tokens), window)
+        return attend_cached(q, k, v, self._masks[key])

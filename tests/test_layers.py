@@ -12,7 +12,7 @@ LAYERS = [
     {"common", "schedule", "packing", "calculator", "sandbox"},
     {"almanac", "hub", "dist", "hardware", "scaling", "execution"},
     {"tokenizer", "dataset", "attention", "loss", "fp8", "muon"},
-    {"past", "chat"},
+    {"past", "chat", "sampler"},
     {"gpt"},
     {"dataloader", "engine", "stage"},
     {"checkpoint", "train", "evals"},

@@ -6,8 +6,8 @@
     python -m scripts.chat_cli --stage base -p "The largest planet is"
 
 A base model, which has not learned to talk, continues the text instead of answering it. In a conversation a
-line that ends in a backslash goes on, a pasted block stays one message, Ctrl-C stops an answer, of which stays
-what was said, and Ctrl-D leaves."""
+line that ends in a backslash goes on, a pasted block stays one message, Ctrl-C stops an answer (what was said
+of it stays), Ctrl-D leaves."""
 
 import argparse
 import contextlib
@@ -33,9 +33,9 @@ SETTINGS = {                                            # type, default, what it
     "min_p": (float, None, "only tokens at least this share as likely as the likeliest; 0 is all"),
     "max_tokens": (int, 512, "of the longest answer; 0 is up to the end of the context"),
     "seed": (int, None, "the same answer every time"),
-    "repetition_penalty": (float, 1.0, "above 1, tokens that were there already are less likely"),
-    "frequency_penalty": (float, 0.0, "-2 to 2, for each time that a token was there already"),
-    "presence_penalty": (float, 0.0, "-2 to 2, once for a token that was there already"),
+    "repetition_penalty": (float, 1.0, "above 1, tokens that were seen are less likely"),
+    "frequency_penalty": (float, 0.0, "-2 to 2, for each time that a token was answered already"),
+    "presence_penalty": (float, 0.0, "-2 to 2, once for a token that was answered already"),
     "stop": (str, None, "a text that ends the answer; as a flag up to four"),
 }
 HELP = """\
@@ -117,9 +117,10 @@ class Chat:
         before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
         try:
             while not request.done:
-                engine.step()
                 if pressed:
                     engine.cancel(request)
+                else:
+                    engine.step()
                 for piece in request.take():
                     screen.show(*piece)
             seconds, count = time.perf_counter() - start, len(request.ids)
@@ -250,7 +251,7 @@ def main(args: argparse.Namespace) -> None:
             facts |= {"prompt": prompt, "text": request.text, "parts": request.parts,
                       "finish_reason": request.finish_reason, "prompt_tokens": len(request.prompt),
                       "completion_tokens": count, "seconds": seconds, "tokens_per_second": count / seconds}
-            print(json.dumps(facts | settings), flush=True)
+            print(json.dumps(facts | vars(request.params)), flush=True)
         if request.finish_reason == "cancelled":
             raise SystemExit(130)                       # as shells say it of Ctrl-C
 

@@ -44,7 +44,7 @@ HELP = """\
 /system TEXT  is said before every conversation; alone shows it, /system off clears it; no use to a base model
 /save FILE    adds the conversation to a file that chat_sft --conversations learns from
 /quit         leaves, as Ctrl-D does; /help shows this"""
-COMMANDS = re.findall(r"/[a-z]{3,}", HELP)
+COMMANDS = set(re.findall("/[a-z]+", HELP))
 REMEMBERED = 1000                                       # messages in the history
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -61,7 +61,8 @@ def parser() -> argparse.ArgumentParser:
     add("--system", metavar="TEXT", help="the system message; no use to a base model")
     for name, (kind, default, what) in SETTINGS.items():
         how = {"action": "append"} if kind is str else {"type": kind}
-        add(f"--{name.replace('_', '-')}", default=default, help=what, **how)
+        shown = "off" if default is None else default
+        add(f"--{name.replace('_', '-')}", default=default, help=f"{what} (default: {shown})", **how)
     return parser
 
 
@@ -133,7 +134,8 @@ class Chat:
         return request, seconds
 
     def command(self, line: str) -> str:
-        """Do what a line like "/set seed 1" says, return what to show. EOFError to leave."""
+        """Do what a line like "/set seed 1" says, return what to show. EOFError is to leave; ValueError and
+        OSError say why it cannot be done."""
         name, rest = (line.split(maxsplit=1) + [""])[:2]
         match name:
             case "/retry" | "/undo" if not self._turns:
@@ -149,16 +151,18 @@ class Chat:
                 self._turns, self._retries = [], 0
                 return "a new conversation"
             case "/system":
-                self._system = None if rest == "off" else rest or self._system
+                self._system = "" if rest == "off" else rest or self._system
                 return f"system message: {self._system or 'none'}"
             case "/set":
                 return self._set(*rest.split(maxsplit=1))
             case "/save":
-                return self._save(Path(rest).expanduser())
-            case "/quit":
-                raise EOFError
+                check_conversation({"messages": self.messages})
+                RunLog(Path(rest).expanduser()).write(messages=self.messages)
+                return f"added to {rest}"
             case "/help":
                 return HELP
+            case "/quit":
+                raise EOFError
         return f"no command {name}; /help shows all, a space before it makes it a question"
 
     def _set(self, name: str = "", text: str = "") -> str:
@@ -168,27 +172,16 @@ class Chat:
         if name not in SETTINGS or not text:
             return f"/set takes a value, and one of {', '.join(SETTINGS)}"
         kind = SETTINGS[name][0]
-        try:
-            value = getattr(SamplingParams, name) if text == "off" else [text] if kind is str else kind(text)
-            to_params(self._settings | {name: value})
-        except ValueError as error:
-            return f"not set: {error}"
+        value = getattr(SamplingParams, name) if text == "off" else [text] if kind is str else kind(text)
+        to_params(self._settings | {name: value})
         self._settings[name] = value
         return f"{name} is {text}"
-
-    def _save(self, path: Path) -> str:
-        try:
-            check_conversation({"messages": self.messages})
-            RunLog(path).write(messages=self.messages)
-        except (OSError, ValueError) as error:
-            return f"not saved: {error}"
-        return f"added to {path}"
 
 
 def open_history() -> RunLog:
     """Let input() edit, complete and recall what was typed, in earlier sessions too."""
     import readline
-    words = COMMANDS + [f"/set {name} " for name in SETTINGS]
+    words = [*COMMANDS, *(f"/set {name} " for name in SETTINGS)]
     readline.set_completer(lambda text, state: [*(w for w in words if w.startswith(text)), None][state])
     readline.set_completer_delims("")                   # the whole line is the word
     readline.parse_and_bind("bind ^I rl_complete" if "libedit" in readline.__doc__ else "tab: complete")
@@ -215,10 +208,13 @@ def converse(chat: Chat) -> None:
                 continue
             with contextlib.suppress(OSError):
                 log.write(message=message)
-            if re.match(r"/\w*(\s|$)", message):
-                print(chat.command(message))
-            else:
+            if not re.match(r"/\w*(\s|$)", message):
                 chat.ask(message.strip())
+                continue
+            try:
+                print(chat.command(message))
+            except (OSError, ValueError) as error:
+                print(f"not done: {error}")
         except KeyboardInterrupt:                       # leaves the half-typed message, not the program
             continue
         except EOFError:

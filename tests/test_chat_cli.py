@@ -233,8 +233,9 @@ def test_settings_are_shown_changed_and_checked():
     assert chat.command("/set temperature off") and chat.command("/set stop off")
     assert chat.command("/set seed off") and chat.command("/set max_tokens 4")
     assert chat.ask("x")[0].params == SamplingParams(max_tokens=4)
-    assert chat.command("/set temperature -1").startswith("not set: temperature is -1.0")
-    assert chat.command("/set seed x").startswith("not set: ")
+    for wrong, why in (("temperature -1", "temperature is -1.0, must be 0 to 100"), ("seed x", "'x'")):
+        with pytest.raises(ValueError, match=why):
+            chat.command(f"/set {wrong}")
     for wrong in ("/set seed", "/set sead 1"):
         assert "one of temperature, top_k" in chat.command(wrong)
     shown = dict(line.split()[:2] for line in chat.command("/set").splitlines())
@@ -245,22 +246,27 @@ def test_settings_are_shown_changed_and_checked():
 def test_what_is_saved_is_a_conversation_to_learn_from(tmp_path):
     save_caller()
     chat, path = start("--temperature=0", system="Be brief."), tmp_path / "new" / "my file.jsonl"
-    assert chat.command(f"/save {path}").startswith("not saved: ") and not path.exists()
+    with pytest.raises(ValueError):
+        chat.command(f"/save {path}")
     for question in ("one", "two"):
         chat.ask(question)
         assert chat.command(f"/save {path}") == f"added to {path}"
     assert [len(saved["messages"]) for saved in customjson.load(path)] == [3, 5]
     assert customjson.load(path)[1]["messages"] == chat.messages
-    assert chat.command(f"/save {tmp_path}").startswith("not saved: ")
+    with pytest.raises(IsADirectoryError):
+        chat.command(f"/save {tmp_path}")
 
 
-def test_an_unknown_command_is_said_in_one_line_and_a_path_is_a_question():
+def test_help_names_every_command_and_an_unknown_one_is_said_in_one_line():
     save_caller()
     chat = start()
-    said = chat.command("/clear now")
+    said, shown = chat.command("/clear now"), chat.command("/help")
     assert said.startswith("no command /clear; /help shows") and "\n" not in said
-    for command in {*chat_cli.COMMANDS} - {"/quit"}:
-        assert command in chat.command("/help") and "no command" not in chat.command(command)
+    assert chat_cli.COMMANDS == set(re.findall("/[a-z]+", shown))
+    for command in sorted(chat_cli.COMMANDS - {"/save", "/quit"}):
+        assert "no command" not in chat.command(command)
+    with pytest.raises(EOFError):
+        chat.command("/quit")
 
 
 def test_turns_that_no_longer_fit_are_told_of(capsys):
@@ -309,6 +315,8 @@ def test_a_session_in_a_terminal(base_dir, tmp_path):
     assert "t, sft step 1" in terminal.until("you> ")
     terminal.type("/und\t\r")                           # Tab completes
     assert "nothing was asked yet" in terminal.until("you> ")
+    terminal.type("/set temperature -1\r")
+    assert "not done: temperature is -1.0, must be 0 to 100\r\n" in terminal.until("you> ")
     terminal.type("\x1b[200~one\n\ttwo\x1b[201~\r")     # a pasted block
     terminal.until("aaaa")
     terminal.type("\x03")                               # Ctrl-C stops the answer
@@ -317,7 +325,7 @@ def test_a_session_in_a_terminal(base_dir, tmp_path):
     terminal.until("half typed")
     terminal.type("\x03")                               # and clears the line
     terminal.until("you> ")
-    terminal.type("three\\\r")                          # a line that goes on
+    terminal.type("/three/x\\\r")                       # a line that goes on; a path is no command
     terminal.until("...> ")
     terminal.type("four\r")
     terminal.until("aaaa")
@@ -329,10 +337,10 @@ def test_a_session_in_a_terminal(base_dir, tmp_path):
     terminal.type("\x04")                               # Ctrl-D leaves
     assert terminal.ended() == 0
     questions = [message["content"] for message in json.loads(path.read_text())["messages"][::2]]
-    assert questions == ["one\n\ttwo", "three\nfour"]
+    assert questions == ["one\n\ttwo", "/three/x\nfour"]
     history = base_dir / "chat_history.jsonl"
     typed = [json.loads(line)["message"] for line in history.read_text().splitlines()]
-    assert typed == ["/undo", "one\n\ttwo", "three\nfour", f"/save {path}"]
+    assert typed == ["/undo", "/set temperature -1", "one\n\ttwo", "/three/x\nfour", f"/save {path}"]
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 

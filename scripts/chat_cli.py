@@ -21,7 +21,7 @@ import time
 from pathlib import Path
 from typing import TextIO
 
-from nanochat.chat import check_conversation
+from nanochat.chat import check_conversation, render_prompt
 from nanochat.checkpoint import STAGES, load_model
 from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
@@ -54,7 +54,7 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("-p", "--prompt", action="append",
         help='a question to answer and leave; several: each on its own; "-" is the whole standard input')
-    add("--json", action="store_true", help="answer as JSON, one object a line")
+    add("--json", action="store_true", help="answer -p, else the standard input, as JSON, one object a line")
     add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")
     add("--model-tag", help="name of the model (default: the newest)")
     add("--step", type=int, help="of its checkpoint (default: the newest)")
@@ -109,11 +109,15 @@ class Chat:
         start, pressed, screen = time.perf_counter(), [], Screen(self._out)
         engine, params, asked = self._engine, to_params(self._settings), {"role": "user", "content": question}
         if self._is_base:                               # knows no conversation
-            ids = [engine.tokenizer.bos] + engine.tokenizer.encode(question)[-engine.context // 2:]
+            whole = [engine.tokenizer.bos] + engine.tokenizer.encode(question)
+            ids, dropped = whole[:1] + whole[1:][-engine.context // 2:], 0
         else:
-            ids, dropped = engine.fit({"messages": [*self.messages, asked]}, params)
-            if dropped:
-                screen.note(f"the context is full: without the first {dropped} questions and answers")
+            conversation = {"messages": [*self.messages, asked]}
+            whole = render_prompt(engine.tokenizer, conversation)
+            ids, dropped = engine.fit(conversation, params)
+        if len(ids) < len(whole):
+            what = f"{dropped} questions and answers" if dropped else f"{len(whole) - len(ids)} tokens"
+            screen.note(f"the context is full: without the first {what}")
         request = engine.submit(ids, params, sample)
         before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
         try:
@@ -187,7 +191,7 @@ def open_history() -> RunLog:
     readline.parse_and_bind("bind ^I rl_complete" if "libedit" in readline.__doc__ else "tab: complete")
     readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
     log = RunLog(base_dir() / "chat_history.jsonl")
-    with contextlib.suppress(OSError, ValueError):      # a folder that is read-only, a damaged file
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):       # read-only, damaged
         log.path.touch(mode=0o600)
         log.path.write_text("".join(log.path.read_text().splitlines(keepends=True)[-REMEMBERED:]))
         for record in log.read():
@@ -207,7 +211,7 @@ def converse(chat: Chat) -> None:
             if not message.strip():
                 continue
             with contextlib.suppress(OSError):
-                log.write(message=message)
+                log.write(message=message[:10_000])
             if not re.match(r"/\w*(\s|$)", message):
                 chat.ask(message.strip())
                 continue

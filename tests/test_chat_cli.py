@@ -203,7 +203,9 @@ def test_a_conversation_carries_its_answers_along_until_they_are_forgotten():
     turns = [[{"role": "user", "content": question}, said] for question in ("one", "two", "three")]
     prompts = [chat.ask(question)[0].prompt for question in ("one", "two")]
     assert chat.command("/undo") == "forgot 'two'" and chat.messages == [system, *turns[0]]
-    prompts.append(chat.ask("three")[0].prompt)
+    request = chat.ask("three")[0]
+    prompts.append(request.prompt)
+    assert request.reused >= len(prompts[0])            # nothing is computed twice
     for prompt, turn in zip(prompts[1:], turns[1:]):
         assert prompt == render_prompt(TOKENIZER, {"messages": [system, *turns[0], turn[0]]})
     assert chat.command("/reset") and chat.messages == [system]
@@ -277,6 +279,16 @@ def test_turns_that_no_longer_fit_are_told_of(capsys):
     told = re.findall(r"without the first (\d) questions", capsys.readouterr().err)
     # a turn is 8 + 20 letters and 4 markers, a question 8 and 3; bos; 20 of the context are kept free
     assert told == ["1"] and len(request.prompt) == 1 + 2 * 32 + 11 and len(chat.messages) == 8
+
+
+@pytest.mark.parametrize("stage", ["sft", "base"])
+def test_a_question_that_is_cut_is_told_of(stage, capsys):
+    save_babbler(stage=stage, context=100)
+    run("-p", "a" * 200, "--max-tokens=50", "--json")
+    captured = capsys.readouterr()
+    whole = 200 + {"sft": 4, "base": 1}[stage]          # bos, and three markers
+    left = whole - json.loads(captured.out)["prompt_tokens"]
+    assert captured.err == f"(the context is full: without the first {left} tokens)\n" and left > 140
 
 
 def test_ctrl_c_stops_the_answer_and_keeps_what_was_said():

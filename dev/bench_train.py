@@ -1,8 +1,8 @@
 """How fast a training step is, optimizer included: one JSON line per case, medians of the steps after
 warm-up.
 
-    python dev/bench_train.py                           # CPU: depth 4 as runcpu.sh trains it, and variants
-    python dev/bench_train.py --depth 12 --rows 32 --sequence-len 2048 \\
+    python -m dev.bench_train                           # CPU: depth 4 as runcpu.sh trains it, and variants
+    python -m dev.bench_train --depth 12 --rows 32 --sequence-len 2048 \\
         --vocab-size 32768 --head-dim 128 --steps 50    # GPU: one case
 Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before."""
 
@@ -13,42 +13,33 @@ import statistics
 import subprocess
 import sys
 import time
-from pathlib import Path
-
-sys.path.insert(0, str(Path(__file__).parent.parent))   # nanochat is no installed package
 
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
+from nanochat.dist import find_device
+from nanochat.gpt import GPT
+from nanochat.hardware import peaks
+from nanochat.muon import MuonAdamW
+from nanochat.scaling import derive
 
-# (name, flags): what is run when no flags are given
-CASES = [("runcpu", []), ("runcpu, freed memory goes back", ["--no-keep-memory"]),
-         ("runcpu, bfloat16", ["--dtype=bfloat16"]), ("runcpu, compiled", ["--compile"]),
-         ("d4 T512 V32768", ["--sequence-len=512", "--vocab-size=32768"])]
+# what is run when no flags are given
+CASES = (["--depth=4"], ["--dtype=bfloat16"], ["--compile"], ["--sequence-len=512", "--vocab-size=32768"])
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("--case", help="name of the case")
     for flag, default in (("depth", 4), ("head-dim", 64), ("rows", 16), ("sequence-len", 256),
                           ("vocab-size", 3072), ("warmup", 3), ("steps", 12)):
         add(f"--{flag}", type=int, default=default)
     add("--window-pattern", default="L")
     add("--dtype", help="float32 or bfloat16; by default the faster one here")
     add("--compile", action="store_true")
-    add("--keep-memory", action=argparse.BooleanOptionalAction, default=True)
     return parser
 
 
 def measure(args: argparse.Namespace) -> dict:
     import torch
-
-    from nanochat.dist import find_device
-    from nanochat.gpt import GPT
-    from nanochat.hardware import peaks
-    from nanochat.muon import MuonAdamW
-    from nanochat.scaling import derive
-    if args.keep_memory:
-        keep_freed_memory()
+    keep_freed_memory()
     device = find_device()
     dtype = compute_dtype(device, args.dtype)
     plan = derive(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
@@ -57,8 +48,7 @@ def measure(args: argparse.Namespace) -> dict:
     optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay)
     call = torch.compile(model, dynamic=False) if args.compile else model
     idx = torch.randint(0, args.vocab_size, (2, args.rows, args.sequence_len), device=device)
-    on_gpu = device.type == "cuda"
-    sync = torch.cuda.synchronize if on_gpu else lambda: None
+    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
     times, optimizer_times = [], []
     for _ in range(args.warmup + args.steps):
         start = time.perf_counter()
@@ -72,13 +62,12 @@ def measure(args: argparse.Namespace) -> dict:
         optimizer_times.append(time.perf_counter() - middle)
     median = statistics.median(times[args.warmup:])
     flops = plan.shape.flops_per_token() * plan.batch_tokens / median                   # per second
-    if on_gpu:
+    name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
+    if device.type == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
-    else:
-        name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     peak = peaks(name)
     return {
-        "case": args.case or f"depth {args.depth}", "device": name, "dtype": str(dtype).split(".")[1],
+        "case": " ".join(sys.argv[1:]), "device": name, "dtype": str(dtype).split(".")[1],
         "depth": args.depth, "tokens_per_second": round(plan.batch_tokens / median),
         "step_ms": round(1e3 * median, 1), "first_step_s": round(times[0], 1),
         "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
@@ -89,8 +78,8 @@ def measure(args: argparse.Namespace) -> dict:
 def main(args: argparse.Namespace) -> None:
     if len(sys.argv) > 1:
         return print(json.dumps(measure(args)), flush=True)
-    for name, flags in CASES:
-        subprocess.run([sys.executable, __file__, f"--case={name}", *flags], check=True)
+    for flags in CASES:
+        subprocess.run([sys.executable, "-m", "dev.bench_train", *flags], check=True)
 
 
 if __name__ == "__main__":

@@ -6,18 +6,15 @@
     python -m dev.gen_identity --name Ada --out persona.jsonl --endpoint http://127.0.0.1:8080/v1 --model NAME
 
 Offline it composes what stands in gen_identity.txt: the same flags, the same file. An endpoint is any server
-that speaks OpenAI's protocol; its key is read from $OPENAI_API_KEY. What it writes is kept as it comes, and
-the same command again asks for the rest. To teach something else, write such lines yourself."""
+that speaks OpenAI's protocol, asked through the package openai; its key is read from $OPENAI_API_KEY. What it
+writes is kept as it comes, and the same command again asks for the rest. To teach something else, write such
+lines yourself."""
 
 import argparse
+import asyncio
 import json
 import os
 import re
-import sys
-import threading
-import urllib.request
-from concurrent.futures import ThreadPoolExecutor, as_completed
-from http.client import HTTPException
 from pathlib import Path
 
 from nanochat.almanac import Dice
@@ -25,13 +22,8 @@ from nanochat.chat import check_conversation
 from nanochat.common import atomic_write, die, new_parser, require_positive
 
 TURNS = {1: 6, 2: 3, 3: 1}                              # questions in a conversation -> how often
-TONES = ("friendly", "in a hurry", "doubtful", "polite", "joking", "rude", "a child", "bad at spelling")
-TRIES, PAUSE, TIMEOUT = 6, 1.0, 120.0                   # of a request; seconds before the second, and for one
-GIVE_UP = 8                                             # requests in a row that failed
-PROMPT = """Write a chat of a user with {name}, a small language model. {Maker} made it; it is {character}.
-{facts} The user is {tone}, begins with the words "{first}", and says something {turns} times in all. {name}
-answers in one or two short sentences that show this character, and never claims to be somebody else.
-Reply with JSON alone: {{"messages": [{{"role": "user", "content": "..."}}, {{"role": "assistant", ..."""
+RETRIES, TIMEOUT = 5, 120.0                             # of a request to the endpoint; seconds for each try
+REST = "what came is kept, and the same command asks for what is missing"
 
 
 def parser() -> argparse.ArgumentParser:
@@ -57,17 +49,15 @@ class Persona:
     def __init__(self, args: argparse.Namespace):
         self.forms, self.answers, self.weights, facts = {}, {}, {}, []
         text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n  ", " ")
-        for line in re.findall(r"^\w.*", text, re.MULTILINE):
-            header, _, forms = line.partition(": ")
+        for header, forms, answers in re.findall(r"^(\w[^:]*): (.*?)(?: -> (.*))?$", text, re.MULTILINE):
             topic, _, weight = header.partition(" ")
-            forms, _, answers = forms.partition(" -> ")
             self.forms[topic] = forms.split(" / ")
-            if weight:
+            if answers:
                 self.answers[topic], self.weights[topic] = answers.split(" / "), int(weight)
         self.forms["others"] = [name for name in self.forms["others"] if name.lower() != args.name.lower()]
         self.slots = {"name": args.name, "maker": args.maker, "character": args.character,
                       "Maker": args.maker[:1].upper() + args.maker[1:]}
-        for question, _, fact in (fact.rpartition("?") for fact in args.fact):
+        for question, _, fact in (text.rpartition("?") for text in args.fact):
             facts.append(self.fill(fact.strip()))
             if question.strip():
                 topic = f"--fact {question}"
@@ -107,58 +97,39 @@ class Persona:
             text = text[:at] + text[at:at + 2][::-1] + text[at + 2:]
         return text
 
+    def conversation(self, dice: Dice) -> dict:
+        """Questions on one to three topics, now and then after a system message that says who it is."""
+        messages = []
+        if dice.chance(0.06):
+            messages.append({"role": "system", "content": self.compose(dice, self.forms["systems"])})
+        left = dict(self.weights)
+        for _ in range(dice.weighted(TURNS)):
+            topic = dice.weighted(left)
+            del left[topic]
+            question, answer = self.turn(dice, topic)
+            messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
+        return {"messages": messages}
 
-def conversation(persona: Persona, dice: Dice) -> dict:
-    """Questions on one to three topics, now and then after a system message that says who it is."""
-    messages = []
-    if dice.chance(0.06):
-        messages.append({"role": "system", "content": persona.compose(dice, persona.forms["systems"])})
-    left = dict(persona.weights)
-    for _ in range(dice.weighted(TURNS)):
-        topic = dice.weighted(left)
-        del left[topic]
-        question, answer = persona.turn(dice, topic)
-        messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
-    return {"messages": messages}
+    def compose_all(self, count: int, seed: int) -> list[str]:
+        """`count` different lines. Dies where the wordings do not yield as many."""
+        lines = {}
+        for index in range(20 * count):
+            lines[json.dumps(self.conversation(Dice("identity", seed, index)), ensure_ascii=False)] = None
+            if len(lines) == count:
+                return list(lines)
+        die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
 
-
-def compose_all(persona: Persona, count: int, seed: int) -> list[str]:
-    """`count` different lines. Dies where the wordings do not yield as many."""
-    lines = {}
-    for index in range(20 * count):
-        lines[json.dumps(conversation(persona, Dice("identity", seed, index)), ensure_ascii=False)] = None
-        if len(lines) == count:
-            return list(lines)
-    die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
-
-
-def prompt(persona: Persona, dice: Dice) -> str:
-    """Another one for every conversation: the variety comes from here, not from the temperature."""
-    first, _ = persona.turn(dice, dice.weighted(persona.weights))
-    return persona.compose(dice, [PROMPT], tone=dice.pick(TONES), first=first, turns=dice.weighted(TURNS))
+    def prompt(self, dice: Dice) -> str:
+        """Another one for every conversation: the variety comes from here, not from the temperature."""
+        first, _ = self.turn(dice, dice.weighted(self.weights))
+        slots = {"tone": dice.pick(self.forms["tones"]), "first": first, "turns": dice.weighted(TURNS)}
+        return self.compose(dice, self.forms["prompt"], **slots)
 
 
-def ask(prompt: str, args: argparse.Namespace, stop: threading.Event) -> str:
-    """The line of a conversation, "" where the reply holds none. OSError where none comes."""
-    url = args.endpoint.rstrip("/").removesuffix("/chat/completions") + "/chat/completions"
-    body = json.dumps({"model": args.model, "messages": [{"role": "user", "content": prompt}]}).encode()
-    request = urllib.request.Request(url, body, {"Content-Type": "application/json"})
-    if key := os.environ.get("OPENAI_API_KEY"):         # unredirected: it is for this host alone
-        request.add_unredirected_header("Authorization", f"Bearer {key}")
-    for attempt in range(TRIES):
-        try:
-            with urllib.request.urlopen(request, timeout=TIMEOUT) as reply:
-                return conversation_in(reply.read())
-        except (OSError, HTTPException) as error:
-            refused = getattr(error, "code", 500) < 500 and error.code != 429
-            if refused or attempt == TRIES - 1 or stop.wait(PAUSE * 2 ** attempt):
-                raise OSError(error) from None
-
-
-def conversation_in(reply: bytes) -> str:
-    """The one in what a server answered, as a line, without the talk around it; "" if there is none."""
+def conversation_in(reply) -> str:
+    """The one in a server's reply, as a line, without the talk around it; "" if there is none."""
     try:
-        text = json.loads(reply)["choices"][0]["message"]["content"]
+        text = reply.choices[0].message.content
         made = json.loads(text[text.index("{"):text.rindex("}") + 1])
         check_conversation(made)
         line = json.dumps({"messages": made["messages"]}, ensure_ascii=False)
@@ -168,37 +139,28 @@ def conversation_in(reply: bytes) -> str:
         return ""
 
 
-def collect(persona: Persona, args: argparse.Namespace) -> None:
+async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     """Ask for as many conversations as the file lacks, and add each one when it comes."""
     text = args.out.read_text(encoding="utf-8") if args.out.exists() else ""
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
-    start, failed, stop, rest = len(kept), 0, threading.Event(), "the same command asks for the rest"
-    prompts = [prompt(persona, Dice("prompt", args.seed, index)) for index in range(start, args.count)]
-    pool = ThreadPoolExecutor(args.parallel)
-    try:
-        asked = [pool.submit(ask, each, args, stop) for each in prompts]
-        for done, answer in enumerate(as_completed(asked), start=1):
-            try:
-                line, failed = answer.result(), 0
-            except OSError as error:
-                line, failed = "", failed + 1
-                if failed == GIVE_UP:
-                    die(f"{args.endpoint}: {error}, {failed} times in a row", f"{len(kept)} are kept; {rest}")
-            if line and line not in kept:
-                kept[line] = None
-                with open(args.out, "a", encoding="utf-8") as out:
-                    out.write(line + "\n")
-            if done % 20 == 0 or done == len(asked):
-                print(f"{done} of {len(asked)} requests, {start + done - len(kept)} of no use", flush=True)
-    except KeyboardInterrupt:
-        print("stopped", file=sys.stderr)
-    finally:
-        stop.set()                                      # for those that wait to try again
-        pool.shutdown(cancel_futures=True)
-    print(f"{args.out}: {len(kept):,} of {args.count:,} conversations")
-    if len(kept) < args.count:
-        print(rest)
+    free, start, done = asyncio.Semaphore(args.parallel), len(kept), 0
+
+    async def ask(index: int) -> None:
+        nonlocal done
+        message = {"role": "user", "content": persona.prompt(Dice("prompt", args.seed, index))}
+        async with free:
+            reply = await client.chat.completions.create(model=args.model, messages=[message])
+        line, done = conversation_in(reply), done + 1
+        if line and line not in kept:
+            kept[line] = None
+            out.write(line + "\n")
+        if done % 20 == 0 or start + done == args.count:
+            print(f"{done} requests, {len(kept):,} of {args.count:,} conversations", flush=True)
+
+    with open(args.out, "a", encoding="utf-8", buffering=1) as out:
+        async with client:
+            await asyncio.gather(*map(ask, range(start, args.count)))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -207,12 +169,22 @@ def main(args: argparse.Namespace) -> None:
         die("--name is empty")
     persona = Persona(args)
     if not args.endpoint:
-        atomic_write(args.out, "".join(f"{line}\n" for line in compose_all(persona, args.count, args.seed)))
-        print(f"{args.out}: {args.count:,} conversations")
-    elif not args.model or not args.endpoint.startswith(("http://", "https://")):
+        atomic_write(args.out, "".join(f"{line}\n" for line in persona.compose_all(args.count, args.seed)))
+        return print(f"{args.out}: {args.count:,} conversations")
+    if not args.model or not args.endpoint.startswith(("http://", "https://")):
         die(f"--endpoint is {args.endpoint} and --model is {args.model}: it takes a URL and a name")
-    else:
-        collect(persona, args)
+    try:
+        import openai
+    except ImportError:
+        die("--endpoint needs the package openai", hint="uv pip install openai")
+    client = openai.AsyncOpenAI(base_url=args.endpoint, api_key=os.environ.get("OPENAI_API_KEY", "none"),
+                                max_retries=RETRIES, timeout=TIMEOUT)
+    try:
+        asyncio.run(collect(client, persona, args))
+    except (openai.OpenAIError, json.JSONDecodeError) as error:
+        die(f"{args.endpoint}: {str(error).splitlines()[0]}", hint=REST)
+    except KeyboardInterrupt:
+        print(f"stopped: {REST}")
 
 
 if __name__ == "__main__":

@@ -14,28 +14,23 @@ import csv
 import json
 import math
 from collections.abc import Sequence
+from functools import partial
+from itertools import product
 from pathlib import Path
 
 import numpy as np
 
 from nanochat.common import atomic_write, die, new_parser
-
-GPT2_CORE = 0.256525                                    # published, for the published bundle
-COLOURS = ("#4184d8", "#c8702a", "#2f9c6b", "#b05fae", "#9a8a1f", "#c9524f")    # read on white and on black
-GREY = "#7c8087"
-STYLE = {"axes.grid": True, "grid.alpha": 0.3, "legend.frameon": False, "font.size": 9,
-         "savefig.transparent": True} | dict.fromkeys(("text.color", "axes.edgecolor", "axes.labelcolor",
-                                                       "xtick.color", "ytick.color", "grid.color"), GREY)
+from nanochat.evals import Z
+from nanochat.report import GPT2_CORE, plot
 
 
 def read(path: Path) -> list[dict]:
     """The models of a CSV whose FLOPs and bits per byte are known, smallest first. NaN is not known."""
-    try:
-        with open(path, newline="", encoding="utf-8") as file:
-            rows = [{key: text if key == "tag" else float(text or "nan") for key, text in row.items()}
-                    for row in csv.DictReader(file)]
-    except OSError as error:
-        die(f"{path} cannot be read: {error.strerror}", hint="nanochat.report --csv writes it")
+    if not path.is_file():
+        die(f"{path} is not there", hint="nanochat.report --csv writes it")
+    rows = [{key: text if key == "tag" else float(text or "nan") for key, text in row.items()}
+            for row in csv.DictReader(path.read_text(encoding="utf-8").splitlines())]
     known = [row for row in rows if math.isfinite(row["flops"] * row["val_bpb"])]
     if len(known) < len(rows):
         print(f"left out, not finished: {', '.join(row['tag'] for row in rows if row not in known)}")
@@ -57,57 +52,49 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> dict | None:
         return None
     u, v = np.log(x), np.log(y)
     exponent, level = np.polyfit(u, v, 1).tolist()
-    error = math.sqrt(np.polyfit(u, v, 1, cov=True)[1][0, 0]) if len(u) > 2 else None
+    error = round(math.sqrt(np.polyfit(u, v, 1, cov=True)[1][0, 0]), 6) if len(u) > 2 else None
     return {"exponent": exponent, "error": error, "factor": math.exp(level)}
 
 
 def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
     """The models of each budget, those whose FLOPs are nearest to it, with its best N and D; the two laws."""
-    found = {C: {"C": C, "N": [], "D": [], "bpb": [], "best": None} for C in sorted(budgets)}
-    for row in rows:
-        mine = found[min(found, key=lambda C: abs(math.log(row["flops"] / C)))]
-        for key, column in (("N", "scaling_params"), ("D", "tokens"), ("bpb", "val_bpb")):
-            mine[key].append(row[column])
-    for each in found.values():
-        log_n, log_d = np.log(each["N"]), np.log(each["D"])
-        if lowest := minimum(log_n, each["bpb"]):
+    found = []
+    for C in sorted(budgets):
+        mine = [row for row in rows if C == min(budgets, key=lambda each: abs(math.log(row["flops"] / each)))]
+        N, D, bpb = ([row[key] for row in mine] for key in ("scaling_params", "tokens", "val_bpb"))
+        found.append({"C": C, "N": N, "D": D, "bpb": bpb, "best": None})
+        if lowest := minimum(np.log(N), bpb):
             at, parabola = lowest
-            each["best"] = {"N": math.exp(at), "D": math.exp(np.interp(at, log_n, log_d)),
-                            "bpb": float(np.polyval(parabola, at)), "parabola": parabola}
-    inside = [each for each in found.values() if each["best"]]
+            found[-1]["best"] = {"N": math.exp(at), "D": math.exp(np.interp(at, np.log(N), np.log(D))),
+                                 "bpb": float(np.polyval(parabola, at)), "parabola": parabola}
+    inside = [each for each in found if each["best"]]
     laws = {letter: power_law([each["C"] for each in inside], [each["best"][letter] for each in inside])
             for letter in "ND"}
-    return {"budgets": list(found.values()), "laws": laws}
+    return {"budgets": found, "laws": laws}
 
 
 def tell(fit: dict) -> None:
     for each in fit["budgets"]:
-        best = each["best"]
-        print(f"C = {each['C']:.3g}, {len(each['N'])} models: " + (
-            f"N = {best['N']:.3g}, D = {best['D']:.3g}, {best['D'] / best['N']:.1f} tokens per parameter, "
-            f"{best['bpb']:.4f} bits per byte" if best else
-            "no minimum between the sizes that were trained, left out"))
+        best = each["best"] or {}
+        found = ", ".join(f"{key} = {best[key]:.4g}" for key in ("N", "D", "bpb") if best)
+        print(f"C = {each['C']:.3g}, {len(each['N'])} models: {found or 'no minimum between them, left out'}")
     for letter, law in fit["laws"].items():
-        error = f" ± {law['error']:.3f} (standard error)" if law and law["error"] is not None else ""
-        print(f"{letter} = {law['factor']:.3g} x C^{law['exponent']:.3f}{error}" if law else
-              f"no law for {letter}: it takes two budgets with a minimum")
+        print(f"{letter} = factor * C^exponent: {law or 'it takes two budgets with a minimum'}")
 
 
 def draw_isoflop(fit: dict, figure) -> None:
     profiles, growth = figure.subplots(1, 2)
-    for index, each in enumerate(fit["budgets"]):
-        look, best = {"color": COLOURS[index % len(COLOURS)]}, each["best"]
-        profiles.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs", **look)
-        if best:
-            N = np.geomspace(each["N"][0], each["N"][-1])
-            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), **look)
-            profiles.plot(best["N"], best["bpb"], "*", markersize=12, **look)
-            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", markersize=12, **look)
+    for each in fit["budgets"]:
+        (dots,) = profiles.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
+        if best := each["best"]:
+            N, star = np.geomspace(each["N"][0], each["N"][-1]), {"color": dots.get_color(), "markersize": 12}
+            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=dots.get_color())
+            profiles.plot(best["N"], best["bpb"], "*", **star)
+            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", **star)
     C = np.array([each["C"] for each in fit["budgets"]])
-    for letter, line in zip("ND", (":", "--"), strict=True):
-        if law := fit["laws"][letter]:
-            growth.plot(C, law["factor"] * C ** law["exponent"], line, color=GREY,
-                        label=f"{letter} ~ C^{law['exponent']:.3f}")
+    for letter, law in fit["laws"].items():
+        if law:
+            growth.plot(C, law["factor"] * C ** law["exponent"], label=f"{letter} ~ C^{law['exponent']:.3f}")
             growth.legend()
     profiles.legend()
     profiles.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
@@ -117,18 +104,18 @@ def draw_isoflop(fit: dict, figure) -> None:
 
 
 def draw_series(rows: list[dict], figure) -> None:
-    for line, key, label in zip(figure.subplots(2, 2, sharex="col", sharey="row"), ("core", "val_bpb"),
-                                ("CORE", "validation bits per byte"), strict=True):
-        for axes, against, unit in zip(line, ("flops", "hours"), ("training FLOPs", "hours"), strict=True):
-            for row in (row for row in rows if math.isfinite(row[key])):
-                error = 1.96 * np.nan_to_num(row[f"{key}_error"])
-                axes.errorbar(row[against], row[key], error, marker="o", capsize=3, color=COLOURS[0])
-                axes.annotate(f"d{row['depth']:.0f}", (row[against], row[key]), xytext=(6, 4),
-                              textcoords="offset points")
-            axes.set(xscale="log", xlabel=unit, ylabel=label)
-            if key == "core":
-                axes.axhline(GPT2_CORE, linestyle="--", color=COLOURS[1], label="GPT-2 1.6B")
-                axes.legend()
+    labels = {"core": "CORE", "val_bpb": "bits per byte", "flops": "training FLOPs", "hours": "hours"}
+    panels = figure.subplots(2, 2, sharex="col", sharey="row").flat
+    for axes, (key, against) in zip(panels, product(("core", "val_bpb"), ("flops", "hours")), strict=True):
+        known = [row for row in rows if math.isfinite(row[key])]
+        x, y, errors = ([row[name] for row in known] for name in (against, key, f"{key}_error"))
+        axes.errorbar(x, y, Z * np.nan_to_num(errors), fmt="o", capsize=3)
+        for row in known:
+            axes.annotate(f"  d{row['depth']:.0f}", (row[against], row[key]))
+        axes.set(xscale="log", xlabel=labels[against], ylabel=labels[key])
+        if key == "core":
+            axes.axhline(GPT2_CORE, linestyle="--", color="C1", label="GPT-2 1.6B")
+            axes.legend()
 
 
 def parser() -> argparse.ArgumentParser:
@@ -139,20 +126,19 @@ def parser() -> argparse.ArgumentParser:
 
 
 def main(args: argparse.Namespace) -> None:
-    from matplotlib import rc_context
-    from matplotlib.figure import Figure
     rows = read(args.csv)
-    fit = isoflop(rows, args.budgets) if args.budgets else None
-    with rc_context(STYLE):
-        figure = Figure(figsize=(9, 3.8) if fit else (8, 6), layout="constrained")
-        draw_isoflop(fit, figure) if fit else draw_series(rows, figure)
-        figure.savefig(args.csv.with_suffix(".svg"))
-    if fit:
+    if args.budgets:
+        fit = isoflop(rows, args.budgets)
         tell(fit)
         atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
-    for row in () if fit else rows:
-        print(f"{row['tag']:>12}  {row['flops']:.3g} FLOPs, {row['hours']:.3f} hours, "
-              f"{row['val_bpb']:.4f} bits per byte, CORE {row['core']:.4f}")
+        plots = plot("isoflop", partial(draw_isoflop, fit), 9, 3.8)
+    else:
+        plots = plot("series", partial(draw_series, rows), 8, 6)
+        for row in rows:
+            print("{tag:>12}  {flops:.3g} FLOPs, {hours:.3f} hours, {val_bpb:.4f} bits per byte, "
+                  "CORE {core:.4f}".format(**row))
+    for svg in plots.values():
+        atomic_write(args.csv.with_suffix(".svg"), svg)
     print(f"written beside {args.csv}")
 
 

@@ -3,9 +3,8 @@ in minutes. What it holds stands in almanac.txt; this file composes text from it
 conversations() for finetuning, questions() for evaluation. Pure, seeded, offline.
 
 A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same
-ways. Held out by construction: whole families of frames, the whole questions under `test`, number pairs,
-words to spell, and names of things unknown; the "val" split too asks in families of its own. Draws use
-random.random() and blake2b alone, so that every Python makes the same text."""
+ways. Held out: families of frames (others for "val"), whole questions under `test`, number pairs, words to
+spell, names of things unknown. Draws use random.random() and blake2b alone: the same text in every Python."""
 
 import bisect
 import functools
@@ -22,11 +21,11 @@ from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")
 TURNS = {"facts": 39, "self": 4, "choice": 8, "arithmetic": 18, "letters": 18, "unknown": 14, "chat": 3}
+DOCUMENTS = {"notes": 9, "lesson": 3, "dialogue": 65, "choices": 10, "spelling": 13}    # methods of a Scribe
 HELD_OUT = 0.10                                         # share of pairs, words, unknown names for tests only
 INVENTED_WORDS = 0.4                                    # share of words to spell that are spliced from two
 FACT_WORDS = 0.15                                       # and of those of the facts, mostly one token each
 SHORTEST_DOCUMENT = 350                                 # characters; about 60 words
-CHOICE_LETTERS = "ABCD"
 _DOES_NOT_KNOW = r"(?i)(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|answer|help)\b|\bno idea\b"
 
 Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
@@ -93,16 +92,15 @@ class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
 
     def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
-        self.relation, self.forms = relation, forms
-        self.gaps: list[dict[str, str]] = []            # rows without an answer
+        self.relation, self.forms, self.gaps = relation, forms, []      # gaps: rows without an answer
         self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
                          for split, families in frames.items()}
 
     def fits(self, frames: str) -> bool:
         """Whether all slots of the frames can be filled; only a relation has answers to name."""
-        forms = self.forms
+        forms = self.forms.keys()
         return ("np" in forms and ("label" in forms or "{label}" not in frames)
-                and ("say" in forms or "reply" in forms or "{either}" not in frames))
+                and (not forms.isdisjoint({"say", "reply"}) or "{either}" not in frames))
 
 
 @dataclass
@@ -137,8 +135,7 @@ class Almanac:
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
         frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            facts = _relation(header, forms, frames, self.tables)
-            groups[facts[0].topic.relation] += facts
+            groups[header.split()[0]] += _relation(header, forms, frames, self.tables)
         self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, a, *wrong = header.split(" | ")
@@ -198,8 +195,8 @@ def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict)
     name, table, subject, answer = header.replace(" | ", " ").split()
     topic, facts = Topic(name, forms, frames), []
     for row in tables[table]:
-        slots = row | _subject_slots(row[subject])
-        slots |= {"a": row[answer], "xa": _article(row[answer]), "table": table}
+        slots = row | _subject_slots(row[subject]) | {"table": table}
+        slots |= {"a": row[answer], "xa": _article(row[answer])}
         if "-" not in (row[subject], row[answer]):
             facts.append(Fact(topic, slots, row[answer]))
         elif row[subject] != "-":
@@ -221,16 +218,17 @@ def _link(group: list[Fact]) -> list[Fact]:
     return list(reversed(first.values()))
 
 
-class Scribe:
-    """The writer of one document or conversation: its dice, its split, and the people in it."""
+class Scribe(Dice):
+    """The writer of one document or conversation: its draws, its split, and the people in it."""
 
-    def __init__(self, dice: Dice, split: str):
-        self.dice, self.split, self.almanac = dice, split, almanac()
-        self.whole = "test" if split == "test" else "ask"   # key of whole questions
-        self.pools = self.almanac.test_pools if split == "test" else self.almanac.pools
-        heroine = dice.chance(0.5)
+    def __init__(self, split: str, *key: str | int):
+        super().__init__(*key)
+        self.split, self.almanac, self.tests = split, almanac(), split == "test"
+        self.whole = "test" if self.tests else "ask"    # key of whole questions
+        self.pools = self.almanac.test_pools if self.tests else self.almanac.pools
+        heroine = self.chance(0.5)
         one, other = ("women", "men") if heroine else ("men", "women")
-        self.people = {"n": dice.pick(self.pools[one]), "m": dice.pick(self.pools[other]),
+        self.people = {"n": self.pick(self.pools[one]), "m": self.pick(self.pools[other]),
                        "p": "she" if heroine else "he", "o": "her" if heroine else "his"}
 
     def fill(self, form: str, **values: str) -> str:
@@ -242,7 +240,7 @@ class Scribe:
         return form.format(**values)
 
     def draw(self, pool: str, **values: str) -> str:
-        return self.fill(self.dice.pick(self.pools[pool]), **values)
+        return self.fill(self.pick(self.pools[pool]), **values)
 
     def sentence(self, pool: str, **values: str) -> str:
         return _capital(self.draw(pool, **values))
@@ -251,131 +249,251 @@ class Scribe:
         """A statement of a fact: a clause, no capital, no full stop."""
         forms, slots = fact.topic.forms, self.slots(fact)
         says = forms.get("say", [])
-        if "np" in forms and (not says or self.dice.chance(0.2)):
-            slots["np"], says = self.dice.pick(forms["np"]).format(**slots), self.almanac.ways["say"]
-        return self.dice.pick(says).format(**slots)
+        if "np" in forms and (not says or self.chance(0.2)):
+            slots["np"], says = self.pick(forms["np"]).format(**slots), self.almanac.ways["say"]
+        return self.pick(says).format(**slots)
 
     def slots(self, fact: Fact) -> dict[str, str]:
         """The fact's slots, with the answer and a wrong one as its relation puts them."""
         if not fact.wrong:
             return dict(fact.slots)
         put = fact.topic.forms.get("ap", ["{a}"])[0]
-        one, other = fact.answer or self.dice.pick(fact.wrong), self.dice.pick(fact.wrong)
-        plain = self.dice.some((one, other), 2)
+        one, other = fact.answer or self.pick(fact.wrong), self.pick(fact.wrong)
+        plain = self.some((one, other), 2)
         right, wrong, *both = (put.format(a=answer, xa=_article(answer)) for answer in (one, other, *plain))
         return fact.slots | {"right": right, "wrong": wrong, "either": " or ".join(both),
                              "either_plain": " or ".join(plain)}
 
     def ask(self, fact: Fact, typed: bool = True) -> str:
         """A question in one of the split's wordings; as people type it, or as books print it."""
-        dice, forms, slots = self.dice, fact.topic.forms, self.slots(fact)
-        families = fact.topic.families[self.split]
+        forms, slots, families = fact.topic.forms, self.slots(fact), fact.topic.families[self.split]
         whole = [] if self.split == "val" and families else forms[self.whole]
-        form = dice.pick(whole if not families or (whole and dice.chance(0.5)) else dice.pick(families))
+        form = self.pick(whole if not families or (whole and self.chance(0.5)) else self.pick(families))
         if "{np}" in form or "{bare}" in form:
-            slots["np"] = self.fill(dice.pick(forms["np"]), **slots)
+            slots["np"] = self.fill(self.pick(forms["np"]), **slots)
             slots["bare"] = _bare(slots["np"])
         elif "{label}" in form:
-            slots["label"] = dice.pick(forms["label"])
+            slots["label"] = self.pick(forms["label"])
             slots |= {} if "s" in slots else _subject_slots(self.fill(forms["s"][0]))
         text = self.fill(form, **slots)
         if not fact.answer:
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
         if not typed:
             return _capital(text)
-        for american, british in (pair.split("/") for pair in self.almanac.ways["british"]):
-            if american in text and dice.chance(0.3):
+        for pair in self.almanac.ways["british"]:
+            american, british = pair.split("/")
+            if american in text and self.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
         return self.typed(text)
 
     def typed(self, text: str) -> str:
         """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
-        dice, ways = self.dice, self.almanac.ways
-        if dice.chance(0.2):
-            opening = self.fill(dice.pick(ways["openings"]))
+        ways = self.almanac.ways
+        if self.chance(0.2):
+            opening = self.fill(self.pick(ways["openings"]))
             text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"
         body, mark = (text[:-1], text[-1]) if text[-1] in ".?!" and not text.endswith("..") else (text, "")
-        if dice.chance(0.14):
-            body = f"{body.rstrip()}{dice.pick((' ', ', '))}{self.fill(dice.pick(ways['endings']))}"
-        text = body.rstrip() + ("" if dice.chance(0.45) else mark)
-        roll = dice.random()
+        if self.chance(0.14):
+            body = f"{body.rstrip()}{self.pick((' ', ', '))}{self.fill(self.pick(ways['endings']))}"
+        text = body.rstrip() + ("" if self.chance(0.45) else mark)
+        roll = self.random()
         if roll < 0.45:
-            keep = self.almanac.symbols if dice.chance(0.8) else ()
+            keep = self.almanac.symbols if self.chance(0.8) else ()
             text = re.sub(r"\w+", lambda word: word[0] if word[0] in keep else word[0].lower(), text)
         elif roll < 0.85:
             text = _capital(text)
-        if "'" in text and dice.chance(0.3):
+        if "'" in text and self.chance(0.3):
             text = re.sub(r"\b([Ww]hat|[Hh]ow|[Ww]ho|[Ii]t|I|i)'(s|m|d)\b", r"\1\2", text)
         return text
 
     def fact(self) -> Fact:
         """Any fact, of large and of small relations."""
-        dice, relations = self.dice, self.almanac.relations
-        return dice.pick(self.almanac.facts if dice.chance(0.5) else relations[dice.pick(list(relations))])
+        relations = self.almanac.relations
+        return self.pick(self.almanac.facts if self.chance(0.5) else relations[self.pick(list(relations))])
 
     def unknown(self) -> Fact:
         """Something that nanochat does not know: of another kind, or another subject of a relation."""
-        dice, test = self.dice, self.split == "test"
-        if dice.chance(0.5):
-            return Fact(dice.pick(self.almanac.unknown), {})
-        topic = dice.pick(self.almanac.partly_known)
+        if self.chance(0.5):
+            return Fact(self.pick(self.almanac.unknown), {})
+        topic = self.pick(self.almanac.partly_known)
         known = self.almanac.relations[topic.relation][0]
         answers = [known.answer, *known.wrong]
-        if topic.gaps and not test and dice.chance(0.15):
-            return Fact(topic, dice.pick(topic.gaps), "", answers)
+        if topic.gaps and not self.tests and self.chance(0.15):
+            return Fact(topic, self.pick(topic.gaps), "", answers)
         name = self.draw(topic.forms["strangers"][0])
-        if not test and dice.chance(0.2) and not name.isdigit():
+        if not self.tests and self.chance(0.2) and not name.isdigit():
             name = self.invented_word() if name.islower() else _capital(self.invented_word())
         slots = {"plural": f"{name}s", "noun": re.sub("^an? ", "the ", name)}
         return Fact(topic, _subject_slots(name) | slots, "", answers)
 
     def word(self) -> str:
         """A word to spell: of the facts, of the list, or an invented one."""
-        roll, book = self.dice.random(), self.almanac
+        roll, book = self.random(), self.almanac
         if roll < INVENTED_WORDS:
             return self.invented_word()
-        return self.dice.pick(book.fact_words if roll < INVENTED_WORDS + FACT_WORDS else book.words)
+        return self.pick(book.fact_words if roll < INVENTED_WORDS + FACT_WORDS else book.words)
 
     def invented_word(self) -> str:
         """Spliced from two words of the list: their pieces in new company."""
-        dice, words = self.dice, self.almanac.words
+        words = self.almanac.words
         while True:
-            word = dice.pick(words)[:dice.between(2, 5)] + dice.pick(words)[-dice.between(2, 5):]
+            word = self.pick(words)[:self.between(2, 5)] + self.pick(words)[-self.between(2, 5):]
             if word not in self.almanac.real_words:
                 return word
 
+    def turns(self, kind: str) -> list[Turn]:
+        """A turn of a kind; one on a fact may bring another that leans on it."""
+        if kind not in ("facts", "self", "unknown"):
+            return [getattr(self, kind)()]              # choice, arithmetic, letters, chat
+        relations = self.almanac.relations
+        if kind == "unknown":
+            fact = self.unknown()
+        else:
+            fact = self.fact() if kind == "facts" else self.pick(relations["self"])
+        turns = [(self.ask(fact), fact.reply)]
+        if kind == "facts":
+            other = self.pick(relations[fact.topic.relation])
+            if other is not fact and self.chance(0.06) and fact.topic.relation != "self":
+                turns.append((self.sentence("follow_ups", s=other.subject), other.reply))
+        return turns
 
-def _turns(scribe: Scribe, kind: str) -> list[Turn]:
-    """A turn of a kind; one on a fact may bring another that leans on it."""
-    dice, relations = scribe.dice, scribe.almanac.relations
-    if kind in _COMPOSED:
-        return [_COMPOSED[kind](scribe)]
-    if kind == "unknown":
-        fact = scribe.unknown()
-    else:
-        fact = scribe.fact() if kind == "facts" else dice.pick(relations["self"])
-    turns = [(scribe.ask(fact), fact.reply)]
-    if kind == "facts":
-        other = dice.pick(relations[fact.topic.relation])
-        if other is not fact and dice.chance(0.06) and fact.topic.relation != "self":
-            turns.append((scribe.sentence("follow_ups", s=other.subject), other.reply))
-    return turns
+    def chat(self, *topics: str) -> Turn:
+        chat = self.almanac.chat
+        header = self.pick([header for header in chat if not topics or header.startswith(topics)])
+        return self.typed(self.pick(chat[header]["ask"])), header.partition(" | ")[2]
 
+    def choice(self, fact: Fact | None = None) -> Turn:
+        """A multiple choice question, and the line of its answer: once this is named, its letter need only be
+        copied; the bare letter was not learnt (dev/LOG.md)."""
+        fact = fact or self.fact()
+        options = self.some([fact.answer, *self.some(fact.wrong, 3)], 4)
+        lines = [f"- {option}={letter}" for option, letter in zip(options, "ABCD", strict=True)]
+        question = self.sentence("choice_frames", q=self.ask(fact, typed=False), o="\n".join(lines))
+        return question, lines[options.index(fact.answer)]
 
-def _chat(scribe: Scribe, *topics: str) -> Turn:
-    dice, chat = scribe.dice, scribe.almanac.chat
-    header = dice.pick([header for header in chat if not topics or header.startswith(topics)])
-    return scribe.typed(dice.pick(chat[header]["ask"])), header.partition(" | ")[2]
+    def numbers(self, signs: str) -> list[int]:
+        """In the tool's order, of one to four digits, often round; results are whole and not negative."""
+        high = self.pick((9, 12, 20, 99, 99, 99, 999))
 
+        def number() -> int:
+            return self.between(1 if high < 99 else 11, high) * (10 if self.chance(0.15) else 1)
 
-def _choice(scribe: Scribe, fact: Fact | None = None) -> Turn:
-    """A multiple choice question, and the line of its answer. The whole line: a network that has named the
-    answer only has to copy the letter behind it; the bare letter it did not learn (dev/LOG.md)."""
-    dice, fact = scribe.dice, fact or scribe.fact()
-    options = dice.some([fact.answer] + dice.some(fact.wrong, len(CHOICE_LETTERS) - 1), len(CHOICE_LETTERS))
-    lines = [f"- {option}={letter}" for option, letter in zip(options, CHOICE_LETTERS, strict=True)]
-    question = scribe.sentence("choice_frames", q=scribe.ask(fact, typed=False), o="\n".join(lines))
-    return question, lines[options.index(fact.answer)]
+        def small() -> int:
+            return self.between(2, self.pick((9, 12, 12, 40)))
+
+        numbers = sorted((number(), number(), number()), reverse=True)
+        match signs:
+            case "double" | "half":
+                return [numbers[0] * (2 if signs == "half" else 1), 2]
+            case "/":
+                divisor = small()
+                return [divisor * self.pick((small(), numbers[0])), divisor]
+            case "*" | "* *":
+                return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
+            case "-" | "+ -":
+                return numbers[:len(signs.split()) + 1]
+            case "- -":
+                return [numbers[0] + numbers[1], *numbers[1:]]
+        return self.some(numbers, len(signs.split()) + 1)
+
+    def arithmetic(self) -> Turn:
+        """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
+        sums = self.almanac.sums
+        signs = self.pick("+-*/" if self.chance(0.78) else [signs for signs in sums if len(signs) > 1])
+        numbers = self.numbers(signs)
+        while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != self.tests:
+            numbers = self.numbers(signs)
+        forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
+        answer = _answer(forms, slots)
+        stories = forms.get("story_test" if self.tests else "story")
+        form = self.pick(stories if stories and self.chance(0.35) else forms[self.whole])
+        if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and self.chance(0.1):
+            slots = {name: self.almanac.in_words.get(number, number) for name, number in slots.items()}
+        signs_shown = {name: self.pick(forms[name]) for name in ("op", "word") if name in forms}
+        return self.typed(self.fill(form, **slots | signs_shown)), answer
+
+    def letters(self, task: str = "", word: str = "") -> Turn:
+        """A word to spell, or letters in it to count. A letter follows a space: always the same token."""
+        word = word or self.word()
+        forms = self.almanac.letters[task or self.weighted({"spell": 5, "count": 4, "length": 2})]
+        letter = self.pick(word if self.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
+        times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
+        slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
+        answer = _answer(forms, slots)
+        quote, around = self.pick("\"'"), self.random()
+        slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
+        return self.typed(self.pick(forms[self.whole]).format(**slots)), answer
+
+    def notes(self) -> str:
+        """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
+        facts = [self.fact() for _ in range(self.between(7, 20))]
+        if self.chance(0.5):
+            same = self.almanac.relations[facts[0].topic.relation]
+            facts = self.some(same, self.between(5, 10)) + facts[:5]
+        said = [self.say(fact) for fact in facts]
+        title = self.sentence("headings") + "\n\n" if self.chance(0.4) else ""
+        if self.chance(0.3):
+            return title + "\n".join(f"- {_capital(clause)}." for clause in said)
+        said = [f"{self.sentence('openings')} {clause}" if self.chance(0.2) else clause for clause in said]
+        return title + " ".join(f"{_capital(clause)}." for clause in said)
+
+    def lesson(self) -> str:
+        """A story of a class, where people ask and know."""
+        story = [self.sentence("lesson_starts")]
+        for _ in range(self.between(3, 8)):
+            fact = self.fact()
+            story.append(self.sentence("lesson_talk", q=self.ask(fact, typed=False), r=fact.reply))
+            if self.chance(0.35):
+                story.append(self.sentence("lesson_events"))
+        return " ".join([*story, self.sentence("lesson_ends")])
+
+    def dialogue(self) -> str:
+        """Questions of all kinds as people type them, and answers; calls of the calculator in brackets."""
+        lines, voices = [], self.pick(self.pools["voices"])
+        kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
+        for _ in range(self.between(5, 12)):
+            for question, answer in self.turns(self.weighted(kinds)):
+                if not isinstance(answer, str):
+                    tool, output, text = (part["text"] for part in answer)
+                    answer = f"[{tool} = {output}] {text}"
+                lines.append(self.fill(voices, q=question, r=answer))
+        return "\n".join(lines)
+
+    def choices(self) -> str:
+        """Multiple choice questions, often with the answer in words as well."""
+        parts, lead, explain = [], self.pick(("\n", "\n", "\nAnswer:\n")), self.chance(0.4)
+        for _ in range(self.between(2, 6)):
+            fact = self.fact()
+            question, line = self.choice(fact)
+            parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
+        return "\n\n".join(parts)
+
+    def spelling(self) -> str:
+        words = [self.word() for _ in range(self.between(10, 30))]
+        return self.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
+
+    def question(self, kind: str, fact: Fact) -> dict:
+        """One for questions(); of a kind that asks for facts, on this one."""
+        about = {"relation": fact.topic.relation, "subject": fact.subject}
+        if kind == "facts":
+            text, answer, bare = self.ask(fact), fact.answer, _bare(fact.answer)
+            accept = dict.fromkeys((answer, bare, self.almanac.digits.get(bare, bare)))
+            more = {"accept": list(accept), **about, "wrong": fact.wrong}
+        elif kind == "choice":
+            text, line = self.choice(fact)
+            answer, more = line[-1], about
+        elif kind == "letters":
+            task = self.weighted({"spell": 2, "count": 2, "length": 1})
+            word = self.pick(self.almanac.unseen_words) if self.tests else self.word()
+            text, parts = self.letters(task, word)
+            answer, more = " ".join(word) if task == "spell" else parts[1]["text"], {"task": task}
+        elif kind == "arithmetic":
+            text, (tool, output, _) = self.arithmetic()
+            answer, more = output["text"], {"tool": tool["text"]}
+        else:
+            text, answer, more = *self.turns(kind)[0], {}
+        conversation = {"messages": [{"role": "user", "content": text}]}
+        return {"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more
 
 
 def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
@@ -384,84 +502,22 @@ def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
         return forms["reply"][0].format(**slots)
     call = forms["tool"][0].format(**slots)
     value = evaluate(call)
-    assert value is not None, call
-    reply = forms["reply"][0].format(**slots, r=value)
-    return [{"type": "python", "text": call}, {"type": "python_output", "text": value},
-            {"type": "text", "text": reply}]
-
-
-def _numbers(dice: Dice, signs: str) -> list[int]:
-    """In the tool's order, of one to four digits, often round ones; results are whole and not negative."""
-    high = dice.pick((9, 12, 20, 99, 99, 99, 999))
-
-    def number() -> int:
-        return dice.between(1 if high < 99 else 11, high) * (10 if dice.chance(0.15) else 1)
-
-    def small() -> int:
-        return dice.between(2, dice.pick((9, 12, 12, 40)))
-
-    numbers = sorted((number(), number(), number()), reverse=True)
-    match signs:
-        case "double" | "half":
-            return [numbers[0] * (2 if signs == "half" else 1), 2]
-        case "/":
-            divisor = small()
-            return [divisor * dice.pick((small(), numbers[0])), divisor]
-        case "*" | "* *":
-            return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
-        case "-" | "+ -":
-            return numbers[:len(signs.split()) + 1]
-        case "- -":
-            return [numbers[0] + numbers[1], *numbers[1:]]
-    return dice.some(numbers, len(signs.split()) + 1)
-
-
-def _arithmetic(scribe: Scribe) -> Turn:
-    """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
-    dice, sums, test = scribe.dice, scribe.almanac.sums, scribe.split == "test"
-    signs = dice.pick("+-*/") if dice.chance(0.78) else dice.pick([signs for signs in sums if len(signs) > 1])
-    numbers = _numbers(dice, signs)
-    while any(itertools.starmap(pair_is_held_out, itertools.combinations(numbers, 2))) != test:
-        numbers = _numbers(dice, signs)
-    forms, slots = sums[signs], dict(zip("xyz", map(str, numbers), strict=False))
-    answer = _answer(forms, slots)
-    stories = forms.get("story_test" if test else "story")
-    form = dice.pick(stories if stories and dice.chance(0.35) else forms[scribe.whole])
-    if "{op}" not in form and not re.search(r"}[^ ,.?]", form) and dice.chance(0.1):
-        slots = {name: scribe.almanac.in_words.get(number, number) for name, number in slots.items()}
-    signs_shown = {name: dice.pick(forms[name]) for name in ("op", "word") if name in forms}
-    return scribe.typed(scribe.fill(form, **slots | signs_shown)), answer
-
-
-def _letters(scribe: Scribe, task: str = "", word: str = "") -> Turn:
-    """A word to spell, or letters in it to count. Each letter follows a space: one token, always the same."""
-    dice, word = scribe.dice, word or scribe.word()
-    forms = scribe.almanac.letters[task or dice.weighted({"spell": 5, "count": 4, "length": 2})]
-    letter = dice.pick(word if dice.chance(0.75) else "abcdefghijklmnopqrstuvwxyz")
-    times = "1 time" if word.count(letter) == 1 else f"{word.count(letter)} times"
-    slots = {"w": word, "l": " " + " ".join(word), "c": letter, "k": times}
-    answer = _answer(forms, slots)
-    quote, around = dice.pick("\"'"), dice.random()
-    slots["w"] = f"{quote}{word}{quote}" if around < 0.15 else _capital(word) if around > 0.95 else word
-    return scribe.typed(dice.pick(forms[scribe.whole]).format(**slots)), answer
-
-
-_COMPOSED = {"choice": _choice, "arithmetic": _arithmetic, "letters": _letters, "chat": _chat}
+    parts = {"python": call, "python_output": value, "text": forms["reply"][0].format(**slots, r=value)}
+    return [{"type": kind, "text": text} for kind, text in parts.items()]
 
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
     """Endless {"messages": [...]} of one to four questions; a few have greetings or a system message."""
     for index in itertools.count():
-        scribe = Scribe(Dice("conversation", split, seed, index), split)
-        dice, messages, turns = scribe.dice, [], []
-        if dice.chance(0.05):
+        scribe, messages, turns = Scribe(split, "conversation", split, seed, index), [], []
+        if scribe.chance(0.05):
             messages.append({"role": "system", "content": scribe.sentence("systems")})
-        while not turns or (len(turns) < 4 and dice.chance(0.35)):
-            turns += _turns(scribe, dice.weighted(TURNS))
-        if len(turns) > 1 and dice.chance(0.1):
-            turns.insert(0, _chat(scribe, "greeting"))
-        if len(turns) > 1 and dice.chance(0.1):
-            turns.append(_chat(scribe, "thanks", "goodbye"))
+        while not turns or (len(turns) < 4 and scribe.chance(0.35)):
+            turns += scribe.turns(scribe.weighted(TURNS))
+        if len(turns) > 1 and scribe.chance(0.1):
+            turns.insert(0, scribe.chat("greeting"))
+        if len(turns) > 1 and scribe.chance(0.1):
+            turns.append(scribe.chat("thanks", "goodbye"))
         for question, answer in turns:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         yield {"messages": messages}
@@ -470,70 +526,12 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
-        scribe = Scribe(Dice("document", split, seed, index), split)
-        maker = scribe.dice.weighted(DOCUMENTS)
-        text = maker(scribe)
+        scribe = Scribe(split, "document", split, seed, index)
+        maker = getattr(scribe, scribe.weighted(DOCUMENTS))
+        text = maker()
         while len(text) < SHORTEST_DOCUMENT:
-            text += "\n\n" + maker(scribe)
+            text += "\n\n" + maker()
         yield text
-
-
-def _notes(scribe: Scribe) -> str:
-    """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
-    dice = scribe.dice
-    facts = [scribe.fact() for _ in range(dice.between(7, 20))]
-    if dice.chance(0.5):
-        facts = dice.some(scribe.almanac.relations[facts[0].topic.relation], dice.between(5, 10)) + facts[:5]
-    said = [scribe.say(fact) for fact in facts]
-    title = scribe.sentence("headings") + "\n\n" if dice.chance(0.4) else ""
-    if dice.chance(0.3):
-        return title + "\n".join(f"- {_capital(clause)}." for clause in said)
-    said = [f"{scribe.sentence('openings')} {clause}" if dice.chance(0.2) else clause for clause in said]
-    return title + " ".join(f"{_capital(clause)}." for clause in said)
-
-
-def _lesson(scribe: Scribe) -> str:
-    """A story of a class, where people ask and know."""
-    dice, story = scribe.dice, [scribe.sentence("lesson_starts")]
-    for _ in range(dice.between(3, 8)):
-        fact = scribe.fact()
-        story.append(scribe.sentence("lesson_talk", q=scribe.ask(fact, typed=False), r=fact.reply))
-        if dice.chance(0.35):
-            story.append(scribe.sentence("lesson_events"))
-    return " ".join([*story, scribe.sentence("lesson_ends")])
-
-
-def _dialogue(scribe: Scribe) -> str:
-    """Questions of all kinds as people type them, and answers; the calculator's calls between brackets."""
-    dice, lines = scribe.dice, []
-    voices = dice.pick(scribe.pools["voices"])
-    kinds = {kind: weight for kind, weight in TURNS.items() if kind != "choice"}
-    for _ in range(dice.between(5, 12)):
-        for question, answer in _turns(scribe, dice.weighted(kinds)):
-            if not isinstance(answer, str):
-                tool, output, text = (part["text"] for part in answer)
-                answer = f"[{tool} = {output}] {text}"
-            lines.append(scribe.fill(voices, q=question, r=answer))
-    return "\n".join(lines)
-
-
-def _choices(scribe: Scribe) -> str:
-    """Multiple choice questions, often with the answer in words as well."""
-    dice, parts = scribe.dice, []
-    lead, explain = dice.pick(("\n", "\n", "\nAnswer:\n")), dice.chance(0.4)
-    for _ in range(dice.between(2, 6)):
-        fact = scribe.fact()
-        question, line = _choice(scribe, fact)
-        parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
-    return "\n\n".join(parts)
-
-
-def _spelling(scribe: Scribe) -> str:
-    words = [scribe.word() for _ in range(scribe.dice.between(10, 30))]
-    return scribe.sentence("headings") + "\n\n" + "\n".join(f"- {word}: {' '.join(word)}" for word in words)
-
-
-DOCUMENTS = {_notes: 9, _lesson: 3, _dialogue: 65, _choices: 10, _spelling: 13}         # relative frequency
 
 
 def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
@@ -543,34 +541,8 @@ def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dic
     assert kind in KINDS, kind
     facts, key = almanac().facts, () if split == "test" else (split,)
     order = Dice("questions", kind, seed, *key).some(facts, len(facts))
-    made = []
-    for i in range(n):
-        scribe = Scribe(Dice("question", kind, seed, i, *key), split)
-        text, answer, more = _asked(kind, scribe, order[i % len(order)])
-        conversation = {"messages": [{"role": "user", "content": text}]}
-        made.append({"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more)
-    return made
-
-
-def _asked(kind: str, scribe: Scribe, fact: Fact) -> tuple[str, str, dict]:
-    """A question, its answer, and what else is to be known of it."""
-    about = {"relation": fact.topic.relation, "subject": fact.subject}
-    if kind == "facts":
-        bare = _bare(fact.answer)
-        accept = dict.fromkeys((fact.answer, bare, almanac().digits.get(bare, bare)))
-        return scribe.ask(fact), fact.answer, {"accept": list(accept), **about, "wrong": fact.wrong}
-    if kind == "choice":
-        text, line = _choice(scribe, fact)
-        return text, line[-1], about
-    if kind == "letters":
-        task = scribe.dice.weighted({"spell": 2, "count": 2, "length": 1})
-        word = scribe.dice.pick(scribe.almanac.unseen_words) if scribe.split == "test" else scribe.word()
-        text, answer = _letters(scribe, task, word)
-        return text, " ".join(word) if task == "spell" else answer[1]["text"], {"task": task}
-    (text, answer), = _turns(scribe, kind)
-    if kind == "arithmetic":
-        return text, answer[1]["text"], {"tool": answer[0]["text"]}
-    return text, answer, {}
+    return [Scribe(split, "question", kind, seed, i, *key).question(kind, fact)
+            for i, fact in enumerate(itertools.islice(itertools.cycle(order), n))]
 
 
 def is_correct(question: dict, reply: str) -> bool:

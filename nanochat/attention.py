@@ -49,17 +49,18 @@ def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch
 
 
 def attend_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
-    """One query per row, q (B, H, D), over a cache k, v (B, K, S, D); bias (B, 1, S) fp32 or None is added to
+    """One query per row, q (B, H, D), over a cache k, v (B * K, S, D); bias (B * K, 1, S) or None is added to
     the scores -> (B, H, D). On a CPU two products: its fused kernel takes ten times as long for one query."""
-    B, K, S, D = k.shape
+    B, H, D = q.shape
+    K = k.size(0) // B
     if q.is_cuda:
-        mask = None if bias is None else bias[:, None].to(q.dtype)
-        return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask,
-                                              enable_gqa=q.size(1) != K).squeeze(2)
-    grouped = q.to(k.dtype).reshape(B * K, -1, D)                       # heads that share their keys
-    start = q.new_zeros((), dtype=k.dtype) if bias is None else bias.repeat_interleave(K, 0)
-    scores = torch.baddbmm(start, grouped, k.flatten(0, 1).transpose(1, 2), alpha=D ** -0.5)
-    return torch.bmm(scores.softmax(-1), v.flatten(0, 1)).view(B, -1, D).to(q.dtype)
+        mask = None if bias is None else bias.unflatten(0, (B, K)).to(q.dtype)[:, :1]
+        k, v = k.unflatten(0, (B, K)), v.unflatten(0, (B, K))
+        return F.scaled_dot_product_attention(q[:, :, None], k, v, attn_mask=mask, enable_gqa=H != K)[:, :, 0]
+    grouped = q.to(k.dtype).reshape(B * K, H // K, D)                   # heads that share their keys
+    start = k.new_zeros(()) if bias is None else bias
+    scores = torch.baddbmm(start, grouped, k.transpose(1, 2), beta=float(bias is not None), alpha=D ** -0.5)
+    return torch.bmm(scores.softmax(-1), v).view(B, H, D).to(q.dtype)
 
 
 def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:

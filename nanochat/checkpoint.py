@@ -98,17 +98,13 @@ def checkpoints(stage_name: str, tag: str) -> list[Path]:
     folder = model_dir(tag) / stage_name
     paths = [path for path in folder.glob("step_*") if re.fullmatch(r"step_\d{6,}", path.name)]
     paths += [path for path in folder.glob(".step_*.old") if not (folder / path.stem[1:]).exists()]
-    found = [(created(path), path) for path in paths]
-    return [path for when, path in sorted(item for item in found if item[0] is not None)]
+    found = sorted((when, path) for path in paths if (when := created(path)))
+    return [path for _, path in found]
 
 
 def newest(stage_name: str, tag: str) -> Path | None:
     """The newest whole checkpoint of a stage of a model, if there is one."""
     return (checkpoints(stage_name, tag) or [None])[-1]
-
-
-def step_of(directory: Path) -> int:
-    return int(re.search(r"step_(\d+)", directory.name)[1])
 
 
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
@@ -117,7 +113,8 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
     root = base_dir() / "models"
     tags = [tag] if tag else [path.name for path in root.glob("[!.]*") if path.is_dir()]
     for name in [stage_name] if stage_name else STAGES:
-        paths = [path for t in tags for path in checkpoints(name, t) if step in (None, step_of(path))]
+        paths = [path for t in tags for path in checkpoints(name, t)
+                 if step is None or path.stem.lstrip(".") == f"step_{step:06d}"]
         if paths:
             return max(paths, key=created)
     wanted = " ".join(f"{key} {value}" for key, value in (("stage", stage_name), ("tag", tag), ("step", step))
@@ -129,16 +126,11 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
 
 def read_state(directory: Path) -> dict:
     """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
-    _read_config(directory)
-    return json.loads((directory / "state.json").read_text())
-
-
-def _read_config(directory: Path) -> dict:
-    config = json.loads((directory / "config.json").read_text())
-    if config["format"] != FORMAT:
-        die(f"{directory} has format {config['format']}, this code reads {FORMAT}",
+    found = json.loads((directory / "config.json").read_text())["format"]
+    if found != FORMAT:
+        die(f"{directory} has format {found}, this code reads {FORMAT}",
             hint="train it again (bash runs/runcpu.sh --fresh), or use the code that wrote it")
-    return config
+    return json.loads((directory / "state.json").read_text())
 
 
 def require_dtype(directory: Path, stage: Stage) -> None:
@@ -161,14 +153,15 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
         if not _intact(directory, name):
             die(f"{directory / name} does not match its manifest: the file is damaged",
                 hint="--step=N takes an older checkpoint")
-    config = _read_config(directory)
+    state = read_state(directory)
+    config = json.loads((directory / "config.json").read_text())
     tokenizer = Tokenizer.load(directory / "tokenizer")
     if tokenizer.hash != config["tokenizer"]:
         die(f"the tokenizer in {directory} is not the one that the model was trained with "
             f"({tokenizer.hash[:12]} instead of {config['tokenizer'][:12]})")
     model = GPT(Shape(**config["shape"]), dtype)
     model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
-    return model.to(device), tokenizer, read_state(directory)
+    return model.to(device), tokenizer, state
 
 
 def load_optimizer(directory: Path, optimizer: Any) -> bool:

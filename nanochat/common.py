@@ -8,7 +8,6 @@ import hashlib
 import json
 import os
 import sys
-import tempfile
 import time
 from pathlib import Path
 from typing import NoReturn
@@ -41,17 +40,12 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write `data` so that a reader sees the old file or the whole new one, whatever is killed when."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    fd, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    try:
-        with os.fdopen(fd, "wb") as file:
-            file.write(data.encode() if isinstance(data, str) else data)
-            file.flush()
-            os.fsync(file.fileno())
-        os.chmod(temporary, 0o644)                      # mkstemp makes files that only their owner can read
-        os.replace(temporary, path)
-    except BaseException:
-        Path(temporary).unlink(missing_ok=True)
-        raise
+    temporary = path.with_name(f".{path.name}.{os.getpid()}")
+    with open(temporary, "wb") as file:
+        file.write(data.encode() if isinstance(data, str) else data)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(path)
 
 
 def sha256(source: Path | bytes) -> str:
@@ -124,9 +118,6 @@ def keep_freed_memory() -> None:
     """Tell glibc, where it is there, to reuse large freed blocks rather than hand them back to the kernel,
     which would have to zero and map them again at every step: training on CPU is up to twice as fast."""
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-    try:
-        mallopt = ctypes.CDLL(None).mallopt
-    except (AttributeError, OSError, TypeError):
-        return
-    mallopt(M_MMAP_THRESHOLD, 2 ** 30)
-    mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(M_MMAP_THRESHOLD, 2 ** 30)
+        mallopt(M_TRIM_THRESHOLD, 2 ** 31 - 1)

@@ -1,8 +1,7 @@
-"""CORE (DCLM, arXiv 2406.11794): few-shot tasks of three kinds, their accuracies centred on guessing, the
-mean.
+"""CORE (DCLM, arXiv 2406.11794): few-shot tasks, their accuracies centred on guessing, the mean.
 
-A bundle is a folder: core.yaml lists the tasks, eval_meta_data.csv how good guessing is, eval_data/ has the
-examples. The published one (22 tasks) is fetched once; one made of the embedded almanac has the same form.
+A bundle, folder or zip: core.yaml lists tasks, eval_meta_data.csv how good guessing is, eval_data/ has the
+examples. The published one (22 tasks) is fetched once; the embedded almanac's has the same form.
 An example is a few rows of tokens, one an option, and where the answer begins in each. What rows begin with
 alike is computed once, logits are made where answers are and nowhere else, and examples of similar length
 share a forward pass; none of it changes a prediction. Used by base_train and base_eval."""
@@ -11,8 +10,6 @@ import csv
 import json
 import math
 import random
-import shutil
-import tempfile
 import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
@@ -40,9 +37,7 @@ from nanochat.tokenizer import Tokenizer
 SITE, ARCHIVE = "https://karpathy-public.s3.us-west-2.amazonaws.com", "eval_bundle.zip"
 BUNDLE_HELP = ("folder or zip of CORE (default: the published one, fetched once; where the almanac was "
                "learned \"almanac\", one made of that)")
-FIELDS = {"multiple_choice": ("query", "choices"), "schema": ("context_options", "continuation"),
-          "language_modeling": ("context", "continuation")}         # what is given, and the answer
-OPTIONS = {"multiple_choice": "choices", "schema": "context_options"}       # which of the two is a list
+OPTIONS = {"multiple_choice": "choices", "schema": "context_options", "language_modeling": None}
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
 TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
@@ -52,42 +47,31 @@ Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each 
 
 @dataclass(frozen=True)
 class CoreTask:
-    """A task of a bundle. `chance` is the accuracy of guessing."""
+    """A task of a bundle, its examples shuffled as everybody does. `chance` is the accuracy of guessing."""
     label: str
     kind: str
     shots: int
     delimiter: str
     chance: float
-    path: Path
+    rows: list[dict]
 
-    def rows(self) -> list[dict]:
-        """Its examples, shuffled as everybody does. Exits with code 2 at a line that is none of its kind."""
-        rows = []
-        for number, line in enumerate(self.path.read_text(encoding="utf-8").strip("\n").split("\n"), 1):
-            try:
-                row = json.loads(line)
-                self.text(row, row["gold"] if self.kind in OPTIONS else None)
-                rows.append(row)
-            except (ValueError, LookupError, TypeError, AttributeError):
-                die(f"{self.path}:{number} is no example of {self.kind}: {line[:60]!r}")
-        random.Random(1337).shuffle(rows)
-        return rows
-
-    def prompts(self, rows: list[dict], index: int) -> list[str]:
+    def prompts(self, index: int) -> list[str]:
         """The texts of an example, one an option; of language modelling what is given, and all of it."""
-        others = [i for i in range(len(rows)) if i != index]
+        others = [i for i in range(len(self.rows)) if i != index]
         drawn = random.Random(1234 + index).sample(others, min(self.shots, len(others)))
-        shots = "".join(f"{self.text(rows[i], rows[i].get('gold'))}\n\n" for i in drawn)
-        row = rows[index]
-        if self.kind in OPTIONS:
-            return [shots + self.text(row, option) for option in range(len(row[OPTIONS[self.kind]]))]
+        shots, row = "".join(f"{self.text(self.rows[i])}\n\n" for i in drawn), self.rows[index]
+        if options := OPTIONS[self.kind]:
+            return [shots + self.text(row, option) for option in range(len(row[options]))]
         return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self.text(row)]
 
     def text(self, row: dict, option: int | None = None) -> str:
         """An example with its answer, or that option."""
-        given, answer = (row[name][option] if name == OPTIONS.get(self.kind) else row[name]
-                         for name in FIELDS[self.kind])
-        return f"{given if self.kind in OPTIONS else given.strip()}{self.delimiter}{answer}"
+        if self.kind == "language_modeling":
+            return f"{row['context'].strip()}{self.delimiter}{row['continuation']}"
+        chosen = row[OPTIONS[self.kind]][row["gold"] if option is None else option]
+        if self.kind == "schema":
+            return f"{chosen}{self.delimiter}{row['continuation']}"
+        return f"{row['query']}{self.delimiter}{chosen}"
 
 
 @dataclass(frozen=True)
@@ -98,7 +82,7 @@ class Bundle:
     tasks: tuple[CoreTask, ...]
 
 
-def open_bundle(where: str | None, learned: str | None, progress: Callable[[str], None] = print) -> Bundle:
+def open_bundle(where: str | None, learned: str | None) -> Bundle:
     """`where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
     `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole."""
     if (where or learned) == "almanac":
@@ -107,55 +91,39 @@ def open_bundle(where: str | None, learned: str | None, progress: Callable[[str]
         folder = base_dir() / "core"
         where = folder / ARCHIVE
         if not where.exists():                          # ranks that come later wait for the first one
-            hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, folder, site=SITE, progress=progress)
+            hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, folder, site=SITE)
     path = Path(where).expanduser()
     if not path.exists():
         die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")
-    return read_bundle(path if path.is_dir() else _unpack(path), path.stem)
+    return read_bundle(path, path.stem)
 
 
-def _unpack(archive: Path) -> Path:
-    """The folder of a zip's content, below the base directory: by its digest, so that it is unpacked once."""
-    folder = base_dir() / "core" / sha256(archive)[:16]
-    if folder.exists():
-        return folder
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    temporary = Path(tempfile.mkdtemp(dir=folder.parent, prefix=".unpacking."))
-    try:
-        with zipfile.ZipFile(archive) as content:
-            content.extractall(temporary)               # never outside of it; compares every checksum
-        temporary.rename(folder)
-    except (zipfile.BadZipFile, EOFError, NotImplementedError, RuntimeError, zlib.error) as error:
-        die(f"{archive} cannot be unpacked: {error}", hint="delete it, so that it is fetched again")
-    except OSError:
-        if not folder.exists():                         # else another rank was faster
-            raise
-    finally:
-        shutil.rmtree(temporary, ignore_errors=True)
-    return folder
-
-
-def read_bundle(folder: Path, name: str) -> Bundle:
-    """The bundle in a folder, or in the one folder that holds it. Every example is read once, to check it."""
+def read_bundle(path: Path, name: str) -> Bundle:
+    """The bundle in a folder or zip, or in a folder there. Exits with code 2 where an example is none."""
     import yaml
-    listed = next((path for path in (folder / "core.yaml", *sorted(folder.glob("*/core.yaml")))
-                   if path.exists()), None) or die(f"{folder} has no core.yaml")
-    root, digest = listed.parent, sha256(listed)
+    where = "core.yaml"
     try:
-        with open(root / "eval_meta_data.csv", encoding="utf-8", newline="") as table:
-            chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
-        tasks = []
-        for entry in yaml.safe_load(listed.read_text(encoding="utf-8"))["icl_tasks"]:
-            label, kind, shots = entry["label"], entry["icl_task_type"], entry["num_fewshot"][0]
-            if kind not in FIELDS:
-                die(f"{listed}: {label} is of type {kind!r}, must be one of {', '.join(FIELDS)}")
-            path = root / "eval_data" / entry["dataset_uri"]
-            delimiter = entry.get("continuation_delimiter", " ")
-            tasks.append(CoreTask(label, kind, shots, delimiter, chances[label], path))
-            tasks[-1].rows()
-            digest = sha256(f"{digest} {sha256(path)}".encode())
-    except (OSError, yaml.YAMLError, ValueError, KeyError, TypeError, IndexError) as error:
-        die(f"{root} is no whole CORE bundle: {error!r}")
+        root = path if path.is_dir() else zipfile.Path(path)
+        if not (root / "core.yaml").exists():
+            root = next((each for each in root.iterdir() if (each / "core.yaml").exists()), root)
+        listed, tasks = (root / "core.yaml").read_bytes(), []
+        table = (root / "eval_meta_data.csv").read_text(encoding="utf-8").splitlines()
+        chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
+        digest = sha256(listed)
+        for entry in yaml.safe_load(listed)["icl_tasks"]:
+            label, where = entry["label"], entry["dataset_uri"]
+            examples = (root / "eval_data" / where).read_bytes()
+            digest = sha256(f"{digest} {sha256(examples)}".encode())
+            rows = [json.loads(line) for line in examples.decode().strip("\n").split("\n")]
+            tasks.append(CoreTask(label, entry["icl_task_type"], entry["num_fewshot"][0],
+                                  entry.get("continuation_delimiter", " "), chances[label], rows))
+            for row in rows:
+                tasks[-1].text(row)                     # is it an example?
+            random.Random(1337).shuffle(rows)
+    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, ValueError, LookupError,
+            TypeError, AttributeError) as error:
+        die(f"{path} is no whole CORE bundle: {where}: {type(error).__name__}: {error}",
+            hint="if it was fetched, delete it: it is fetched again")
     return Bundle(name, digest, tuple(tasks))
 
 
@@ -191,13 +159,13 @@ def almanac_bundle() -> Path:
              "almanac_completion": ("language_modeling", 5, " ", 0, completed),
              "almanac_sums": ("language_modeling", 0, "\nAnswer: ", 0, sums),
              "almanac_spelling": ("language_modeling", 0, " ", 0, spelled)}
-    listed = [{"label": label, "dataset_uri": f"{label}.jsonl", "num_fewshot": [shots], "icl_task_type": kind,
-               "continuation_delimiter": delimiter} for label, (kind, shots, delimiter, *_) in tasks.items()]
-    chances = [f"{label},{chance}\n" for label, (*_, chance, _) in tasks.items()]
-    files = {f"eval_data/{label}.jsonl": "".join(f"{json.dumps(row)}\n" for row in rows)
-             for label, (*_, rows) in tasks.items()}
-    files["eval_meta_data.csv"] = "Eval Task,Random baseline\n" + "".join(chances)
-    files["core.yaml"] = json.dumps({"icl_tasks": listed}, indent=1) + "\n"         # JSON is YAML
+    listed, chances, files = [], "Eval Task,Random baseline\n", {}
+    for label, (kind, shots, delimiter, chance, rows) in tasks.items():
+        listed.append({"label": label, "dataset_uri": f"{label}.jsonl", "num_fewshot": [shots],
+                       "icl_task_type": kind, "continuation_delimiter": delimiter})
+        chances += f"{label},{chance}\n"
+        files[f"eval_data/{label}.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows)
+    files |= {"eval_meta_data.csv": chances, "core.yaml": json.dumps({"icl_tasks": listed}, indent=1) + "\n"}
     folder = base_dir() / "core" / f"almanac-{sha256(repr(files).encode())[:8]}"
     for name, text in files.items():                    # the list last: without it there is no bundle
         if not (folder / name).exists():
@@ -306,14 +274,13 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
              progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:
     """Whether each of the first `most` examples is answered right, in their order, on every rank; and how
     many have rows longer than the model's context. The ranks share the examples."""
-    rows = task.rows()
-    mine = range(len(rows))[:most][world.rank::world.size]
+    mine = range(len(task.rows))[:most][world.rank::world.size]
     told: list[tuple[int, bool, bool]] = []
     for start in range(0, len(mine), AT_ONCE):
-        texts = [task.prompts(rows, index) for index in mine[start:start + AT_ONCE]]
+        texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
         ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
         examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
-                                        rows[index].get("gold", 0), reader.limit)
+                                        task.rows[index].get("gold", 0), reader.limit)
                     for index, prompts in zip(mine[start:], texts, strict=False)}
         order = sorted(examples, key=lambda index: examples[index].cost)
         while order:                                    # the longest first: if memory ends, then at once
@@ -339,16 +306,13 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         results.append((accuracy, (low, high), task.chance))
         asked += n
         score = (accuracy - task.chance) / (1 - task.chance)
-        beyond = f", {longer} longer than the context" if longer else ""
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
-                  f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots{beyond})",
+                  f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots, {longer} beyond the context)",
                   core_task=task.label, type=task.kind, shots=task.shots, questions=n, chance=task.chance,
                   accuracy=accuracy, interval=[low, high], standard_error=(high - low) / (2 * Z),
                   centred=score, verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
     core, error = centred(results)
-    stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({len(results)} tasks of {bundle.name}, "
-              f"{asked:,} examples)",
-              core=core, standard_error=error, interval=[core - Z * error, core + Z * error],
-              tasks=len(results), questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256,
-              max_per_task=most, **facts)
+    stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({asked:,} examples of {bundle.name})", core=core,
+              standard_error=error, interval=[core - Z * error, core + Z * error], tasks=len(results),
+              questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256, max_per_task=most, **facts)
     return core

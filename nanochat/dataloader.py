@@ -65,10 +65,7 @@ def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | No
     order = epoch_order(len(conversations), seed, epoch)
     for i in order[slot + conversation * slots :: slots]:
         conversation += 1
-        try:
-            ids, mask = render_conversation(tokenizer, conversations[i], row_len)
-        except ValueError as error:
-            die(f"conversation {i} of {len(order)}: {error}")
+        ids, mask = render_conversation(tokenizer, conversations[i], row_len)
         if any(mask[1:]):
             yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
@@ -82,7 +79,7 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     return order
 
 
-def _stream(read: Callable[..., Iterator], lacks: str, rows: int, seq_len: int, crop: bool, pad: int,
+def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int,
             state: dict | None) -> Iterator[tuple]:
     """The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
     read(**position) yields the rest of an epoch, each document with the position behind it. Position and
@@ -92,36 +89,36 @@ def _stream(read: Callable[..., Iterator], lacks: str, rows: int, seq_len: int, 
 
     def documents() -> Iterator[np.ndarray]:
         nonlocal position
-        found = True
-        while found:
-            found = len(position) > 1                   # what came before a restored position is not known
+        empty_epochs = 0
+        while empty_epochs < 2:                         # a restored position may be the end of one
+            empty_epochs += 1
             for behind, document in read(**position):
-                position, found = behind, True          # replaced, never modified: a snapshot may keep it
+                position, empty_epochs = behind, 0      # replaced, never modified: a snapshot may keep it
                 yield document
             position = {"epoch": position["epoch"] + 1}
-        die(lacks)
+        die(f"nothing to learn: texts are empty, or no word of the assistant is within {seq_len + 1} tokens",
+            hint="other data, or a longer --max-seq-len")
 
     made = _packed(packer, documents(), crop)
     yield ((position, packer.documents()),)
     while True:
-        arrays = _to_batch(list(islice(made, rows)), seq_len, pad)
-        yield (position, packer.documents()), *arrays
+        inputs, targets, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
+        yield (position, packer.documents()), inputs, targets
 
 
-def _next_batch(streams: Iterator[tuple[int, Iterator]], pin: bool) -> tuple:
-    """(slot, snapshot, inputs, targets) of the stream whose turn it is."""
-    slot, stream = next(streams)
-    snapshot, *arrays = next(stream)
-    tensors = [torch.from_numpy(array) for array in arrays]
-    return slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+def _in_turn(streams: Iterable[tuple[int, Iterator]], pin: bool) -> Iterator[tuple]:
+    """(slot, snapshot, inputs, targets) of one stream after the other, for ever."""
+    for slot, stream in cycle(streams):
+        snapshot, *tensors = next(stream)
+        yield slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
 
 class _Loader(AbstractContextManager, Iterator):
     """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
     or use it in a `with`. Errors of the background thread are raised by `next`; user errors exit with 2."""
 
-    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], lacks: str, crop: bool,
-                 pad: int, rank: int, world_size: int, device: str | torch.device, state: dict | None):
+    def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
+                 rank: int, world_size: int, device: str | torch.device, state: dict | None):
         slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
         assert 0 <= rank < world_size and slots % world_size == 0, (rank, world_size, slots)
         if count < slots:
@@ -132,22 +129,15 @@ class _Loader(AbstractContextManager, Iterator):
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        saved, mine = state["streams"], range(rank, slots, world_size)
-        if not all(str(slot) in saved for slot in mine):
-            die(f"the saved position in the data has slots {', '.join(saved)}, this rank's are {list(mine)}",
-                hint="resume with as many ranks as the saved run had")
-        streams = [(slot, _stream(partial(read, slot), f"stream {slot} of {slots} has {lacks}", rows, seq_len,
-                                  crop, pad, saved[str(slot)])) for slot in mine]
+        streams = [(slot, _stream(partial(read, slot), rows, seq_len, crop, pad, state["streams"][str(slot)]))
+                   for slot in range(rank, slots, world_size)]
         self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
         self.snapshots = {slot: next(stream)[0] for slot, stream in streams}
         self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
-        if on_gpu and self.device.index is None:
-            self.device = torch.device("cuda", torch.cuda.current_device())
         # Else pinning would open a context on GPU 0 for every rank.
         prepare = partial(torch.cuda.set_device, self.device) if on_gpu else None
         pool = ThreadPoolExecutor(1, initializer=prepare)
-        in_turn = cycle(streams[self.turn:] + streams[:self.turn])
-        self.make = partial(pool.submit, _next_batch, in_turn, on_gpu)
+        self.make = partial(pool.submit, next, _in_turn(streams[self.turn:] + streams[:self.turn], on_gpu))
         self.made = deque(self.make() for _ in range(BATCHES_AHEAD))
         self.close = weakref.finalize(self, pool.shutdown, cancel_futures=True)         # runs at exit, too
 
@@ -185,8 +175,7 @@ class PretrainLoader(_Loader):
         read = partial(_read_documents, tokenizer, groups, lru_cache(maxsize=8)(read_row_group), slots)
         data = sha256(repr([(path.name, index, documents) for path, index, documents in groups]).encode())
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        lacks, crop = "only empty documents", True
-        super().__init__(identity, count, read, lacks, crop, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
 
 
 class ChatLoader(_Loader):
@@ -201,8 +190,7 @@ class ChatLoader(_Loader):
         read = partial(_read_conversations, tokenizer, conversations, seed, seq_len + 1, slots)
         data = f"{count} conversations, seed {seed}{', packed full' * crop}"
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
-        lacks = f"no word of the assistant within {seq_len + 1} tokens: try a longer --max-seq-len"
-        super().__init__(identity, count, read, lacks, crop, tokenizer.bos, rank, world_size, device, state)
+        super().__init__(identity, count, read, crop, tokenizer.bos, rank, world_size, device, state)
 
 
 @dataclass(frozen=True)
@@ -231,10 +219,8 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
     for chunk in _chunks(_packed(Packer(seq_len + 1), numbered(), crop=False), rows * world_size):
         mine = chunk[rank::world_size]
         mine += [empty] * (rows - len(mine))
-        owners = np.zeros((rows, seq_len), dtype=np.int32)
-        for owner, row in zip(owners, mine, strict=True):
-            owner[: len(row) - 1] = np.maximum(row[1:, 1] - 1, 0)
-        batches.append(tuple(map(torch.from_numpy, (*_to_batch(mine, seq_len, tokenizer.bos), owners))))
+        inputs, targets, numbers = _to_batch(mine, seq_len, tokenizer.bos)
+        batches.append((inputs, targets, (numbers - 1).clamp(min=0)))
     if not batches:
         die(f"the validation files have no text: {', '.join(map(str, paths)) or 'there are none'}")
     return Validation(batches, sizes)
@@ -259,23 +245,25 @@ def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iter
         yield packer.take(crop)
 
 
-def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[np.ndarray, np.ndarray]:
-    """Packed rows, (n,) ids or (n, 2) ids and mask (> 0), to inputs (B, T) int32 and targets (B, T) int64."""
+def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[torch.Tensor, ...]:
+    """Packed rows, (n,) ids or (n, 2) ids and marks, to inputs (B, T) int32, targets (B, T) int64, which are
+    -1 where the mark is 0, and the targets' marks (B, T) int32."""
     inputs = np.full((len(made), seq_len), pad, dtype=np.int32)
     targets = np.full((len(made), seq_len), -1, dtype=np.int64)
+    marks = np.zeros((len(made), seq_len), dtype=np.int32)
     for i, row in enumerate(made):
-        ids, trained = (row, True) if row.ndim == 1 else (row[:, 0], row[1:, 1] > 0)
+        ids, mark = row.T if row.ndim == 2 else (row, np.ones_like(row))
         inputs[i, : len(ids)] = ids[:seq_len]
-        targets[i, : len(ids) - 1] = np.where(trained, ids[1:], -1)
-    return inputs, targets
+        targets[i, : len(ids) - 1] = np.where(mark[1:], ids[1:], -1)
+        marks[i, : len(ids) - 1] = mark[1:]
+    return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(marks)
 
 
 def _pack(documents: list[np.ndarray]) -> dict:
     """Token arrays -> JSON, about two bytes per token."""
-    width = documents[0].ndim if documents else 1       # (n,) or (n, 2)
-    data = b"".join(np.ascontiguousarray(document).tobytes() for document in documents)
-    return {"lengths": [len(document) for document in documents], "width": width,
-            "int32": base64.b64encode(zlib.compress(data, 1)).decode()}
+    flat = np.concatenate(documents) if documents else np.empty(0, dtype=np.int32)          # (n,) or (n, 2)
+    return {"lengths": [len(document) for document in documents], "width": flat.ndim,
+            "int32": base64.b64encode(zlib.compress(flat.tobytes(), 1)).decode()}
 
 
 def _unpack(packed: dict) -> list[np.ndarray]:

@@ -2,8 +2,8 @@
 text.
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
-documents, and a fixed validation set. A file is whole when it gets its name, and one process at a time
-prepares a set. To fetch in advance what a run will need:
+documents, and a fixed validation set. What has its name is whole, and one process at a time prepares a set.
+To fetch in advance what a run will need:
 
     python -m nanochat.dataset --source=climbmix --depth=24 --target-param-data-ratio=8
 """
@@ -16,15 +16,17 @@ import json
 import random
 import shutil
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
+from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.parquet as pq
 
 from nanochat import hub
-from nanochat.common import atomic_write, base_dir, die, new_parser, sha256
+from nanochat.common import base_dir, die, new_parser, sha256
 from nanochat.scaling import derive
 
 HUBS = {                            # name -> (Hugging Face repository, its last shard: the validation set)
@@ -36,7 +38,6 @@ NUM_SHARDS = 8                      # of a set from Hugging Face, where no plan 
 ALMANAC_MB = 24
 SUFFIXES = (".txt", ".txt.gz", ".jsonl", ".jsonl.gz", ".parquet")
 ROW_GROUP = 1_000                   # documents that a reader holds at once
-LARGEST_GROUP = 256_000_000         # bytes; parquet files with larger row groups are rewritten
 SHARD_BYTES = 64_000_000            # of text; a shard is shuffled in memory
 VAL_FRACTION = 0.01                 # of text that has no validation files of its own
 VAL_BYTES = 5_000_000               # but no more than about this
@@ -45,11 +46,15 @@ PIECE_CHARS = 8_000                 # a .txt file is cut at the first blank line
 
 @dataclass(frozen=True)
 class Dataset:
-    """A prepared set: parquet files with a `text` column; the digest names the validation set in logs."""
+    """A prepared set: parquet files with a `text` column."""
     name: str
     train: tuple[Path, ...]
     val: tuple[Path, ...]
-    val_sha256: str
+
+    @cached_property
+    def val_sha256(self) -> str:
+        """Names the validation set in logs."""
+        return sha256(" ".join(map(sha256, self.val)).encode())
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -95,8 +100,15 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
 
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
-    """(file, row group, number of documents), in order. Dies at a file that is corrupt."""
-    return [(path, i, group.num_rows) for path in paths for i, group in enumerate(_footer(path))]
+    """(file, row group, number of documents), in order. Dies at a file that is corrupt or has no text."""
+    groups = []
+    for path in paths:
+        with _parquet(path) as file:
+            schema, metadata = file.schema_arrow, file.metadata
+        if "text" not in schema.names or schema.field("text").type not in (pa.string(), pa.large_string()):
+            die(f"{path} has no column `text` of strings (columns: {', '.join(schema.names) or 'none'})")
+        groups += [(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
+    return groups
 
 
 def read_row_group(path: Path, index: int) -> list[str]:
@@ -127,87 +139,44 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
             yield file
     except (OSError, pa.ArrowException) as error:
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        die(f"{path} cannot be read as parquet: {reason}", hint="delete it and prepare the data again")
+        die(f"{path} cannot be read as parquet: {reason}",
+            hint="delete it if it was downloaded, or its folder if it was made here, and run again")
 
 
-def _footer(path: Path) -> list[pq.RowGroupMetaData]:
-    with _parquet(path) as file:
-        schema, groups = file.schema_arrow, [file.metadata.row_group(i) for i in range(file.num_row_groups)]
-    if "text" not in schema.names or schema.field("text").type not in (pa.string(), pa.large_string()):
-        die(f"{path} has no column `text` of strings (columns: {', '.join(schema.names) or 'none'})")
-    return groups
+def _write_shards(folder: Path, part: str, documents: Iterable[str]) -> None:
+    """Write <part>_00000.parquet and so on."""
+    documents = iter(documents)
+    for number in count():
+        held = list(up_to(SHARD_BYTES, documents))
+        if not held:
+            return
+        path = folder / f"{part}_{number:05d}.parquet"
+        random.Random(path.name).shuffle(held)          # else files of one topic each are read one by one
+        table = pa.table({"text": pa.array(held, pa.large_string())})
+        pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
 
 
-@contextmanager
-def _locked(name: str) -> Iterator[Path]:
-    """The folder of a set, for this process alone. The system frees the lock of a process that is killed."""
+def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], what: str,
+           progress: Callable[[str], None]) -> Dataset:
+    """Find a set, or write its documents, those for training first, and publish them with one rename. A
+    digest of the recipe is in the name: another recipe never touches files that a running job reads."""
+    name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
     root = base_dir() / "data"
     root.mkdir(exist_ok=True)
+    folder, unfinished = root / name, root / f".{name}.unfinished"
     with open(root / f".{name}.lock", "w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
-        yield root / name
-
-
-def _write_shard(path: Path, documents: list[str]) -> None:
-    random.Random(path.name).shuffle(documents)         # else files of one topic each are read one by one
-    table = pa.table({"text": pa.array(documents, pa.large_string())})
-    pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
-
-
-def _write_shards(folder: Path, documents: Iterable[str]) -> int:
-    """Write train_00000.parquet and so on. Returns how many."""
-    count, documents = 0, iter(documents)
-    while held := list(up_to(SHARD_BYTES, documents)):
-        _write_shard(folder / f"train_{count:05d}.parquet", held)
-        count += 1
-    return count
-
-
-def _entry(path: Path, digest: str = "") -> dict:
-    return {"name": path.name, "bytes": path.stat().st_size, "sha256": digest or sha256(path)}
-
-
-def _digest(val: list[dict]) -> str:
-    return sha256(" ".join(entry["sha256"] for entry in val).encode())
-
-
-def _write_manifest(folder: Path, recipe: dict, files: list[dict]) -> None:
-    train, val = ([entry for entry in files if entry["name"].startswith(part)] for part in ("train_", "val_"))
-    manifest = {"format": 1, "recipe": recipe, "train": train, "val": val, "val_sha256": _digest(val)}
-    atomic_write(folder / "dataset.json", json.dumps(manifest, indent=1) + "\n")
-
-
-def _read_manifest(folder: Path) -> dict:
-    """The manifest, and as `whole` the entries of files of the size it says. Empty where there is none."""
-    try:
-        manifest = json.loads((folder / "dataset.json").read_text())
-        listed = manifest["train"] + manifest["val"]
-        sizes = {path.name: path.stat().st_size for path in folder.glob("*.parquet")}
-        return manifest | {"whole": [entry for entry in listed if sizes.get(entry["name"]) == entry["bytes"]]}
-    except (OSError, ValueError, KeyError, TypeError):
-        return {"train": [], "val": [], "whole": []}
-
-
-def _build(name: str, recipe: dict, fill: Callable[[Path], None]) -> Dataset:
-    """Find a set, or let `fill(folder)` write its files and publish them with one rename. A digest of the
-    recipe is in the name: another recipe never touches files that a running job reads."""
-    name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
-    with _locked(name) as folder:
-        manifest = _read_manifest(folder)
-        if not manifest["val"] or len(manifest["whole"]) < len(manifest["train"] + manifest["val"]):
-            unfinished = folder.with_name(f".{name}.unfinished")
-            shutil.rmtree(unfinished, ignore_errors=True)           # of a killed process: we hold the lock
+        fcntl.flock(lock, fcntl.LOCK_EX)                # which the system frees where a process is killed
+        if not folder.exists():
+            shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             try:
-                fill(unfinished)
-                _write_manifest(unfinished, recipe, [_entry(path) for path in sorted(unfinished.iterdir())])
-                shutil.rmtree(folder, ignore_errors=True)           # damaged, else it had been found whole
+                progress(f"data: preparing {what}")
+                _write_shards(unfinished, "train", train)
+                _write_shards(unfinished, "val", val)
                 unfinished.rename(folder)
             finally:
                 shutil.rmtree(unfinished, ignore_errors=True)
-            manifest = _read_manifest(folder)
-    train, val = (tuple(folder / entry["name"] for entry in manifest[part]) for part in ("train", "val"))
-    return Dataset(name, train, val, manifest["val_sha256"])
+    return Dataset(name, *(tuple(sorted(folder.glob(f"{part}_*.parquet"))) for part in ("train", "val")))
 
 
 def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Dataset:
@@ -216,47 +185,34 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
         die(f"{megabytes:g} MB of almanac is nothing to train on", hint="--almanac-mb=24")
     made_by = [sha256(file) for file in sorted(Path(almanac.__file__).parent.glob("almanac.*"))]
     recipe = {"source": "almanac", "megabytes": megabytes, "made_by": made_by}
-
-    def fill(folder: Path) -> None:
-        progress(f"data: writing {megabytes:g} MB of almanac")
-        train, val = (almanac.documents(seed=0, split=split) for split in ("train", "val"))
-        _write_shards(folder, up_to(megabytes * 1e6, train))
-        _write_shard(folder / "val_00000.parquet", list(up_to(min(megabytes, 1) * 1e6, val)))
-
-    return _build("almanac", recipe, fill)
+    train = up_to(megabytes * 1e6, almanac.documents(seed=0, split="train"))
+    val = up_to(min(megabytes, 1) * 1e6, almanac.documents(seed=0, split="val"))
+    return _build("almanac", recipe, train, val, f"{megabytes:g} MB of almanac", progress)
 
 
 def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
-    """Good parquet files with a val_*.parquet are used where they are; all else is rewritten and split."""
-    def require(both: bool) -> None:
-        if not both:
-            die(f"{path} has too few documents: training and validation need at least one each",
-                hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
-
+    """Parquet files with a val_*.parquet among them are used where they are; all else is rewritten, and
+    split where nothing is called val_*.parquet."""
     files = _input_files(path)
-    own_val = [file for file in files if file.match("val_*.parquet")]
-    rest = [file for file in files if file not in own_val]
-    footers = [_footer(file) for file in files if file.suffix == ".parquet"]        # names a corrupt one
-    sizes = [group.total_byte_size for groups in footers for group in groups]
+    own_val = tuple(file for file in files if file.match("val_*.parquet"))
+    rest = tuple(file for file in files if file not in own_val)
     name = path.resolve().name or "data"
-    if own_val and len(footers) == len(files) and max(sizes, default=0) <= LARGEST_GROUP:
-        require(all(any(count for _, _, count in row_groups(part)) for part in (rest, own_val)))
-        return Dataset(name, tuple(rest), tuple(own_val), _digest([_entry(file) for file in own_val]))
-
-    stats = [(str(file.relative_to(path)), file.stat()) for file in files]
-    size = sum(stat.st_size for _, stat in stats)
-    fraction = min(VAL_FRACTION, VAL_BYTES / max(1, size))
-    recipe = {"source": "path", "path": str(path.resolve()), "val_fraction": fraction,
-              "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
-
-    def fill(folder: Path) -> None:
-        progress(f"data: preparing {len(files)} files of {path}, {size / 1e6:,.1f} MB")
-        val = list(_documents(own_val))
+    if own_val and all(file.suffix == ".parquet" for file in files):
+        made = Dataset(name, rest, own_val)
+    else:
+        stats = [(str(file.relative_to(path)), file.stat()) for file in files]
+        size = sum(stat.st_size for _, stat in stats)
+        fraction = min(VAL_FRACTION, VAL_BYTES / max(1, size))
+        recipe = {"source": "path", "path": str(path.resolve()), "val_fraction": fraction,
+                  "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+        val = _documents(own_val) if own_val else []    # else filled while `train` is read
         train = _documents(rest) if own_val else _split(_documents(rest), fraction, val)
-        require(_write_shards(folder, train) and val)
-        _write_shard(folder / "val_00000.parquet", val)
-
-    return _build(name, recipe, fill)
+        what = f"{len(files)} files of {path}, {size / 1e6:,.1f} MB"
+        made = _build(name, recipe, train, val, what, progress)
+    if not all(any(documents for *_, documents in row_groups(part)) for part in (made.train, made.val)):
+        die(f"{path} has too few documents: training and validation need at least one each",
+            hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
+    return made
 
 
 def _input_files(path: Path) -> list[Path]:
@@ -270,7 +226,7 @@ def _input_files(path: Path) -> list[Path]:
     return files
 
 
-def _documents(files: list[Path]) -> Iterator[str]:
+def _documents(files: Iterable[Path]) -> Iterator[str]:
     """The documents of files of any kind, the empty ones left out."""
     for file in files:
         if file.suffix == ".parquet":
@@ -335,31 +291,18 @@ def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) ->
     repository, last = HUBS[name]
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {name}: must be 1 to {last}")
-    shards = {f"train_{i:05d}.parquet": i for i in range(num_shards)} | {"val_00000.parquet": last}
-    folder = base_dir() / "data" / name
-
-    def whole() -> dict[str, dict]:
-        return {entry["name"]: entry for entry in _read_manifest(folder)["whole"]}
-
-    # what is here is used while another process, which may take hours, fetches more
-    with nullcontext() if shards.keys() <= whole().keys() else _locked(name):
-        known = whole()
-        missing = {f"shard_{i:05d}.parquet": file for file, i in shards.items() if file not in known}
-        if missing:
-            for file, digest in hub.download(repository, missing, folder, progress=progress).items():
-                _footer(folder / file)                  # the repository itself may hold what is no parquet
-                known[file] = _entry(folder / file, digest)
-            _write_manifest(folder, {"source": name, "repository": repository, "val_shard": last},
-                            [known[file] for file in sorted(known)])
-    *train, val = (folder / file for file in shards)
-    return Dataset(name, tuple(train), (val,), _digest([known[val.name]]))
+    files = {f"shard_{i:05d}.parquet": f"train_{i:05d}.parquet" for i in range(num_shards)}
+    files[f"shard_{last:05d}.parquet"] = "val_00000.parquet"
+    *train, val = hub.download(repository, files, base_dir() / "data" / name, progress=progress)
+    return Dataset(name, tuple(train), (val,))
 
 
 def main(args: argparse.Namespace) -> None:
     plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
     dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
-    count, size = len(dataset.train), sum(path.stat().st_size for path in dataset.train) / 1e6
-    print(f"{dataset.name}: {count} training shards, {size:,.1f} MB, in {dataset.train[0].parent}")
+    size = sum(path.stat().st_size for path in dataset.train) / 1e6
+    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, "
+          f"in {dataset.train[0].parent}")
 
 
 def parser() -> argparse.ArgumentParser:

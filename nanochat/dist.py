@@ -52,12 +52,10 @@ class World:
 def find_device(name: str | None = None) -> torch.device:
     """The device called `name`, or the best one here. Exits with code 2 if it is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if not name:
-        name = next(kind for kind, there in available.items() if there)
-    if not available.get(name.split(":")[0], False):
-        here = ", ".join(kind for kind, there in available.items() if there)
-        die(f"device {name!r} is not available here", hint=f"--device takes one of: {here}")
-    return torch.device(name)
+    here = [kind for kind, there in available.items() if there]
+    if name and name.split(":")[0] not in here:
+        die(f"device {name!r} is not available here", hint=f"--device takes one of: {', '.join(here)}")
+    return torch.device(name or here[0])
 
 
 def open_world(device: str | None = None) -> World:

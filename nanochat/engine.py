@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from nanochat import calculator
+from nanochat import calculator, decode
 from nanochat.chat import AnswerDecoder, fit_prompt, render_part, visible_text
 from nanochat.gpt import GPT
 from nanochat.past import KVCache, Rows
@@ -258,6 +258,8 @@ class Engine:
             self._refresh()
         if self._cache is None:
             self._cache = self._new_cache(self.max_batch, self.context)
+        if self._weights.kernel is None:
+            self._weights.kernel = decode.make(self._weights, self._cache)
         reading = {tuple(each.prompt): each for each in self._running if each.pending and not each.ids}
         taken = len(self._running) + sum(len(each.twins) for each in self._running)
         budget = self._budget() - sum(len(each.pending) for each in self._running if len(each.pending) > 1)

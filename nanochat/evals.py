@@ -8,6 +8,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.dataloader import Validation
 from nanochat.dist import World
@@ -94,7 +95,7 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
                for question, each in zip(questions, settings, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected, pending = sum(1 if letters[index] else samples for index in mine), []
-    with ThreadPoolExecutor(max(1, cores() // world.size)) as pool:     # a judge may run a program
+    with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
         for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
             pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
             if progress:
@@ -105,11 +106,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         verdicts[index].append(verdict)
         replies[index].append(reply)
     return verdicts, replies
-
-
-def cores() -> int:
-    """That this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters: list[list[str] | None],
@@ -138,9 +134,7 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
     while order:
         rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once
         batch, order = order[-rows:], order[:-rows]
-        idx = torch.zeros(len(batch), len(prompts[batch[-1]]), dtype=torch.int64)       # (B, T)
-        for row, index in enumerate(batch):
-            idx[row, :len(prompts[index])] = torch.tensor(prompts[index])   # padding comes after: never seen
+        idx = pad_sequence([torch.tensor(prompts[index]) for index in batch], batch_first=True)     # (B, T)
         ends = torch.tensor([len(prompts[index]) - 1 for index in batch], device=model.device)
         states = model.trunk(idx.to(model.device), Rows())[torch.arange(len(batch)), ends]      # (B, C)
         ids = {letter: tokenizer.encode(letter) for index in batch for letter in letters[index]}

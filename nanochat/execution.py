@@ -3,27 +3,24 @@ sandbox.py.
 
 What is guaranteed where namespaces are (Linux, as root or not): a program reads Python's own files and no
 others, writes into an empty folder that is gone with it, reaches no network and no process, and is bounded in
-time, memory, output, files and threads. All that it started ends with it, and with us.
+time, memory, output, files and threads. All that it started ends with it, and with us. Without namespaces
+(macOS, most containers) it reads and writes what the user may: run_tests() refuses until
+require_isolation(unsafe=True) was called.
 
-The verdict is a secret that this process makes up and the tester prints after the tests. As they run in
-another process than model code, which sees the arguments of its calls and nothing else, there is one way to
-pass: to return what the tests ask for. Patched builtins, frames, exits, objects equal to all do not help.
-
-Not guaranteed: that what passes is honest (answers can be guessed), or that kernels have no bugs. Without
-namespaces (macOS, most containers) the limits hold, and seccomp where it is there, but the program reads and
-writes what the user may: run_tests() refuses until require_isolation(unsafe=True) was called."""
+The verdict is a secret that this process makes up and the tester prints after the tests. As model code sees
+the arguments of its calls and nothing else, there is one way to pass: to return what the tests ask for.
+Patched builtins, frames, exits, objects equal to all do not help. Answers can be guessed, and kernels have
+bugs."""
 
 import json
 import math
 import os
 import secrets
-import selectors
 import signal
 import subprocess
 import sys
 import tempfile
-import time
-from contextlib import nullcontext, suppress
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -33,7 +30,7 @@ from nanochat.common import die
 SANDBOX = Path(__file__).with_name("sandbox.py")
 WALLS = {"namespaces": [f"{kind} namespace" for kind in ("user", "mount", "pid", "network", "ipc")],
          "seccomp": ["seccomp"]}
-FLOOD = 2 ** 20                                         # bytes of output at which a program is stopped
+FLOOD = 2 ** 20                                         # bytes of output that are too many
 TAIL = 4096                                             # bytes of output that are kept
 _allowed = False                                        # to run without namespaces
 
@@ -81,43 +78,23 @@ def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str
     job = {"parent": os.getpid(), "size": len(code), "walls": walls, "seconds": math.ceil(timeout) + 1,
            "memory": memory}
     command = [sys.executable, "-I", "-S", "-u", "-X", "utf8", SANDBOX, json.dumps(job)]
-    elsewhere = nullcontext("/") if "namespaces" in walls else tempfile.TemporaryDirectory()
-    with elsewhere as folder, tempfile.TemporaryFile() as source:      # no program is too long for a file
-        source.write(code + json.dumps([secret, tests]).encode())
+    with (tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
+          tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output):
+        source.write(code + json.dumps([secret, tests]).encode())      # no program is too long for a file
         source.seek(0)
-        process = subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                   env={}, cwd=folder, start_new_session=True)
-        return _outcome(process, secret, time.monotonic() + timeout)
-
-
-def _outcome(process: subprocess.Popen, secret: str, deadline: float) -> Outcome:
-    """Listen until the verdict, the deadline or too much; leave nothing that runs."""
-    heard = {process.stdout: b"", process.stderr: b""}
-    with process, selectors.DefaultSelector() as pipes:
-        for pipe in heard:
-            pipes.register(pipe, selectors.EVENT_READ)
-        try:
-            stopped = _listen(pipes, heard, process.stdout, deadline)
-        finally:
-            with suppress(ProcessLookupError, PermissionError):     # macOS forbids it for the dead
-                os.killpg(process.pid, signal.SIGKILL)
-        _listen(pipes, heard, process.stderr, time.monotonic() + 2)     # until all that hold it are dead
-    verdict = heard[process.stdout].decode()
-    passed = verdict == f"{secret} passed" and not stopped
-    reason = stopped or (verdict.removeprefix(f"{secret} ") if verdict.startswith(secret) else "killed")
-    return Outcome(passed, reason, heard[process.stderr].decode(errors="replace"))
-
-
-def _listen(pipes: selectors.BaseSelector, heard: dict, until, deadline: float) -> str:
-    """Keep the end of what comes until that pipe is closed ("") or a limit is passed (which one)."""
-    total = 0
-    while until in pipes.get_map():
-        for key, _ in pipes.select(max(0.0, deadline - time.monotonic())):
-            data = os.read(key.fd, 2 ** 16)
-            heard[key.fileobj] = (heard[key.fileobj] + data)[-TAIL:]
-            total += len(data)
-            if not data:
-                pipes.unregister(key.fileobj)
-        if total > FLOOD or time.monotonic() > deadline:
-            return "output" if total > FLOOD else "timeout"
-    return ""
+        with subprocess.Popen(command, stdin=source, stdout=subprocess.PIPE, stderr=output, env={},
+                              cwd=folder, start_new_session=True) as process:
+            try:
+                verdict = process.communicate(timeout=timeout)[0].decode(errors="replace")
+            except subprocess.TimeoutExpired:
+                verdict = f"{secret} timeout"
+            finally:
+                with suppress(ProcessLookupError, PermissionError):     # macOS forbids it for the dead
+                    os.killpg(process.pid, signal.SIGKILL)
+        size = output.seek(0, os.SEEK_END)
+        output.seek(max(0, size - TAIL))
+        end = output.read().decode(errors="replace")
+    said, _, reason = verdict.partition(" ")
+    if said != secret or size > FLOOD:
+        reason = "output" if size > FLOOD else "killed"
+    return Outcome(reason == "passed", reason, end)

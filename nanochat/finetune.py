@@ -64,19 +64,6 @@ def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> Abstra
     return open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"])
 
 
-def find_resume(stage: Stage, source: Path, data: str) -> Path | None:
-    """The newest checkpoint of this stage that started from `source`. Dies if it learned from other data."""
-    origin = checkpoint.identity(source)
-    for path in reversed(checkpoint.checkpoints(stage.name, stage.tag)):
-        saved = checkpoint.read_state(path)
-        if saved.get("origin") == origin:
-            if saved["data"] != data:
-                die(f"{path} learned from {saved['data']}; these flags make {data}",
-                    hint="resume with the flags and the file of that run, or start over without --resume")
-            return path
-    return None
-
-
 def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
              data: str, packed: bool = False) -> None:
     """Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
@@ -121,13 +108,19 @@ def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validati
 
 
 def load_or_resume(stage: Stage, source: Path, data: str) -> tuple[Path, int, GPT, Tokenizer, dict]:
-    """Where to begin, after how many steps of this stage; model, tokenizer and state of that checkpoint."""
+    """Where to begin, after how many steps of this stage; model, tokenizer and state of that checkpoint. With
+    --resume the newest one of this stage that started from `source`. Dies if it learned from other data."""
     stage.agree(data)
-    resumed = find_resume(stage, source, data) if stage.args.resume else None
-    if resumed:
-        checkpoint.require_dtype(resumed, stage)
-    model, tokenizer, saved = checkpoint.load(resumed or source, stage.device, stage.dtype)
-    return resumed or source, saved["step"] if resumed else 0, model, tokenizer, saved
+    origin = checkpoint.identity(source)
+    for path in reversed(checkpoint.checkpoints(stage.name, stage.tag) if stage.args.resume else []):
+        saved = checkpoint.read_state(path)
+        if saved.get("origin") == origin:
+            if saved["data"] != data:
+                die(f"{path} learned from {saved['data']}; these flags make {data}",
+                    hint="resume with the flags and the file of that run, or start over without --resume")
+            checkpoint.require_dtype(path, stage)
+            return path, saved["step"], *checkpoint.load(path, stage.device, stage.dtype)
+    return source, 0, *checkpoint.load(source, stage.device, stage.dtype)
 
 
 def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:

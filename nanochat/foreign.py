@@ -6,6 +6,7 @@ from collections.abc import Sequence
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.nn.utils.rnn import pad_sequence
 
 from nanochat.common import die
 from nanochat.core_eval import TOKENS, TOKENS_CPU, Example, Verdict, judge_tokens, verdict
@@ -20,11 +21,7 @@ class Foreign:
     table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""
 
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False):
-        try:
-            from transformers import AutoModelForCausalLM, AutoTokenizer, logging
-        except ModuleNotFoundError:
-            die("transformers, which reads models of Hugging Face, is not installed",
-                hint="uv pip install transformers")
+        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
         logging.set_verbosity_error()
         logging.disable_progress_bar()
         trust = {"trust_remote_code": trust_remote_code}
@@ -39,10 +36,9 @@ class Foreign:
         longest = getattr(config, "max_position_embeddings", None)
         rotary = any("rope" in key or "rotary" in key for key in config.to_dict())
         self.limit, self.context = None if rotary else longest, min(longest or LONGEST, LONGEST)
-        ids = (self._tokenizer.bos_token_id, self._tokenizer.eos_token_id)
-        self.bos = next((id for id in ids if id is not None), None)
+        self.bos = self._tokenizer.bos_token_id
         if self.bos is None:
-            die(f"--hf {name} has no token to begin a text with")
+            self.bos = self._tokenizer.eos_token_id
         self.tokens = (TOKENS_CPU if device.type == "cpu" else TOKENS) // 4     # all logits are made
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -56,9 +52,7 @@ class Foreign:
     def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
         """One of each option of each example: all rows in one forward pass, padded."""
         rows = [(row, start) for each in examples for row, start in zip(each.rows, each.starts, strict=True)]
-        idx = torch.full((len(rows), max(len(row) for row, _ in rows)), self.bos)               # (B, T)
-        for b, (row, _) in enumerate(rows):
-            idx[b, :len(row)] = torch.tensor(row)       # padding comes after: never seen
+        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)            # (B, T)
         idx = idx.to(self.device)
         logits = self._logits(idx)                                                          # (B, T, V)
         told = (judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1], idx[b, start:len(row)])

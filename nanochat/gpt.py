@@ -32,16 +32,17 @@ def norm(x: Tensor) -> Tensor:
 
 
 def rotary_tables(length: int, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
-    """cos and sin of every position and frequency, each (length, 1, D / 2) (RoFormer, arXiv 2104.09864)."""
+    """cos of every position and frequency; sin, negative in the second half; (length, 1, D) each (RoFormer,
+    arXiv 2104.09864)."""
     frequencies = ROPE_BASE ** -(torch.arange(0, head_dim, 2, dtype=torch.float64) / head_dim)
     angles = torch.outer(torch.arange(length, dtype=torch.float64), frequencies)[:, None]
-    return angles.cos().to(dtype), angles.sin().to(dtype)
+    cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
+    return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
 
 
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
-    """Turn the pairs (j, j + D/2) of x (B, T, H, D) by the angles (T or B x T, 1, D/2) of their positions."""
-    a, b = x.chunk(2, dim=-1)
-    return torch.cat((a * cos + b * sin, b * cos - a * sin), dim=-1)
+    """Turn the pairs (j, j + D/2) of x (B, T, H, D) by the angles (T or B x T, 1, D) of their positions."""
+    return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
 
 
 def offset_keys(k: Tensor, before: Tensor) -> Tensor:
@@ -85,7 +86,8 @@ class MLP(nn.Module):
         self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
 
     def forward(self, x: Tensor) -> Tensor:
-        return self.down(ReluSquared.apply(self.up(x)))               # (B, T, C) -> (B, T, 4C) -> (B, T, C)
+        z = self.up(x)                                                # (B, T, C) -> (B, T, 4C) -> (B, T, C)
+        return self.down(ReluSquared.apply(z) if z.requires_grad else F.relu_(z).square_())
 
 
 class Attention(nn.Module):
@@ -153,6 +155,7 @@ class GPT(nn.Module):
         cos, sin = rotary_tables(shape.sequence_len, shape.head_dim, dtype)
         self.register_buffer("cos", cos, persistent=False)
         self.register_buffer("sin", sin, persistent=False)
+        self.kernel = None      # what makes a token for each of a few rows in step()'s place: decode.py
 
     @property
     def device(self) -> torch.device:
@@ -174,7 +177,11 @@ class GPT(nn.Module):
     def step(self, tokens: Sequence[Sequence[int]], cache: KVCache) -> Tensor:
         """Append tokens to the first rows of the cache, some to each -> (rows, vocab_size) after the last of
         each, logits before the softcap: cap() makes them logits, but for ranking them it is not needed."""
-        past = cache.append([len(each) for each in tokens])
+        counts = [len(each) for each in tokens]
+        if self.kernel is not None and len(counts) == sum(counts) <= self.kernel.most_rows:
+            assert self.kernel.cache is cache
+            return self.kernel([token for token, in tokens])
+        past = cache.append(counts)
         idx = torch.tensor([[token for each in tokens for token in each]], device=self.device)
         x = past.last(self.trunk(idx, past))
         return F.linear(x, self.unembedding.to(x.dtype))[:, :self.shape.vocab_size]

@@ -5,7 +5,6 @@ All answer the same four questions of the model, so that its layers never ask wh
 do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
 
 from collections.abc import Sequence
-from functools import partial
 from itertools import accumulate
 
 import torch
@@ -22,7 +21,7 @@ class Rows:
     """Whole rows that start with their first token: what training and evaluation see."""
 
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """Find the places of the tokens idx (B, T): `rotary` is then their cos and sin, each (T, 1, D/2)."""
+        """Find the places of the tokens idx (B, T): `rotary` is then their cos and sin, each (T, 1, D)."""
         T = idx.size(1)
         assert T <= cos.size(0), f"{T} tokens in a context of {cos.size(0)}"
         self.rotary = cos[:T], sin[:T]
@@ -46,7 +45,7 @@ class Branches:
     the token before each stands, `places[b][i]` the range of T that ending i of row b has."""
 
     def __init__(self, trees: Sequence[tuple[list[int], list[list[int]]]], cos: Tensor, sin: Tensor):
-        """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D/2) each."""
+        """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D) each."""
         self.start = P = max(len(beginning) for beginning, _ in trees)
         T = P + max(1, *(sum(map(len, endings)) for _, endings in trees))
         ids, positions, parents, branch = torch.zeros(4, len(trees), T, dtype=torch.int64)
@@ -72,7 +71,7 @@ class Branches:
         self._tables = cos, sin
 
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """`rotary`, (B, T, 1, D/2) each, from tables of its own: rows may be longer than the context."""
+        """`rotary`, (B, T, 1, D) each, from tables of its own: rows may be longer than the context."""
         self.rotary = tuple(table[self._positions] for table in self._tables)
 
     def embedding_before(self, x: Tensor) -> Tensor:
@@ -108,12 +107,15 @@ class KVCache:
     def __init__(self, shape: Shape, rows: int, max_len: int, device: torch.device, dtype: torch.dtype):
         assert max_len <= shape.sequence_len, f"a cache of {max_len} in a context of {shape.sequence_len}"
         self.shape, self.max_len, self.lengths = shape, max_len, [0] * rows
-        heads, stored = (rows, shape.n_kv_head), torch.float32 if device.type == "cpu" else dtype
+        self.dtype = torch.float32 if device.type == "cpu" else dtype
         self.slots = [min(max_len, window + 1) for window in shape.windows]
-        self.k, self.v = ([torch.zeros(*heads, slots, shape.head_dim, device=device, dtype=stored)
-                           for slots in self.slots] for _ in range(2))
-        self.last_embedding = torch.zeros(rows, shape.n_embd, device=device, dtype=dtype)
-        self.last_key = torch.zeros(shape.n_layer, *heads, shape.head_dim, device=device, dtype=dtype)
+        size = (2, rows, shape.n_kv_head)
+        self.kv = [torch.zeros(*size, slots, shape.head_dim, device=device, dtype=self.dtype)
+                   for slots in self.slots]             # keys and values (2, rows, K, slots, D) of each layer
+        self.last_embedding = torch.zeros(rows, shape.n_embd, device=device, dtype=self.dtype)
+        self.last_key = torch.zeros(shape.n_layer, *size[1:], shape.head_dim, device=device, dtype=self.dtype)
+        places = torch.arange(2 * rows * shape.n_kv_head, device=device).view(size)
+        self.places = {slots: slots * places for slots in self.slots}   # of slot 0 among all slots of a layer
 
     def reset(self, row: int) -> None:
         """Forget a row: what is appended next is its first token."""
@@ -136,15 +138,15 @@ class KVCache:
         whole = other.lengths[other_row]
         length = whole if length is None else length
         assert length <= self.max_len, f"row of {length} tokens into a cache of {self.max_len}"
-        for mine, theirs in zip(self.k + self.v, other.k + other.v, strict=True):
-            kept = min(length, mine.size(2))
-            mine[row, :, :kept] = theirs[other_row, :, :kept]
+        for mine, theirs in zip(self.kv, other.kv, strict=True):
+            kept = min(length, mine.size(3))
+            mine[:, row, :, :kept] = theirs[:, other_row, :, :kept]
         self.lengths[row] = length
         self.last_embedding[row] = other.last_embedding[other_row] if length == whole else embedding
         self.last_key[:, row] = other.last_key[:, other_row]
         if length < whole:                              # the next key has kept the half that is asked for
-            for layer, k in enumerate(other.k):
-                self.last_key[layer, row] = k[other_row, :, length]
+            for layer, kv in enumerate(other.kv):
+                self.last_key[layer, row] = kv[0, other_row, :, length]
 
 
 class Chunks:
@@ -157,18 +159,18 @@ class Chunks:
         lengths = [start + count for start, count in zip(starts, counts, strict=True)]
         assert max(lengths) <= cache.max_len, f"{max(lengths)} tokens in a cache of {cache.max_len}"
         cache.lengths[:rows] = lengths
-        self._lengths, self._rows, self._heads = lengths, torch.arange(rows), cache.shape.n_kv_head
-        positions, self.only_single = torch.tensor(starts), ends[-1] == rows
+        self._lengths, self.only_single = lengths, ends[-1] == rows
+        self._rows, self._positions = torch.arange(rows), torch.tensor(starts)
         self._runs: list[tuple[int, int, int, range]] = []      # first row, rows, position, tokens of the run
         if not self.only_single:
-            positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
-            self._rows = self._rows.repeat_interleave(torch.tensor(counts))
+            self._positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
+            self._rows = self._rows.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
             self._first = torch.tensor([0, *ends[:-1]], device=device)
             self._last = torch.tensor(ends, device=device) - 1
             self._find_runs(starts, counts, ends)
+        self._positions = self._positions.to(device, non_blocking=True)
         self._single = max((row + 1 for row in range(rows) if counts[row] == 1), default=0)
-        self._positions = positions
-        self._in_cache: dict[int, tuple] = {}                   # slots -> where keys go, what is seen there
+        self._plans: dict[int, tuple] = {}                      # slots of a layer -> _plan() of it
         self._masks: dict[tuple[int, int, int], Tensor] = {}
 
     def _find_runs(self, starts: Sequence[int], counts: Sequence[int], ends: Sequence[int]) -> None:
@@ -184,9 +186,8 @@ class Chunks:
             self._runs.append((row, 1, start, range(end - count, end)))
 
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
-        """`rotary`: (N, 1, D/2) each, for idx (1, N)."""
-        positions = self._positions.to(idx.device, non_blocking=True)
-        self.rotary = cos[positions], sin[positions]
+        """`rotary`: (N, 1, D) each, for idx (1, N)."""
+        self.rotary = cos[self._positions], sin[self._positions]
 
     def last(self, x: Tensor) -> Tensor:
         """x (1, N, ...) -> that of the last token of each row, (rows, ...)."""
@@ -203,53 +204,54 @@ class Chunks:
         """What came before each token of x (1, N, ...), where `kept` (rows, ...) was; keeps the new last."""
         kept = kept[:len(self._lengths)]
         if self.only_single:
-            before = kept.clone()[None]
+            before = kept.to(x.dtype, copy=True)[None]
         else:
             before = x.roll(1, dims=1)
-            before[0, self._first] = kept
+            before[0, self._first] = kept.to(x.dtype)
         kept.copy_(self.last(x))
         return before
 
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Keep k and v (1, N, K, D); let q (1, N, H, D) see what is kept, in the window -> like q."""
-        cache, keys, values = self._cache, self._cache.k[layer], self._cache.v[layer]
-        y = None if self.only_single else torch.empty_like(q)
+        cache, y = self._cache, None if self.only_single else torch.empty_like(q)
         for run in self._runs:                          # before their keys push others out of a ring
             tokens = slice(run[3].start, run[3].stop)
             y[:, tokens] = self._attend_run(run, layer, q[:, tokens], k[:, tokens], v[:, tokens], window)
-        if cache.slots[layer] not in self._in_cache:
-            self._in_cache[cache.slots[layer]] = self._plan(cache.slots[layer], q.device)
-        index, chosen, span, bias = self._in_cache[cache.slots[layer]]
-        for kept, new in ((keys, k), (values, v)):
-            new = new[0] if chosen is None else new[0, chosen]
-            kept.view(-1, kept.size(-1)).index_copy_(0, index, new.flatten(0, 1).to(kept.dtype))
-        if self._single:
-            rows = slice(self._single)
-            one = attend_one(self.last(q)[rows], keys[rows, :, :span], values[rows, :, :span], bias)
-            if self.only_single:
-                return one[None]
-            y[0, self._last[rows]] = one
+        slots, kv, new = cache.slots[layer], cache.kv[layer], torch.cat((k, v)).to(cache.dtype)
+        if slots not in self._plans:
+            self._plans[slots] = self._plan(slots)
+        places, chosen, span, bias = self._plans[slots]
+        new = new if chosen is None else new[:, chosen]
+        kv.view(-1, kv.size(-1)).index_copy_(0, places, new.flatten(0, 2))
+        if not self._single:
+            return y
+        keys, values = (each.flatten(0, 1)[:self._single * k.size(2), :span] for each in kv.unbind())
+        one = attend_one(self.last(q)[:self._single], keys, values, bias)
+        if self.only_single:
+            return one[None]
+        y[0, self._last[:self._single]] = one
         return y
 
-    def _plan(self, slots: int, device: torch.device) -> tuple[Tensor, Tensor | None, int, Tensor | None]:
-        """For layers with so many slots: where in (rows * K * slots) the keys of each token go, of which
-        tokens (None: all), and for rows that go on by one token how many slots are looked at, and an additive
-        mask of these (rows, 1, span) or None."""
-        lengths, rows, positions, chosen = torch.tensor(self._lengths), self._rows, self._positions, None
-        if any(rows * (len(tokens) // rows > slots) for _, rows, _, tokens in self._runs):
-            chosen = (positions >= lengths[rows] - slots).nonzero().squeeze(1)
+    def _plan(self, slots: int) -> tuple[Tensor, Tensor | None, int, Tensor | None]:
+        """For layers with so many slots: places of the new keys and values (2 * tokens * K,), of which tokens
+        (None: all), and for rows that go on by one token how many slots are looked at, and an additive mask
+        of these (rows * K, 1, span) or None."""
+        cache, positions, rows, chosen = self._cache, self._positions, self._rows, None
+        if any(len(tokens) > count * slots for _, count, _, tokens in self._runs):
+            ends = torch.tensor(self._lengths, device=rows.device)
+            chosen = (positions >= ends[rows] - slots).nonzero().squeeze(1)
             rows, positions = rows[chosen], positions[chosen]
-        heads = rows[:, None] * self._heads + torch.arange(self._heads)         # (tokens, K)
-        index = (heads * slots + (positions % slots)[:, None]).flatten()
-        lengths, bias, span = lengths[:self._single], None, 0
-        if self._single:
-            span = min(slots, int(lengths.max()))
-            if int(lengths.min()) < span:
-                hidden = torch.arange(span) >= lengths[:, None]
-                bias = torch.zeros(hidden.shape).masked_fill_(hidden, float("-inf"))[:, None]
-        move = partial(torch.Tensor.to, device=device, non_blocking=True)
-        return (move(index), None if chosen is None else move(chosen), span,
-                None if bias is None else move(bias))
+        where = slice(len(self._lengths)) if self.only_single else rows
+        starts = cache.places[slots][:, where]                          # (2, tokens, K)
+        places = (starts + (positions % slots)[:, None]).flatten()
+        lengths, bias = self._lengths[:self._single], None
+        span = min(slots, max(lengths, default=0))
+        if min(lengths, default=span) < span:
+            ends = torch.tensor(lengths, device=positions.device)
+            hidden = (torch.arange(span, device=ends.device) >= ends[:, None]).repeat_interleave(
+                starts.size(2), dim=0)
+            bias = torch.zeros(hidden.shape, device=ends.device).masked_fill_(hidden, float("-inf"))[:, None]
+        return places, chosen, span, bias
 
     def _attend_run(self, run: tuple[int, int, int, range], layer: int, q: Tensor, k: Tensor, v: Tensor,
                     window: int) -> Tensor:
@@ -257,10 +259,10 @@ class Chunks:
         row, rows, start, tokens = run
         if start == 0:
             return attend(*(x.unflatten(1, (rows, -1))[0] for x in (q, k, v)), window).flatten(0, 1)[None]
-        old, slots = min(start, window), self._cache.slots[layer]
-        places = torch.arange(start - old, start, device=q.device) % slots
-        k, v = (torch.cat((kept[row, :, places][None].to(new.dtype), new.transpose(1, 2)), dim=2)
-                for kept, new in ((self._cache.k[layer], k), (self._cache.v[layer], v)))
+        old, kv = min(start, window), self._cache.kv[layer]
+        places = torch.arange(start - old, start, device=q.device) % kv.size(3)
+        kept = kv[:, row].index_select(2, places).to(q.dtype)                              # (2, K, old, D)
+        k, v = (torch.cat((kept[i][None], new.transpose(1, 2)), dim=2) for i, new in enumerate((k, v)))
         if (key := (row, old, window)) not in self._masks:
             positions = torch.arange(old, old + len(tokens), device=q.device)[None]
             self._masks[key] = cache_mask(positions, old + len(tokens), window)

@@ -1,15 +1,13 @@
-"""The inside of execution.py, which starts it as a script, alone, once per program: it locks itself in, then
-becomes two processes.
-
-The worker runs the model's program and answers calls of its functions, one line of JSON each. The tester runs
-the tests; a name that neither the tests nor Python define is asked for in the worker. So no model code ever
-runs where the tests, the verdict and its secret are: all that it can do is answer, in copies of Python's own
-kinds of values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these).
+"""The inside of execution.py, which starts it as a script, once per program: it locks itself in, then becomes
+two processes. The worker runs the model's program and answers calls of its functions, one line of JSON each.
+The tester runs the tests; a name that neither they nor Python define is asked for in the worker. So no model
+code runs where the tests, the verdict and its secret are: all that it can do is answer, in copies of Python's
+own kinds of values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these).
 
 The walls, each used where execution.py found that it holds: namespaces (own user, mounts, process ids,
 network, System V objects; a root of Python's own files, read-only; no /proc, no /dev; an empty folder in
-memory), seccomp (one process, no sockets, no signals, no looking into others), and limits of the kernel.
-Linux 5.12 or newer for namespaces, x86-64 or ARM for seccomp. The standard library alone."""
+memory; Linux 5.12), seccomp (one process, no sockets, no signals, no looking into others; by libseccomp, as
+most Linux systems have it), and limits of the kernel. The standard library alone."""
 
 import builtins
 import contextlib
@@ -17,6 +15,7 @@ import ctypes
 import json
 import os
 import resource
+import select
 import signal
 import struct
 import sys
@@ -27,21 +26,18 @@ FOLDER = 16 * 2 ** 20                                   # bytes of all files, an
 KINDS = {"list": list, "tuple": tuple, "set": Set, "dict": dict, "bytes": bytes}       # as values travel
 NAMESPACES = 0x20000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000     # mount, IPC, user, pid, network
 BIND, REC, PRIVATE, DETACH = 4096, 16384, 1 << 18, 2    # of mount and umount2
-SET_PDEATHSIG, SET_DUMPABLE, SET_SECCOMP, CAPBSET_DROP, SET_NO_NEW_PRIVS = 1, 4, 22, 24, 38     # of prctl
+SET_PDEATHSIG, SET_DUMPABLE, SET_NO_NEW_PRIVS = 1, 4, 38                    # of prctl
+MOUNT_SETATTR, RECURSIVE = 442, 0x8000                  # a system call that the C library has no name for
+CLONE = {"x86_64": 56, "aarch64": 220}                  # another: fork into namespaces
 
-# System calls that a program does without, by number on x86-64 and ARM (None: not there): those that reach
-# other processes or a network, gain privileges, or get memory that no limit counts.
-DENIED = {"fork": (57, None), "vfork": (58, None), "execve": (59, 221), "execveat": (322, 281),
-          "setsid": (112, 157), "setpgid": (109, 154), "unshare": (272, 97), "setns": (308, 268),
-          "socket": (41, 198), "io_uring_setup": (425, 425), "bpf": (321, 280), "userfaultfd": (323, 282),
-          "kill": (62, 129), "tkill": (200, 130), "tgkill": (234, 131), "rt_sigqueueinfo": (129, 138),
-          "rt_tgsigqueueinfo": (297, 240), "pidfd_open": (434, 434), "pidfd_send_signal": (424, 424),
-          "ptrace": (101, 117), "process_vm_readv": (310, 270), "process_vm_writev": (311, 271),
-          "prlimit64": (302, 261), "perf_event_open": (298, 241), "kcmp": (312, 272), "keyctl": (250, 219),
-          "add_key": (248, 217), "request_key": (249, 218), "shmget": (29, 194), "msgget": (68, 186),
-          "semget": (64, 190), "mq_open": (240, 180), "memfd_create": (319, 279), "memfd_secret": (447, 447)}
-MACHINES = {"x86_64": (0, 0xC000003E, 56), "aarch64": (1, 0xC00000B7, 220)}     # column, audit number, clone
-CLONE3, CLONE_THREAD, MOUNT_SETATTR, RECURSIVE = 435, 0x10000, 442, 0x8000
+# System calls that a program does without: those that reach other processes or a network, gain privileges, or
+# get memory that no limit counts. Threads are let through.
+DENIED = """fork vfork execve execveat setsid setpgid unshare setns socket io_uring_setup bpf userfaultfd kill
+tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal ptrace process_vm_readv
+process_vm_writev prlimit64 perf_event_open kcmp keyctl add_key request_key shmget msgget semget mq_open
+memfd_create memfd_secret"""
+ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x50001, 0x50026   # answers of a filter; EPERM and ENOSYS
+CLONE_THREAD, MASKED_EQUAL = 0x10000, 7
 
 
 def main() -> None:
@@ -50,7 +46,7 @@ def main() -> None:
     die_with_parent()
     if os.getppid() != job["parent"]:                   # it died before that line
         os._exit(1)
-    program = read_bytes(0, job["size"]).decode(errors="surrogatepass")
+    program = os.read(0, job["size"]).decode(errors="surrogatepass")
     rest, verdict = os.dup(0), os.dup(1)                # the rest is read when the worker is on its own
     os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
     os.dup2(2, 1)
@@ -62,33 +58,25 @@ def main() -> None:
     drop_privileges()
     questions, answers = os.pipe(), os.pipe()
     worker = os.fork()
-    set_limits(job["seconds"], job["memory"])
+    set_limits(job["seconds"], job["memory"])           # now: others of the user may be more than may be here
     if worker == 0:
         serve(program, questions[0], answers[1], "seccomp" in job["walls"])
     os.close(questions[0])
     os.close(answers[1])
-    judge(rest, verdict, Worker(worker, questions[1], answers[0]))
-
-
-def read_bytes(fd: int, count: int) -> bytes:
-    """Exactly so many, none ahead; all that there are when `count` is negative."""
-    data = b""
-    while len(data) != count and (more := os.read(fd, count - len(data) if count >= 0 else 2 ** 20)):
-        data += more
-    return data
+    judge(rest, verdict, Worker(questions[1], answers[0]))
 
 
 def serve(program: str, questions: int, answers: int, deny: bool) -> None:
     """Run the program, then answer for its names for as long as somebody asks."""
     die_with_parent()
-    low, high = sorted((questions, answers))
-    for start, end in ((3, low), (low + 1, high), (high + 1, 1024)):
-        os.closerange(start, end)
+    os.dup2(questions, 3)                               # pipes are numbered above: two files were open before
+    os.dup2(answers, 4)
+    os.closerange(5, 1024)
     if deny:
         deny_system_calls()
     names = {"__name__": "program"}
-    with open(questions) as asked, open(answers, "w", buffering=1) as answer:
-        answer.write(attempt(run, program, names))
+    with open(3) as asked, open(4, "w", buffering=1) as answer:
+        answer.write(attempt(exec, program, names))
         for line in asked:
             answer.write(attempt(respond, names, *json.loads(line)))
     os._exit(0)
@@ -101,11 +89,6 @@ def attempt(function, *args) -> str:
     except BaseException as error:                      # SystemExit is an answer like any other
         sys.__excepthook__(type(error), error, error.__traceback__)
         return json.dumps(["error", type(error).__name__, str(error)[:1000]]) + "\n"
-
-
-def run(program: str, names: dict) -> list:
-    exec(compile(program, "<program>", "exec"), names)
-    return ["value", None]
 
 
 def respond(names: dict, name: str, args=None, kwargs=None) -> list:
@@ -136,9 +119,9 @@ def unpack(value):
 class Worker(dict):
     """The worker as the global names of the tests. Raises what the program raised."""
 
-    def __init__(self, pid: int, questions: int, answers: int):
+    def __init__(self, questions: int, answers: int):
         super().__init__(__name__="tests")
-        self.pid, self.questions, self.answers = pid, open(questions, "w", buffering=1), open(answers)
+        self.questions, self.answers = open(questions, "w", buffering=1), open(answers)
 
     def __missing__(self, name: str):
         if hasattr(builtins, name) or name.startswith("__"):
@@ -148,36 +131,31 @@ class Worker(dict):
             return lambda *args, **kwargs: unpack(self.ask(name, pack(args), pack(kwargs))[1])
         return unpack(value[0])
 
-    def ask(self, *question) -> list:
-        self.questions.write(json.dumps(question) + "\n")
-        return self.hear()
-
-    def hear(self) -> list:
+    def ask(self, *question) -> list | None:
+        """The answer; without a question, wait until the program has run to its end."""
+        if question:
+            self.questions.write(json.dumps(question) + "\n")
         line = self.answers.readline()
         if not line:
             raise ConnectionError("the program ended itself")
-        kind, *value = json.loads(line)
-        if kind == "error":
-            known = getattr(builtins, value[0], None)
+        answer = json.loads(line)
+        if answer and answer[0] == "error":
+            known = getattr(builtins, answer[1], None)
             plain = isinstance(known, type) and issubclass(known, Exception) and known is not StopIteration
-            raise (known if plain else RuntimeError)(value[1])      # a StopIteration would end loops of tests
-        return [kind, *value]
+            raise (known if plain else RuntimeError)(answer[2])     # a StopIteration would end loops of tests
+        return answer
 
 
 def judge(rest: int, verdict: int, worker: Worker) -> None:
-    secret, tests = json.loads(read_bytes(rest, -1))
+    with open(rest) as file:
+        secret, tests = json.load(file)
     try:
-        worker.hear()                                   # the program has run to its end
-        exec(compile(tests, "<tests>", "exec"), worker)
+        worker.ask()
+        exec(tests, worker)
         reason = "passed"
     except BaseException as error:
         sys.__excepthook__(type(error), error, error.__traceback__)
-        reason = "killed" if isinstance(error, ConnectionError) else "failed"
-        reason = "memory" if isinstance(error, MemoryError) else reason
-    os.kill(worker.pid, signal.SIGKILL)
-    _, status = os.waitpid(worker.pid, 0)
-    if os.WIFSIGNALED(status) and os.WTERMSIG(status) == signal.SIGXCPU:
-        reason = "timeout"
+        reason = {ConnectionError: "killed", MemoryError: "memory"}.get(type(error), "failed")
     os.write(verdict, f"{secret} {reason}".encode())
     os._exit(0)
 
@@ -185,11 +163,12 @@ def judge(rest: int, verdict: int, worker: Worker) -> None:
 libc = ctypes.CDLL(None, use_errno=True)
 
 
-def call(name: str, *args) -> None:
+def call(name: str, *args) -> int:
     """A function of the C library; OSError where it fails."""
-    args = [ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args]
-    if getattr(libc, name)(*args) == -1:
+    result = getattr(libc, name)(*(ctypes.c_ulong(arg) if isinstance(arg, int) else arg for arg in args))
+    if result == -1:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
+    return result
 
 
 def die_with_parent() -> None:
@@ -199,37 +178,23 @@ def die_with_parent() -> None:
 
 def enter_namespaces() -> None:
     """Go on as process 1 of namespaces of our own: when it ends, the kernel ends all others there. This
-    process waits outside. A root becomes root and nobody inside, anyone else nobody alone; only from outside
-    of the new user namespace may that be written, so a child does."""
-    uid, gid, parent = os.geteuid(), os.getegid(), os.getpid()
-    ready, writer = os.pipe(), os.fork()
-    if writer == 0:
-        os.close(ready[1])
-        os.read(ready[0], 1)
-        if uid:
-            write(f"/proc/{parent}/setgroups", "deny")
-        for name, own in (("uid", uid), ("gid", gid)):
-            write(f"/proc/{parent}/{name}_map", f"{NOBODY} {own} 1" if uid else f"0 0 1\n{NOBODY} {NOBODY} 1")
-        os._exit(0)
-    call("unshare", NAMESPACES)
-    os.close(ready[1])
-    if os.waitpid(writer, 0)[1]:
-        raise PermissionError("user ids cannot be mapped")
-    alive = os.pipe()
-    if first := os.fork():
-        os.close(alive[0])
+    process waits outside, when it has said who is who: root is root and nobody inside, anyone else nobody."""
+    uid, gid, (heard, said) = os.geteuid(), os.getegid(), os.pipe()
+    maps = {"uid_map": f"{NOBODY} {uid} 1", "gid_map": f"{NOBODY} {gid} 1"}
+    if uid == 0:
+        os.setgroups([])
+        maps = dict.fromkeys(maps, f"0 0 1\n{NOBODY} {NOBODY} 1")
+    if first := call("syscall", CLONE[os.uname().machine], NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0):
+        for name, text in ({"setgroups": "deny"} | maps).items():
+            with open(f"/proc/{first}/{name}", "w") as file:
+                file.write(text)
+        os.write(said, b"!")
         os.waitpid(first, 0)
         os._exit(0)
-    os.close(alive[1])
+    os.close(said)
     die_with_parent()
-    os.set_blocking(alive[0], False)
-    with contextlib.suppress(BlockingIOError):          # nothing to read yet: the parent lives
-        os._exit(len(os.read(alive[0], 1)))
-
-
-def write(path: str, text: str) -> None:
-    with open(path, "w") as file:
-        file.write(text)
+    if not os.read(heard, 1) or select.select([heard], [], [], 0)[0]:
+        os._exit(1)                                     # the one outside ended before it could take us along
 
 
 def enter_root() -> None:
@@ -242,12 +207,8 @@ def enter_root() -> None:
     for path in ("/usr/lib", "/usr/lib64", "/lib", "/lib64", f"{sys.base_prefix}/lib",
                  f"{sys.base_prefix}/{sys.platlibdir}"):
         inside = "/proc/root" + path
-        if not os.path.exists(path) or os.path.lexists(inside):
-            continue
-        os.makedirs(inside if not os.path.islink(path) else os.path.dirname(inside), exist_ok=True)
-        if os.path.islink(path):
-            os.symlink(os.readlink(path), inside)
-        else:
+        if os.path.exists(path) and not os.path.exists(inside):
+            os.makedirs(inside)
             call("mount", path.encode(), inside.encode(), None, BIND | REC, None)
     read_only = struct.pack("4Q", 1 | 2 | 4, 0, 0, 0)   # no set-user-id, no devices either
     call("syscall", MOUNT_SETATTR, -100, b"/proc", RECURSIVE, read_only, len(read_only))
@@ -263,10 +224,7 @@ def drop_privileges() -> None:
     """No capability, no way to one, and no looking into this process by others of the same user."""
     if sys.platform != "linux":
         return
-    for capability in range(64):
-        libc.prctl(CAPBSET_DROP, capability, 0, 0, 0)   # fails past the last, and who has none needs none
     if os.geteuid() == 0 and os.getpid() == 1:          # root inside; without namespaces, root stays itself
-        os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
     call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
@@ -283,23 +241,21 @@ def set_limits(seconds: int, memory: int) -> None:
 
 
 def deny_system_calls() -> None:
-    """A filter for the rest of this process's life. Threads are let through, other processes are not."""
-    def step(code: int, value: int, then: int = 0, otherwise: int = 0) -> bytes:
-        return struct.pack("HBBI", code, then, otherwise, value)
+    """A filter for the rest of this process's life."""
+    library = ctypes.CDLL("libseccomp.so.2")
+    library.seccomp_init.restype = ctypes.c_void_p
+    rules = ctypes.c_void_p(library.seccomp_init(ALLOW))
 
-    column, machine, clone = MACHINES[os.uname().machine]
-    load, equal, at_least, any_bit, give = 0x20, 0x15, 0x35, 0x45, 0x06
-    allow, refuse, unknown, kill = (step(give, value) for value in (0x7FFF0000, 0x50001, 0x50026, 0x80000000))
-    steps = [step(load, 4), step(equal, machine, 1, 0), kill, step(load, 0),
-             step(at_least, 0x40000000, 0, 1), unknown]             # x86-64 has each call twice
-    for numbers in DENIED.values():
-        if numbers[column] is not None:
-            steps += [step(equal, numbers[column], 0, 1), refuse]
-    steps += [step(equal, CLONE3, 0, 1), unknown,                   # unseen flags: let it be clone
-              step(equal, clone, 1, 0), allow,
-              step(load, 16), step(any_bit, CLONE_THREAD, 1, 0), refuse, allow]
-    program = ctypes.create_string_buffer(b"".join(steps))
-    call("prctl", SET_SECCOMP, 2, struct.pack("@HP", len(steps), ctypes.addressof(program)), 0, 0)
+    def deny(name: str, answer: int, *conditions: bytes) -> None:
+        number = library.seccomp_syscall_resolve_name(name.encode())    # one that is too new is left out
+        library.seccomp_rule_add_array(rules, answer, number, len(conditions), *(conditions or [None]))
+
+    for name in DENIED.split():
+        deny(name, REFUSE)
+    deny("clone", REFUSE, struct.pack("2I2Q", 0, MASKED_EQUAL, CLONE_THREAD, 0))
+    deny("clone3", UNKNOWN)                             # its flags cannot be seen: let it be clone
+    if library.seccomp_load(rules):
+        raise OSError("no filter of system calls can be loaded")
 
 
 if __name__ == "__main__":

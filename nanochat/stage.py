@@ -6,6 +6,7 @@ prints a line, and feeds wandb when --run names a run. Reports and sweeps read t
 import argparse
 import os
 import platform
+import re
 import resource
 import signal
 import subprocess
@@ -173,9 +174,6 @@ def _git_commit() -> str | None:
 
 
 def _cpu_name() -> str:
-    try:
-        lines = Path("/proc/cpuinfo").read_text().splitlines()
-        name = next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
-    except (OSError, StopIteration):
-        name = platform.processor() or platform.machine()
-    return f"{name} ({os.cpu_count()} cores)"
+    info = Path("/proc/cpuinfo")                         # Linux
+    found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", re.M)
+    return f"{found[1] if found else platform.machine()} ({os.cpu_count()} cores)"

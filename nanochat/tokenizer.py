@@ -57,16 +57,16 @@ class Tokenizer:
         directory = Path(directory or base_dir() / "tokenizer")
         if not (directory / CONFIG_FILE).is_file():
             die(f"no tokenizer in {directory}", hint="train one with `python -m scripts.tok_train`")
-        remedy = "restore its files, or train it again: models made with it will not fit another one"
         try:
             config = json.loads((directory / CONFIG_FILE).read_text(encoding="utf-8"))
-            ranks = _parse_ranks((directory / config["ranks"]).read_text(encoding="ascii"))
+            lines = (directory / config["ranks"]).read_text(encoding="ascii").splitlines()
+            ranks = [base64.b64decode(token, validate=True) for token, _ in map(str.split, lines)]
             tokenizer = cls(ranks, config["pattern"])
-            intact = tokenizer.hash == config["hash"] and tuple(config["special_tokens"]) == SPECIAL_TOKENS
+            if tokenizer.hash != config["hash"] or tuple(config["special_tokens"]) != SPECIAL_TOKENS:
+                raise ValueError("it does not match its hash")
         except (OSError, ValueError, KeyError, TypeError, AssertionError) as error:
-            die(f"the tokenizer in {directory} cannot be read: {error!r}", hint=remedy)
-        if not intact:
-            die(f"the tokenizer in {directory} does not match its hash", hint=remedy)
+            die(f"the tokenizer in {directory} cannot be read: {error!r}",
+                hint="restore its files, or train it again: models made with it will not fit another one")
         return tokenizer
 
     def save(self, directory: Path | None = None) -> None:
@@ -102,13 +102,3 @@ class Tokenizer:
     def _ranks_text(self) -> str:
         """One line per token, as tiktoken stores them: base64 and rank."""
         return "".join(f"{base64.b64encode(token).decode()} {id}\n" for id, token in enumerate(self._ranks))
-
-
-def _parse_ranks(text: str) -> list[bytes]:
-    ranks = []
-    for line in text.splitlines():
-        token, rank = line.split(" ")
-        if int(rank) != len(ranks):
-            raise ValueError(f"rank {rank} where {len(ranks)} belongs")
-        ranks.append(base64.b64decode(token, validate=True))
-    return ranks

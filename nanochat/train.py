@@ -6,6 +6,7 @@ import math
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from datetime import timedelta
 
 import torch
 
@@ -128,15 +129,9 @@ class _Progress:
                 line += f" | mfu {100 * speed * self.flops_per_token / self.stage.peak_flops:.1f}%"
             if self.begun is not None:
                 each = (now - self.begun) / (step - self.first - 1)
-                line += f" | {_clock(each * (self.num_iterations - step))} left"
+                line += f" | {timedelta(seconds=round(each * (self.num_iterations - step)))} left"
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
-
-
-def _clock(seconds: float) -> str:
-    minutes, seconds = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}h{minutes:02d}m" if hours else f"{minutes}m{seconds:02d}s"
 
 
 def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):

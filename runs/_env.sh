@@ -25,42 +25,30 @@ fetch() {                                                 # a page to stdout
 }
 
 rust_is_here() {                                          # a cargo that runs and is not too old
-  local have
-  have=$(cargo --version 2>/dev/null) || return 1
-  have=${have#cargo }
-  [ "$(printf '%s\n' "$RUST" "${have%% *}" | sort -V | head -n 1)" = "$RUST" ]
+  printf '%s\n' "cargo $RUST" "$(cargo --version 2>/dev/null)" | sort -V -C
+}
+
+run_from() {                                              # run_from URL COMMAND...: whole before a line of it runs
+  local installer
+  installer=$(fetch "$1") || return 1
+  "${@:2}" <<<"$installer" >/dev/null
 }
 
 install_rust() {
-  local installer
   echo "installing Rust into ${CARGO_HOME:-$HOME/.cargo} (rustup, minimal profile), to build the tokenizer trainer"
-  installer=$(fetch https://sh.rustup.rs) || return 1     # whole before a line of it runs
-  RUSTUP_INIT_SKIP_PATH_CHECK=yes sh -s -- -y --quiet --profile minimal --no-modify-path <<<"$installer" >/dev/null
-}
-
-find_linker() {                                           # rustc asks for `cc`
-  local name
-  for name in cc gcc clang; do
-    if "$name" --version >/dev/null 2>&1; then            # on a Mac, a `cc` that only offers to install itself is there
-      if [ "$name" != cc ]; then export RUSTFLAGS="${RUSTFLAGS:-} -C linker=$name"; fi
-      return 0
-    fi
-  done
-  return 1
+  RUSTUP_INIT_SKIP_PATH_CHECK=yes run_from https://sh.rustup.rs sh -s -- -y --quiet --profile minimal --no-modify-path
 }
 
 install_uv() {                                            # from the package index, else from its own site
-  local installer
   echo "installing uv, the package manager, into $HOME/.local/bin"
   PIP_BREAK_SYSTEM_PACKAGES=1 python3 -m pip install --quiet --user uv >/dev/null 2>&1 || true
   hash -r
-  if uv --version >/dev/null 2>&1; then return 0; fi
-  installer=$(fetch https://astral.sh/uv/install.sh) || return 1
-  UV_INSTALL_DIR="$HOME/.local/bin" UV_NO_MODIFY_PATH=1 sh <<<"$installer" >/dev/null
+  uv --version >/dev/null 2>&1 ||
+    UV_INSTALL_DIR="$HOME/.local/bin" UV_NO_MODIFY_PATH=1 run_from https://astral.sh/uv/install.sh sh
 }
 
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' rustbpe/Cargo.toml)
-find_linker || fail "there is no C linker (cc, gcc or clang); the tokenizer trainer is built here and needs one" \
+cc --version >/dev/null 2>&1 || fail "there is no C linker (cc); the tokenizer trainer is built here and needs one" \
   "Debian, Ubuntu: sudo apt install build-essential; Fedora: sudo dnf install gcc; macOS: xcode-select --install"
 rust_is_here || install_rust || true
 hash -r

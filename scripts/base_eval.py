@@ -1,5 +1,4 @@
-"""How good a base model is: bits per byte of text that it was and was not trained on, CORE, and what it
-writes.
+"""How good a base model is: bits per byte of text that it has learned and that it has not, CORE, samples.
 
     python -m scripts.base_eval                         # newest base model, on the text it was trained on
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval -- --source=climbmix

@@ -27,47 +27,41 @@ PLAN_VOCAB = 32768                                      # of --plan, which reads
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
-    model = parser.add_argument_group("model")
-    model.add_argument("--depth", type=int, default=20, help="layers; everything else follows from it")
-    model.add_argument("--aspect-ratio", type=int, default=64,
-                       help="width per layer (the rules for batch, rates and length compare with d12 at 64)")
-    model.add_argument("--head-dim", type=int, default=128)
-    model.add_argument("--n-kv-head", type=int, help="key heads, shared by query heads (default: one each)")
-    model.add_argument("--max-seq-len", type=int, default=2048, help="context in tokens")
-    model.add_argument("--window-pattern", default="SSSL",
-                       help="per layer: S sees a quarter of the context, L all of it")
-    model.add_argument("--key-offset", action="store_true",
-                       help="half of every key is that of the token before: copying is learned sooner")
+    model = parser.add_argument_group("model").add_argument
+    model("--depth", type=int, default=20, help="layers; everything else follows from it")
+    model("--aspect-ratio", type=int, default=64,
+          help="width per layer (the rules for batch, rates and length compare with d12 at 64)")
+    model("--head-dim", type=int, default=128)
+    model("--n-kv-head", type=int, help="key heads, shared by query heads (default: one each)")
+    model("--max-seq-len", type=int, default=2048, help="context in tokens")
+    model("--window-pattern", default="SSSL", help="per layer: S sees a quarter of the context, L all of it")
+    model("--key-offset", action="store_true",
+          help="half of every key is that of the token before: copying is learned sooner")
     dataset.add_arguments(parser.add_argument_group("data"))
-    horizon = parser.add_argument_group("how long; the first one given counts")
-    horizon.add_argument("--num-iterations", type=int, help="optimizer steps")
-    horizon.add_argument("--target-flops", type=float, help="training FLOPs, to the nearest step")
-    horizon.add_argument("--target-param-data-ratio", type=float,
-                         help="tokens per scaling parameter (default: 12)")
-    optim = parser.add_argument_group("optimization")
-    optim.add_argument("--device-batch-size", type=int,
-                       help="rows of a micro-batch on one device (default: what fits)")
-    optim.add_argument("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
+    horizon = parser.add_argument_group("how long; the first one given counts").add_argument
+    horizon("--num-iterations", type=int, help="optimizer steps")
+    horizon("--target-flops", type=float, help="training FLOPs, to the nearest step")
+    horizon("--target-param-data-ratio", type=float, help="tokens per scaling parameter (default: 12)")
+    optim = parser.add_argument_group("optimization").add_argument
+    optim("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: what fits)")
+    optim("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
     for rate in fields(LearningRates):
-        flag = f"--{rate.name.replace('_', '-')}-lr"
-        optim.add_argument(flag, type=float, help=f"default: {rate.default}, then scaled")
-    optim.add_argument("--lr-scale", type=float, default=1.0, help="of the rates of matrices and tables")
-    optim.add_argument("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
-    optim.add_argument("--warmup-steps", type=int, default=40)
-    optim.add_argument("--warmdown-ratio", type=float, default=0.65, help="share of the steps")
-    optim.add_argument("--final-lr-frac", type=float, default=0.05, help="of the peak rates")
-    optim.add_argument("--compile", action=argparse.BooleanOptionalAction,
-                       help="torch.compile (default: on a GPU)")
-    often = parser.add_argument_group("how often, in optimizer steps; zero or less is never")
-    often.add_argument("--eval-every", type=int, default=250)
-    often.add_argument("--eval-tokens", type=int,
-                       help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, whatever the "
-                       "tokenizer (default: 42M on a GPU, 262,144 elsewhere)")
-    often.add_argument("--core-metric-every", type=int, help="CORE (default: 2,000 on a GPU, else off)")
-    often.add_argument("--core-metric-max-per-task", type=int, default=500, help="its examples of each task")
-    often.add_argument("--core-bundle", help=BUNDLE_HELP)
-    often.add_argument("--sample-every", type=int, default=2000)
-    often.add_argument("--save-every", type=int, default=-1, help="the end is always saved")
+        optim(f"--{rate.name.replace('_', '-')}-lr", type=float, help=f"default: {rate.default}, then scaled")
+    optim("--lr-scale", type=float, default=1.0, help="of the rates of matrices and tables")
+    optim("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
+    optim("--warmup-steps", type=int, default=40)
+    optim("--warmdown-ratio", type=float, default=0.65, help="share of the steps")
+    optim("--final-lr-frac", type=float, default=0.05, help="of the peak rates")
+    optim("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    often = parser.add_argument_group("how often, in optimizer steps; zero or less is never").add_argument
+    often("--eval-every", type=int, default=250)
+    often("--eval-tokens", type=int, help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, "
+          "whatever the tokenizer (default: 42M on a GPU, 262,144 elsewhere)")
+    often("--core-metric-every", type=int, help="CORE (default: 2,000 on a GPU, else off)")
+    often("--core-metric-max-per-task", type=int, default=500, help="its examples of each task")
+    often("--core-bundle", help=BUNDLE_HELP)
+    often("--sample-every", type=int, default=2000)
+    often("--save-every", type=int, default=-1, help="the end is always saved")
     parser.add_argument("--resume", action="store_true",
                         help="go on from the newest checkpoint of this model, if there is one")
     parser.add_argument("--plan", action="store_true",
@@ -78,8 +72,7 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if args.plan:
-        print_plan(make_plan(args, PLAN_VOCAB))
-        return
+        return print_plan(make_plan(args, PLAN_VOCAB))
     tag = args.model_tag or f"d{args.depth}"
     start = checkpoint.newest("base", tag) if args.resume else None
     saved = checkpoint.read_state(start) if start else {"step": 0}
@@ -94,7 +87,8 @@ def main(args: argparse.Namespace) -> None:
     bundle = open_bundle(args.core_bundle, text["source"]) if core_every > 0 else None
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world
-        rows = args.device_batch_size or default_rows(plan, stage)
+        at_once = min(65536 if on_gpu else 4096, plan.batch_tokens // world.size)       # tokens
+        rows = args.device_batch_size or max(1, at_once // shape.sequence_len)
         accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
         if start:
             model = load_to_resume(start, plan, tokenizer, stage)
@@ -102,7 +96,7 @@ def main(args: argparse.Namespace) -> None:
             model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
         loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
                                 accumulation * world.size, stage.device, saved.get("loader"))
-        eval_tokens = args.eval_tokens or (80 * 2 ** 19 if stage.device.type == "cuda" else 2 ** 18)
+        eval_tokens = args.eval_tokens or (80 * 2 ** 19 if on_gpu else 2 ** 18)
         held_out = validation(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
                               world.size) if args.eval_every > 0 else None
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
@@ -117,8 +111,7 @@ def main(args: argparse.Namespace) -> None:
         stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | {data.name} | "
                     f"{rows} rows x {shape.sequence_len} x {accumulation} micro-batches per rank")
         if saved["step"] >= plan.num_iterations:
-            stage.print(f"{start} is already complete: nothing to do")
-            return
+            return stage.print(f"{start} is already complete: nothing to do")
         compiled = compile_if_worth(model, stage, args.compile)
         for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
                              accumulated(loader, accumulation), plan.schedule, stage,
@@ -132,8 +125,8 @@ def main(args: argparse.Namespace) -> None:
                 stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
                           line=f"base {s.step:5d} | validation {bpb}")
             if s.due(core_every):
-                most = args.core_metric_max_per_task
-                evaluate_core(Reader(model, tokenizer), bundle, stage, most, step=s.step)
+                evaluate_core(Reader(model, tokenizer), bundle, stage, args.core_metric_max_per_task,
+                              step=s.step)
             if s.due(args.sample_every) and world.is_main:
                 texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
@@ -150,13 +143,6 @@ def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
                   aspect_ratio=args.aspect_ratio, head_dim=args.head_dim, n_kv_head=args.n_kv_head,
                   sequence_len=args.max_seq_len, window_pattern=args.window_pattern,
                   key_offset=args.key_offset)
-
-
-def default_rows(plan: Plan, stage: Stage) -> int:
-    """65,536 tokens at once on a GPU, 4,096 elsewhere; fewer where the whole batch is smaller."""
-    tokens = 65536 if stage.device.type == "cuda" else 4096
-    share = plan.batch_tokens // stage.world.size
-    return max(1, min(tokens, share) // plan.shape.sequence_len)
 
 
 def load_to_resume(start: Path, plan: Plan, tokenizer: Tokenizer, stage: Stage) -> GPT:

@@ -1,5 +1,4 @@
-"""Ask a model held-out questions and say how many it gets right, with 95% intervals. All ranks share the
-work.
+"""Ask a model held-out questions and say how many it gets right, with 95% intervals.
 
     python -m scripts.chat_eval                                   # newest model, the embedded almanac
     python -m scripts.chat_eval -i sft --tasks chatcore --max-questions 0       # the six of ChatCORE, whole
@@ -8,7 +7,6 @@ work.
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 
 import argparse
-from collections.abc import Iterable
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
@@ -55,13 +53,15 @@ def main(args: argparse.Namespace) -> None:
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(model=name)
         stage.print(f"evaluating {directory}{note}")
-        known = {result_key(record): record for record in log} if args.resume else {}
         results = {}
         for task, questions in asked:                                           # 3. go
-            how = settings(task, args) | {"questions": len(questions)}
-            if record := known.get(result_key({"task": task.name, **how})):
-                stage.print(f"{task.name:>20}  {100 * record['accuracy']:5.1f}%  (already evaluated)")
-            results[task.name] = record or evaluate(task, list(questions), engine, stage, {**origin, **how})
+            how = settings(task, len(questions), args)
+            known = [record for record in log if args.resume and how.items() <= record.items()]
+            if known:
+                stage.print(f"{task.name:>20}  {100 * known[-1]['accuracy']:5.1f}%  (already evaluated)")
+                results[task.name] = known[-1]
+            else:
+                results[task.name] = evaluate(task, list(questions), engine, stage, origin | how)
         summarise(results, {record["task"]: record for record in log}, stage, origin)
 
 
@@ -89,17 +89,11 @@ def isolated(asked: list, args: argparse.Namespace) -> tuple[list, str]:
     return asked, "\n" + execution.require_isolation(args.unsafe_execution)
 
 
-def settings(task: Task, args: argparse.Namespace) -> dict:
-    """How a task's questions are asked: results compare where it is equal."""
-    how = {"samples": args.num_samples, "temperature": args.temperature,
-           "max_tokens": args.max_tokens or task.max_tokens}
+def settings(task: Task, count: int, args: argparse.Namespace) -> dict:
+    """What is asked, and how: a record of the same need not be made again."""
+    how = {"task": task.name, "questions": count, "samples": args.num_samples,
+           "temperature": args.temperature, "max_tokens": args.max_tokens or task.max_tokens}
     return how | {"seed": args.seed} if args.temperature else how
-
-
-def result_key(record: dict) -> tuple:
-    """What a result is about: a record of equal key need not be made again."""
-    return tuple(record.get(key) for key in
-                 ("task", "questions", "samples", "temperature", "max_tokens", "seed"))
 
 
 def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
@@ -113,8 +107,7 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     # several samples of a question say less than as many questions: as many as would have this error
     effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
     interval = wilson(right, effective)
-    record = {"task": task.name, **facts, "accuracy": right, "standard_error": error, "interval": interval,
-              "chance": task.chance}
+    record = facts | {"accuracy": right, "standard_error": error, "interval": interval, "chance": task.chance}
     record |= {"pass_at": pass_at} if n > 1 else {"verdicts": "".join(map(str, counts))}
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
     passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
@@ -133,24 +126,17 @@ def percent(interval: list[float]) -> str:
 
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
-    """Means of centred accuracies: logged for each group that this run asked some tasks of, if all have
-    results (of this checkpoint, now or earlier); else of the tasks of this run, if several."""
-    both, whole = logged | results, False
+    """Log means of centred accuracies: of each group that this run asked some tasks of, if all have results
+    of this checkpoint, now or earlier."""
+    both = logged | results
     for group, members in GROUPS.items():
         if results.keys() & set(members) and both.keys() >= set(members):
-            score, error, line = mean([both[name] for name in members])
-            name, whole = MEANS[group], True
-            stage.log(f"{name:>20}  {line}  (chance = 0)", task=name, **origin, accuracy=score,
-                      standard_error=error, interval=[score - 1.96 * error, score + 1.96 * error], chance=0.0,
-                      questions=sum(both[name]["questions"] for name in members))
-    if not whole and len(results) > 1:
-        stage.print(f"{'mean':>20}  {mean(results.values())[2]}  (of {len(results)} tasks, chance = 0)")
-
-
-def mean(records: Iterable[dict]) -> tuple[float, float, str]:
-    """Mean of centred accuracies, its standard error, and both as text."""
-    score, error = centred([(each["accuracy"], each["interval"], each["chance"]) for each in records])
-    return score, error, f"{100 * score:5.1f}%  {percent([score - 1.96 * error, score + 1.96 * error])}"
+            found = [both[name] for name in members]
+            score, error = centred([(each["accuracy"], each["interval"], each["chance"]) for each in found])
+            interval = [score - 1.96 * error, score + 1.96 * error]
+            stage.log(f"{MEANS[group]:>20}  {100 * score:5.1f}%  {percent(interval)}  (chance = 0)",
+                      task=MEANS[group], **origin, accuracy=score, standard_error=error, interval=interval,
+                      chance=0.0, questions=sum(each["questions"] for each in found))
 
 
 if __name__ == "__main__":

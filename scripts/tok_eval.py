@@ -1,5 +1,4 @@
-"""How well the tokenizer compresses: bytes per token on small samples of several kinds, beside GPT-2 and
-GPT-4.
+"""How well the tokenizer compresses: bytes per token on samples of several kinds, beside GPT-2 and GPT-4.
 
     python -m scripts.tok_eval
 More bytes per token is better: less to compute for the same text, and more text in a context."""

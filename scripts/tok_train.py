@@ -14,43 +14,28 @@ from nanochat.common import RunLog, base_dir, die, new_parser, require_positive
 from nanochat.tokenizer import SMALLEST, Tokenizer
 
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
-SAMPLES = (                                             # round trips that are tried, beside documents
-    "Don't stop: it's 1,234.5 km — “naïve café”, Ünïcödé.\r\n\r\n\t  indented   \n",
-    "def f(x):\n    return x**2 if x else None  # ok\n",
-    "日本語のテキスト, русский текст, نص عربي, हिन्दी, 👩‍👩‍👧‍👦 🇩🇪 🙂",
-    "<|bos|><|user_start|>not special<|assistant_end|>",
-    "\0\x85\u00a0\u2028\ufeff\U0010ffff",
-)
 
 
 class Excerpt:
-    """`doc_cap` characters of each text, `max_chars` in all; counts what it gives, keeps the first few."""
+    """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training:
+    a line on a terminal, rewritten a few times per second; how many bytes were read, and when."""
 
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
         self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
-        self.documents = self.chars = 0
-        self.samples: list[str] = []
+        self.documents = self.chars = self.bytes = 0
+        self.counted = self._shown = self._start = time.perf_counter()
 
     def __iter__(self) -> Iterator[str]:
         for text in self._texts:
             text = text[: min(self._doc_cap, self._max_chars - self.chars)]
             self.documents += 1
             self.chars += len(text)
-            if len(self.samples) < 20:
-                self.samples.append(text)
             yield text
             if self.chars >= self._max_chars:
                 return
 
-
-class Progress:
-    """A line on a terminal, rewritten a few times per second. Keeps how many bytes were read, and when."""
-
-    def __init__(self):
-        self.bytes = 0
-        self.counted = self._shown = self._start = time.perf_counter()
-
-    def __call__(self, phase: str, done: int, total: int) -> None:
+    def progress(self, phase: str, done: int, total: int) -> None:
+        """What rustbpe.train calls."""
         now = time.perf_counter()
         state = f"{done:,} of {total:,} merges"
         if phase == "count":
@@ -79,18 +64,14 @@ def main(args: argparse.Namespace) -> None:
     data = dataset.prepare(**dataset.choose(args))
     start = time.perf_counter()
     excerpt = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap)
-    progress = Progress()
-    tokenizer = Tokenizer.train(excerpt, args.vocab_size, progress)
+    tokenizer = Tokenizer.train(excerpt, args.vocab_size, excerpt.progress)
     seconds = time.perf_counter() - start
     if sys.stderr.isatty():
         print("\r\x1b[K", end="", file=sys.stderr, flush=True)
     if excerpt.chars == 0:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
-    for sample in (*SAMPLES, *excerpt.samples):
-        again = tokenizer.decode(tokenizer.encode(sample))
-        assert again == sample, f"changed by a round trip: {sample[:80]!r}"
     tokenizer.save()
-    megabytes = progress.bytes / 1e6
+    megabytes = excerpt.bytes / 1e6
     print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
           f"{excerpt.documents:,} documents of {data.name}")
     folder = base_dir() / "tokenizer"
@@ -100,8 +81,8 @@ def main(args: argparse.Namespace) -> None:
     lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
         stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], documents=excerpt.documents,
-        chars=excerpt.chars, bytes=progress.bytes, vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
-        seconds=round(seconds, 3), count_seconds=round(progress.counted - start, 3),
+        chars=excerpt.chars, bytes=excerpt.bytes, vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
+        seconds=round(seconds, 3), count_seconds=round(excerpt.counted - start, 3),
         mb_per_second=round(megabytes / seconds, 1), mean_token_bytes=round(sum(lengths) / len(lengths), 3),
         max_token_bytes=max(lengths))
 

@@ -9,11 +9,12 @@ import argparse
 import re
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 
 from nanochat.common import die
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
-from tasks.common import Missing, Part, Task, TaskMixture, TaskSequence, fingerprint, shares
+from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares
 
 FILES = (almanac, arc, mmlu, gsm8k, humaneval, smoltalk, spellingbee)
 REGISTRY = {task.name: task for file in FILES for task in file.TASKS}
@@ -81,27 +82,26 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
     add_data_arguments(parser)
 
 
-def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskSequence, TaskSequence]:
+def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
-    where = {"data": args.task_data, "allow_missing": args.allow_missing}
-    train = mixture(args.mixture, "train", args.num_conversations, seed, own, in_order=args.in_order, **where)
-    val = mixture(args.mixture, "val", VALIDATION_CONVERSATIONS, seed, **where)
-    if not train:
-        die(f"nothing to learn from: the mixture is {train.identity}",
-            hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
-    if not val:
-        die(f"nothing to validate on: the mixture is {val.identity}", hint="add a task whose data is there")
+    made = partial(mixture, args.mixture, seed=seed, data=args.task_data, allow_missing=args.allow_missing)
+    train = made("train", args.num_conversations, own=own, in_order=args.in_order)
+    val = made("val", VALIDATION_CONVERSATIONS)
+    for use, found in (("learn from", train), ("validate on", val)):
+        if not found:
+            die(f"nothing to {use}: the mixture is {found.identity}",
+                hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
     return train, val
 
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
             own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
-            in_order: bool = False) -> TaskSequence:
+            in_order: bool = False) -> TaskMixture:
     """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
     less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
     be had unless `allow_missing`; `identity` then names what is missing."""
-    wanted, missing, parts = {}, [], []
+    wanted, missing, parts = {}, "", []
     for match in _ingredients(MIXTURES.get(recipe, recipe)):
         try:                                            # validation has the proportions of training
             found = _load(match, "train", 1 if match["count"] else None, seed, data)
@@ -110,13 +110,13 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
-            missing.append(f"without {match['task']}: {problem}")
+            missing += f"; without {match['task']}: {problem}"
     counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
     for match in filter(counts.get, counts):
         found = _load(match, split, counts[match], seed, data)
         parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
-    made = TaskSequence([*parts, *own]) if in_order else TaskMixture([*parts, *own], seed)
-    made.identity = "; ".join([made.identity, *missing])
+    made = TaskMixture([*parts, *own], None if in_order else seed)
+    made.identity += missing
     return made
 
 
@@ -134,11 +134,10 @@ def _ingredients(recipe: str) -> list[re.Match]:
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
     """At most so many conversations of an ingredient, or its slice of all that there are to train on."""
     task = REGISTRY[match["task"]]
-    if match["first"] is None or split != "train":
-        found = task.conversations(split, most, seed, data)
-    else:
-        ends = [int(end) if end else None for end in (match["first"], match["last"])]
-        found = task.conversations(split, None, seed, data)[slice(*ends)]
+    sliced = match["first"] is not None and split == "train"
+    found = task.conversations(split, None if sliced else most, seed, data)
+    if sliced:
+        found = found[slice(*(int(end) if end else None for end in (match["first"], match["last"])))]
     if not found:
         die(f"task {task.name} has no conversations in its {split} split")
     return found

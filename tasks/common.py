@@ -1,4 +1,4 @@
-"""What a task is, what a sequence and a mixture of conversations are, and how the hub's sets are read."""
+"""What a task is, what a mixture of conversations is, and how the hub's sets are read."""
 
 import json
 import random
@@ -15,7 +15,6 @@ from pathlib import Path
 from nanochat.common import sha256
 
 PROBES = 100                                            # conversations that a fingerprint looks at, about
-PATIENCE = 5                                            # seconds for a hub to answer at all
 _MONEY = r"[\s*$\u20ac\u00a3]*+"                         # possessive: a reply of signs takes no time
 _FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
 
@@ -49,34 +48,25 @@ class Part:
     count: int
 
 
-class TaskSequence(Sequence):
-    """All parts, one after the other, read when asked for. `identity` tells in one line what is in it."""
+class TaskMixture(Sequence):
+    """All parts in a random order, which depends on their number and the seed alone, on every machine; one
+    after the other where `seed` is None. Read when asked for. `identity` tells in one line what is in it."""
 
-    def __init__(self, parts: Sequence[Part]):
+    def __init__(self, parts: Sequence[Part], seed: int | None):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
-        self.identity = " + ".join(f"{part.count:,} of {part.name}" for part in self._parts) or "nothing"
+        self._order = range(self._starts[-1]) if seed is None else shuffled(self._starts[-1], seed)
+        names = [f"{part.count:,} of {part.name}" for part in self._parts]
+        self.identity = (" + ".join(names) or "nothing") + ("" if seed is None else f", seed {seed}")
 
     def __len__(self) -> int:
-        return self._starts[-1]
+        return len(self._order)
 
     def __getitem__(self, index: int) -> dict:
-        place = range(len(self))[index]
+        place = self._order[index]
         which = bisect_right(self._starts, place) - 1
         conversations = self._parts[which].conversations
         return conversations[(place - self._starts[which]) % len(conversations)]
-
-
-class TaskMixture(TaskSequence):
-    """The same in a random order, which depends on their number and the seed alone, on every machine."""
-
-    def __init__(self, parts: Sequence[Part], seed: int):
-        super().__init__(parts)
-        self._order = shuffled(len(self), seed)
-        self.identity += f", seed {seed}"
-
-    def __getitem__(self, index: int) -> dict:
-        return super().__getitem__(self._order[index])
 
 
 class Rows(Sequence):
@@ -107,7 +97,11 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
     <set>/<config>/<split>*.parquet. Missing where it is in neither."""
     try:
         import datasets
-        _prepare(datasets, offline=data is not None)
+        import huggingface_hub
+        for library in (datasets, huggingface_hub):
+            library.utils.logging.set_verbosity_error()         # what goes wrong is an exception anyway
+            if not sys.stderr.isatty():                         # a bar fills a log file
+                library.utils.disable_progress_bars()
         if data is None:
             return datasets.load_dataset(repository, config, split=split)
         folder = data / repository.split("/")[-1] / config
@@ -117,31 +111,13 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
         return datasets.load_dataset("parquet", data_files=files, split="train")
     except Exception as error:                          # of four libraries: their errors have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
-        if data is None and isinstance(error, ConnectionError):
-            hub = datasets.config.HF_ENDPOINT
-            reason = f"not in the cache, and {hub} is out of reach, or HF_HUB_OFFLINE is set"
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
 
-def _prepare(datasets, offline: bool) -> None:
-    """Progress in a terminal only: a bar fills a log file, and what goes wrong is an exception anyway. Where
-    the hub does not answer, this process goes on as with HF_HUB_OFFLINE: the library would try for half a
-    minute, for every set, before it looks into its cache."""
-    import huggingface_hub
-    datasets.logging.set_verbosity_error()
-    huggingface_hub.logging.set_verbosity_error()
-    if not sys.stderr.isatty():
-        datasets.disable_progress_bars()
-        huggingface_hub.utils.disable_progress_bars()
-    if offline or datasets.config.HF_HUB_OFFLINE:
-        return
-    try:
-        answer = huggingface_hub.get_session().head(datasets.config.HF_ENDPOINT, timeout=PATIENCE)
-        reached = answer.status_code < 500
-    except Exception:                                   # whichever client the library uses today
-        reached = False
-    if not reached:
-        datasets.config.HF_HUB_OFFLINE = huggingface_hub.constants.HF_HUB_OFFLINE = True
+def hub_set(repository: str, config: str, **names: str) -> Callable[[str, Path | None], Sequence]:
+    """rows(split, data) of a set of the hub. `names`: of splits that it calls otherwise than most do."""
+    names = {"train": "train", "val": "validation", "test": "test"} | names
+    return lambda split, data: hub_rows(repository, config, names[split], data)
 
 
 def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict], dict | None]) -> Source:
@@ -149,13 +125,7 @@ def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict
     def read(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
         found = rows(split, data)
         drawn = None if most is None or most >= len(found) else shuffled(len(found), seed)[:most]
-        made = Rows(found, convert, drawn)
-        try:
-            if made:
-                made[0]
-        except (KeyError, TypeError) as error:          # a folder may hold another set under this name
-            raise Missing(f"its rows have the columns {', '.join(found[0])}: {error!r}") from error
-        return made
+        return Rows(found, convert, drawn)
 
     return read
 
@@ -164,18 +134,14 @@ def asked(text: str, **fields) -> dict:
     return {"conversation": {"messages": [{"role": "user", "content": text}]}, **fields}
 
 
-def render_choices(question: str, letters: Sequence[str], choices: Sequence[str]) -> str:
-    """A multiple choice question. A model that has found the right choice only has to copy the letter behind
-    it, which stands between brackets as the tokenizer's pattern never joins " (" with what follows: the
-    letter is a token of its own, whatever the tokenizer's text: the almanac's has a token "=A"."""
-    lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
-    return "\n".join([question.strip(), *lines, "Which one is right? Reply with its letter and no more."])
-
-
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
-    """The question of a row, to be judged by `names_letter`."""
-    text = render_choices(question, letters, choices)
-    return asked(text, letters=list(letters), choices=list(choices), answer=answer)
+    """A multiple choice question, to be judged by `names_letter`. A model that has found the right choice
+    only has to copy the letter behind it, which stands between brackets as the tokenizer's pattern never
+    joins " (" with what follows: the letter is a token of its own, whatever the tokenizer's text: the
+    almanac's has a token "=A"."""
+    lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
+    text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
+    return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)
 
 
 def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], question: Callable) -> Task:
@@ -194,13 +160,15 @@ def answered(question: dict, content: str | list[dict]) -> dict:
 
 def names_letter(question: dict, reply: str) -> bool:
     """Whether a free reply is the right letter: alone, with punctuation behind it, or with its choice."""
-    answer, reply = question["answer"], reply.strip().lstrip("(*")
-    rest = reply.removeprefix(answer)
-    if rest == reply:
-        return False
-    right = question["choices"][question["letters"].index(answer)].strip()
-    with_choice = rest[:1].isspace() and rest.strip().startswith(right)
-    return re.match(r"[^\w\s]|\s*$", rest) is not None or with_choice
+    letter, letters = question["answer"], question["letters"]
+    choice = question["choices"][letters.index(letter)].strip()
+    expected = rf"{re.escape(letter)}(?:[^\w\s]|\s*$|\s+{re.escape(choice)})"
+    return re.match(expected, reply.strip().lstrip("(*")) is not None
+
+
+def names_number(question: dict, reply: str) -> bool:
+    """Whether a reply ends in the right number. Numbers are compared, not texts: 18.0 is 18."""
+    return number_behind_hashes(reply) == Decimal(question["answer"])
 
 
 def number_behind_hashes(text: str) -> Decimal | None:

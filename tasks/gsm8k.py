@@ -2,11 +2,9 @@
 calculator on the way and the number behind #### in the end."""
 
 import re
-from decimal import Decimal
-from pathlib import Path
 
 from nanochat.calculator import evaluate
-from tasks.common import Task, answered, asked, hub_rows, number_behind_hashes, source
+from tasks.common import Task, answered, asked, hub_set, names_number, number_behind_hashes, source
 
 _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
@@ -32,14 +30,5 @@ def _conversation(row: dict) -> dict:
     return answered(_question(row), solution(row["answer"]))
 
 
-def is_correct(question: dict, reply: str) -> bool:
-    """Numbers are compared, not texts: 18.0 is 18."""
-    return number_behind_hashes(reply) == Decimal(question["answer"])
-
-
-def _rows(split: str, data: Path | None):
-    """There is no third split to validate on."""
-    return hub_rows("openai/gsm8k", "main", "train" if split == "train" else "test", data)
-
-
-TASKS = [Task("gsm8k", source(_rows, _conversation), source(_rows, _question), is_correct, max_tokens=400)]
+_ROWS = hub_set("openai/gsm8k", "main", val="test")      # there is no third split to validate on
+TASKS = [Task("gsm8k", source(_ROWS, _conversation), source(_ROWS, _question), names_number, max_tokens=400)]

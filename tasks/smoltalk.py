@@ -1,9 +1,7 @@
 """SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from."""
 
-from pathlib import Path
-
 from nanochat.chat import check_conversation
-from tasks.common import Task, hub_rows, source
+from tasks.common import Task, hub_set, source
 
 
 def _conversation(row: dict) -> dict | None:
@@ -16,8 +14,5 @@ def _conversation(row: dict) -> dict | None:
     return {"messages": messages}
 
 
-def _rows(split: str, data: Path | None):
-    return hub_rows("HuggingFaceTB/smol-smoltalk", "default", "train" if split == "train" else "test", data)
-
-
-TASKS = [Task("smoltalk", source(_rows, _conversation))]
+_ROWS = hub_set("HuggingFaceTB/smol-smoltalk", "default", val="test")
+TASKS = [Task("smoltalk", source(_ROWS, _conversation))]

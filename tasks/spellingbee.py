@@ -11,7 +11,8 @@ from pathlib import Path
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
-from tasks.common import Missing, Rows, Task, answered, asked, number_behind_hashes
+from nanochat.dataset import texts
+from tasks.common import Missing, Rows, Task, answered, asked, names_number
 
 USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
@@ -55,8 +56,6 @@ def words(split: str) -> tuple[str, ...]:
 @cache
 def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which files it read."""
-    from nanochat.dataset import texts  # brings torch along
-
     runs = RunLog(base / "tokenizer" / "tok_train.jsonl").read()
     shards = [Path(file) for file in runs[-1].get("files", ()) if Path(file).is_file()] if runs else []
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
@@ -98,10 +97,6 @@ def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
     return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
 
 
-def counts_right(question: dict, reply: str) -> bool:
-    return number_behind_hashes(reply) == int(question["answer"])
-
-
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""
     pieces = re.findall("[a-z]+", reply.lower())
@@ -122,5 +117,5 @@ def _task(name: str, make, judge, max_tokens: int) -> Task:
     return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 
-TASKS = [_task("spellingbee", _counting, counts_right, 160),
+TASKS = [_task("spellingbee", _counting, names_number, 160),
          _task("simplespelling", _spelling, spells_right, 96)]

@@ -80,10 +80,10 @@ def test_chatcore_is_the_mean_of_the_six_centred_accuracies_and_has_an_interval(
     assert "isolated, unsafe=False" in capsys.readouterr().out
 
 
-def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_less(six, capsys):
+def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_less(six):
     first, last = ",".join(SIX[:5]), SIX[5]
     run(f"--tasks={first}")
-    assert "mean" in capsys.readouterr().out and len(results()) == 5
+    assert len(results()) == 5
     run(f"--tasks={last}")
     assert [record["task"] for record in results()[5:]] == [last, "ChatCORE"]
     run("--tasks=almanac-facts", "--max-questions=2")

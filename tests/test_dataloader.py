@@ -205,13 +205,6 @@ def test_conversations_without_a_target_end_the_run_clearly(tokenizer, capsys):
     assert stop.value.code == 2 and "within 65 tokens" in capsys.readouterr().err
 
 
-def test_a_malformed_conversation_is_named(tokenizer, capsys):
-    conversations = [{"messages": [{"role": "assistant", "content": "no question"}]}]
-    with ChatLoader(tokenizer, conversations, ROWS, T) as loader, pytest.raises(SystemExit):
-        next(loader)
-    assert "conversation 0" in capsys.readouterr().err
-
-
 # ---- position
 
 @both
@@ -271,9 +264,6 @@ def test_a_saved_position_for_other_settings_is_refused(request, tokenizer, shar
         with pytest.raises(SystemExit) as stop:
             PretrainLoader(tokenizer, options.pop("paths", shards), ROWS, T, state=saved, **options)
         assert stop.value.code == 2 and f"for {word} =" in capsys.readouterr().err
-    del saved["streams"]["1"]
-    with pytest.raises(SystemExit):
-        PretrainLoader(tokenizer, shards, ROWS, T, slots=2, state=saved)
 
 
 # ---- too little data
@@ -431,7 +421,7 @@ def test_the_saved_position_is_small(request, tokenizer):
 def test_batches_on_a_gpu_are_those_on_the_cpu(request, tokenizer):
     with make_loader("pretrain", request, tokenizer) as loader:
         expected = take(loader, 50)
-    with make_loader("pretrain", request, tokenizer, device="cuda") as loader:
+    with make_loader("pretrain", request, tokenizer, device="cuda:0") as loader:
         moved = [next(loader) for _ in range(50)]
     assert all(tensor.device.type == "cuda" for batch in moved for tensor in batch)
     assert same([[tensor.cpu() for tensor in batch] for batch in moved], expected)

@@ -2,8 +2,7 @@
 
 use crate::split::{Splitter, END, PAD};
 use crate::Error;
-use std::collections::HashMap;
-use std::hash::{BuildHasherDefault, Hasher};
+use rustc_hash::FxHashMap;
 use std::ops::Range;
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -92,11 +91,7 @@ impl Table {
 }
 
 fn hash(key: (u64, u64)) -> u64 {
-    fold(key.0 ^ SEED.0, key.1 ^ SEED.1)
-}
-
-fn fold(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
+    let product = u128::from(key.0 ^ SEED.0) * u128::from(key.1 ^ SEED.1);
     product as u64 ^ (product >> 64) as u64
 }
 
@@ -113,41 +108,17 @@ pub fn prefetch<T>(items: &[T], at: usize) {
     let _ = (items, at);
 }
 
-/// A map with a fast hash instead of the standard library's guarded one: keys here are words, pairs and counts.
-pub type FastMap<K, V> = HashMap<K, V, BuildHasherDefault<FoldHasher>>;
-
-#[derive(Default)]
-pub struct FoldHasher(u64);
-
-impl Hasher for FoldHasher {
-    fn write(&mut self, bytes: &[u8]) {
-        for chunk in bytes.chunks(8) {
-            let mut word = [0; 8];
-            word[..chunk.len()].copy_from_slice(chunk);
-            self.write_u64(u64::from_le_bytes(word));
-        }
-    }
-
-    fn write_u64(&mut self, number: u64) {
-        self.0 = fold(self.0 ^ number ^ SEED.0, SEED.1);
-    }
-
-    fn finish(&self) -> u64 {
-        self.0
-    }
-}
-
 /// Distinct words and their counts.
 pub struct Words {
     short: Table,
     waiting: [((u64, u64), u64); WAITING], // a ring of keys with hashes; a key of length 0 is no word
     at: usize,
-    long: FastMap<Box<[u8]>, u64>,
+    long: FxHashMap<Box<[u8]>, u64>,
 }
 
 impl Default for Words {
     fn default() -> Self {
-        Self { short: Table::with_bits(12), waiting: Default::default(), at: 0, long: FastMap::default() }
+        Self { short: Table::with_bits(12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
     }
 }
 
@@ -231,7 +202,7 @@ where
     F: FnOnce(Sender) -> Result<(), E>,
 {
     let (sender, receiver) = sync_channel(threads);
-    let batches = Arc::new(Mutex::new(Some(receiver)));
+    let batches = Arc::new(Mutex::new(receiver));
     let spare = &Mutex::new(Vec::new()); // emptied batches: their memory is in the cache
     thread::scope(|scope| {
         let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches, spare));
@@ -241,29 +212,23 @@ where
             sender.send(batch).map_err(|_| Error::Worker)?;
             Ok(lock(spare).pop().unwrap_or_default())
         });
-        let mut total: Option<Words> = None;
-        for worker in workers {
-            let words = worker.join().map_err(|_| Error::Worker)??;
-            match &mut total {
-                Some(total) => total.absorb(words),
-                None => total = Some(words),
-            }
+        let mut counted = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Error::Worker)));
+        let mut total = counted.next().unwrap_or_else(|| Ok(Words::default()))?;
+        for words in counted {
+            total.absorb(words?);
         }
-        fed.map(|()| total.unwrap_or_default())
+        fed.map(|()| total)
     })
 }
 
-type Batches = Arc<Mutex<Option<Receiver<Batch>>>>; // None after an error
+type Batches = Arc<Mutex<Receiver<Batch>>>;
 
 fn work(splitter: &Splitter, batches: &Batches, spare: &Mutex<Vec<Batch>>) -> Result<Words, Error> {
     let mut words = Words::default();
     loop {
-        let next = lock(batches).as_ref().and_then(|batches| batches.recv().ok());
-        let Some(mut batch) = next else { return Ok(words) };
-        if let Err(error) = words.count(&batch, splitter) {
-            *lock(batches) = None; // closes the channel, so that feed and threads stop
-            return Err(error);
-        }
+        let next = lock(batches).recv();
+        let Ok(mut batch) = next else { return Ok(words) };
+        words.count(&batch, splitter)?;
         batch.clear();
         lock(spare).push(batch);
     }

@@ -4,7 +4,6 @@ use crate::count::{self, Batch, Sender, BATCH};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
-use pyo3::intern;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
 use std::num::NonZero;
@@ -39,10 +38,8 @@ fn train<'py>(
         })
     })?;
     let tokens = py.detach(|| {
-        bpe::merges(words, wanted, |done| {
-            Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted))
-        })
-        .map(|merges| bpe::vocabulary(&merges))
+        bpe::merges(words, wanted, |done| Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted)))
+            .map(|merges| bpe::vocabulary(&merges))
     })?;
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
 }
@@ -57,17 +54,10 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: O
             let kind = text.get_type().name()?;
             return Err(PyTypeError::new_err(format!("texts[{i}] is of type {kind}, not str")));
         };
-        // ASCII is read in place. Of any other text Python would keep the UTF-8 as long as the text lives.
-        let (ascii, other);
-        let mut rest = if text.call_method0(intern!(py, "isascii"))?.is_truthy()? {
-            ascii = text.to_str()?;
-            ascii.as_bytes()
-        } else {
-            other = text.encode_utf8().map_err(|_| {
-                PyValueError::new_err(format!("texts[{i}] holds a lone surrogate, which UTF-8 cannot encode"))
-            })?;
-            other.as_bytes()
-        };
+        let text = text.to_str().map_err(|_| {
+            PyValueError::new_err(format!("texts[{i}] holds a lone surrogate, which UTF-8 cannot encode"))
+        })?;
+        let mut rest = text.as_bytes();
         bytes += rest.len();
         while !rest.is_empty() {
             let (head, tail) = rest.split_at(splitter.cut(rest, BATCH));

@@ -89,7 +89,12 @@ impl Scanner {
     pub fn new() -> Result<Self, Error> {
         let mut kinds = vec![Kind::Other; 128];
         for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
-            for (first, last) in code_points(class)? {
+            let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
+            let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
+                return Err(Error::Pattern(format!("{class} is no class of characters")));
+            };
+            for range in ranges.iter() {
+                let (first, last) = (range.start() as usize, range.end() as usize);
                 if kinds.len() <= last {
                     kinds.resize(last + 1, Kind::Other);
                 }
@@ -227,13 +232,4 @@ fn contraction(bytes: &[u8], at: usize) -> usize {
         _ if bytes[at..].starts_with("ſ".as_bytes()) => 2,
         _ => 0,
     }
-}
-
-/// First and last code points of a class's ranges.
-fn code_points(class: &str) -> Result<Vec<(usize, usize)>, Error> {
-    let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
-    let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
-        return Err(Error::Pattern(format!("{class} is no class of characters")));
-    };
-    Ok(ranges.iter().map(|r| (r.start() as usize, r.end() as usize)).collect())
 }

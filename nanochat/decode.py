@@ -1,0 +1,103 @@
+"""decode.c, built once by the machine's C compiler, and called for small batches on a CPU: a token then takes
+a fraction of PyTorch's time. Where there is no compiler, PyTorch does it. Used by engine.py only."""
+
+import platform
+import subprocess
+import sys
+import tempfile
+from collections.abc import Sequence
+from ctypes import CDLL, Structure, addressof, byref, c_float, c_int32, c_void_p
+from functools import cache
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+from nanochat.common import base_dir, sha256
+from nanochat.gpt import GPT, QK_SCALE
+from nanochat.past import KVCache
+
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+SOURCE = Path(__file__).with_suffix(".c")
+WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
+
+
+@cache
+def library(dtype: torch.dtype) -> CDLL | None:
+    """The compiled file for weights of a dtype, built on first use; None where no compiler can make it."""
+    command = ["cc", *FLAGS, f"-DWEIGHT={WEIGHTS[dtype]}", str(SOURCE)]
+    machine = Path("/proc/cpuinfo").read_text().partition("\n\n")[0] if sys.platform == "linux" else ""
+    key = sha256(f"{command} {platform.platform()} {machine}".encode() + SOURCE.read_bytes())
+    built = base_dir() / "kernels" / f"decode-{key[:16]}.so"
+    if not built.exists():
+        built.parent.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+            new = Path(folder) / built.name
+            try:
+                subprocess.run([*command, "-lm", "-o", new], check=True, capture_output=True, timeout=60)
+            except (OSError, subprocess.SubprocessError):
+                return None
+            new.replace(built)
+    return CDLL(str(built))
+
+
+class Kernel:
+    """GPT.step for `most_rows` rows at most that go on by one token each. Holds the weights and the cache."""
+    most_rows = 4                                       # from there on PyTorch's matrix products are as fast
+
+    def __init__(self, code: CDLL, model: GPT, cache: KVCache):
+        shape, self.cache, self._code = model.shape, cache, code
+        C, heads = shape.n_embd, (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim
+        memory = torch.empty(self.most_rows * (9 * C + heads))
+        small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
+        self._kept = [model, cache, memory, *small]     # the struct has their addresses alone
+        rho, mu, smear, backout = (each.to(model.dtype).tolist() for each in (
+            model.residual, model.input, model.smear, model.backout))
+        layers = (_Layer * shape.n_layer)()
+        for i, block in enumerate(model.blocks):
+            attention, kv = block.attention, cache.kv[i]
+            matrices = (attention.joint, attention.o.weight, block.mlp.up.weight, block.mlp.down.weight)
+            gate = attention.gate.weight.data_ptr() if attention.gate else None
+            value = shape.value_layers.index(i) if attention.gate else 0
+            kept = (kv[0], kv[1], cache.last_key[i])
+            layers[i] = _Layer(*(each.data_ptr() for each in matrices), gate,
+                               *(each.data_ptr() for each in kept), rho[i], mu[i], kv.size(3), value)
+        self._model = _Model(
+            C, shape.n_head, shape.n_kv_head, shape.head_dim, shape.vocab_size, shape.n_layer,
+            len(shape.value_layers), shape.gate_channels, shape.smear_channels, shape.key_offset,
+            torch.get_num_threads(), smear, backout, QK_SCALE, torch.finfo(torch.float32).eps,
+            *(each.data_ptr() for each in (model.embedding, model.value_embedding, model.unembedding, *small,
+                                           cache.last_embedding, memory)), addressof(layers))
+        self._kept.append(layers)
+
+    def __call__(self, tokens: Sequence[int]) -> Tensor:
+        """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""
+        cache, rows = self.cache, len(tokens)
+        positions = cache.lengths[:rows]
+        assert max(positions) < cache.max_len, f"{max(positions) + 1} tokens in a cache of {cache.max_len}"
+        z = torch.empty(rows, cache.shape.vocab_size)
+        numbers = c_int32 * rows
+        self._code.decode(byref(self._model), rows, numbers(*tokens), numbers(*positions),
+                          c_void_p(z.data_ptr()))
+        cache.lengths[:rows] = [position + 1 for position in positions]
+        return z
+
+
+class _Layer(Structure):
+    _fields_ = [*((name, c_void_p) for name in ("joint", "o", "up", "down", "gate", "keys", "values",
+                                                "last_key")),
+                ("rho", c_float), ("mu", c_float), ("slots", c_int32), ("value", c_int32)]
+
+
+class _Model(Structure):
+    _fields_ = [*((name, c_int32) for name in ("C", "H", "K", "D", "V", "L", "value_layers", "gate_channels",
+                                               "smear_channels", "key_offset", "threads")),
+                *((name, c_float) for name in ("smear", "backout", "qk_scale", "epsilon")),
+                *((name, c_void_p) for name in ("embedding", "value_embedding", "head", "smear_gate", "cos",
+                                                "sin", "last_embedding", "memory", "layers"))]
+
+
+def make(model: GPT, cache: KVCache) -> Kernel | None:
+    """The kernel for these weights (of GPT.for_inference) and this cache, where it can be had."""
+    code = library(model.dtype) if model.device.type == "cpu" and model.dtype in WEIGHTS else None
+    return Kernel(code, model, cache) if code else None

@@ -1,9 +1,9 @@
-// One token for each of a few rows of a batch, on a CPU: GPT.trunk and its head as plain loops. A call of PyTorch
-// costs more than so little arithmetic, and a token takes a few hundred; here threads start once a token. Built and
-// called by decode.py; tests hold it equal to gpt.py.
+// One token for each of a few rows of a batch, on a CPU: GPT.trunk and its head as plain loops. A call of
+// PyTorch costs more than so little arithmetic, and a token takes a few hundred; here threads start once for
+// all of it. Built and called by decode.py; tests hold it equal to gpt.py.
 //
-// B rows, C width, H query heads, K kv heads, D head dim, V vocabulary, L layers. Everything between the weights
-// is fp32. WEIGHT is uint16_t where they are bfloat16, or float.
+// B rows, C width, H query heads, K kv heads, D head dim, V vocabulary, L layers. Everything between the
+// weights is fp32. WEIGHT is uint16_t where they are bfloat16, or float.
 
 #include <float.h>
 #include <math.h>
@@ -11,25 +11,25 @@
 #include <string.h>
 
 typedef struct {
-    const WEIGHT *joint, *o, *up, *down, *gate;             // gate: NULL where a layer has no value embeddings
-    float *keys, *values, *last_key;                        // (rows, K, slots, D) twice, (rows, K, D)
+    const WEIGHT *joint, *o, *up, *down, *gate;      // gate: NULL where a layer has no value embeddings
+    float *keys, *values, *last_key;                 // (rows, K, slots, D) twice, (rows, K, D)
     float rho, mu;
-    int32_t slots, value;                                   // value: which of the tables of value embeddings
+    int32_t slots, value;                            // value: which of the tables of value embeddings
 } Layer;
 
 typedef struct {
-    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset, threads;
+    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset;
     float smear, backout, qk_scale, epsilon;
     const WEIGHT *embedding, *value_embedding, *head;
-    const float *smear_gate, *cos, *sin;                    // cos and sin (T, D), sin negative in its second half
-    float *last_embedding;                                  // (rows, C)
-    float *memory;                                          // B * (9C + (H + 2K) * D): what is in between
+    const float *smear_gate, *cos, *sin;             // cos and sin (T, D), sin negative in its second half
+    float *last_embedding;                           // (rows, C)
+    float *memory;                                   // B * (9C + (H + 2K) * D): what is in between
     const Layer *layers;
 } Model;
 
 static inline float number(WEIGHT weight) {
     if (sizeof(WEIGHT) == 4) { float same; memcpy(&same, &weight, 4); return same; }
-    uint32_t bits = (uint32_t)weight << 16;                 // bfloat16 is the upper half of a float
+    uint32_t bits = (uint32_t)weight << 16;          // bfloat16 is the upper half of a float
     float wide;
     memcpy(&wide, &bits, 4);
     return wide;
@@ -49,41 +49,32 @@ static float sigmoid(const WEIGHT *gate, const float *numbers, const float *x, i
     return 1 / (1 + expf(-sum));
 }
 
-enum { SET, ADD, RELU_SQUARED };
-static inline void put(float *y, float sum, int what) {
-    *y = what == ADD ? *y + sum : what == SET ? sum : sum > 0 ? sum * sum : 0;
+// What `count` rows of x (k each) make with one row of a matrix: a weight is widened once for all of them.
+__attribute__((always_inline))
+static inline void dots(const WEIGHT *restrict row, const float *restrict x, int k, float *restrict sums,
+                        const int count) {
+    float sum[8] = {0};
+    #pragma omp simd reduction(+:sum)
+    for (int j = 0; j < k; j++)
+        for (int c = 0; c < count; c++) sum[c] += number(row[j]) * x[c * k + j];
+    for (int c = 0; c < count; c++) sums[c] = sum[c];
 }
 
-// y[b] = W x[b], or added to what is there, or relu(.) squared; W (n, k). The threads of a team share its rows. Four b
-// at a time, so that a weight is widened once for all of them.
-static void multiply(const WEIGHT *restrict w, const float *restrict x, float *restrict y, int n, int k, int B,
-                     int what) {
+// y[b] = W x[b], or added to what is there, or relu(.) squared; W (n, k). Threads share the rows of W.
+enum { SET, ADD, RELU_SQUARED };
+static void multiply(const WEIGHT *restrict w, const float *restrict x, float *restrict y, int n, int k,
+                     int B, int what) {
     #pragma omp for schedule(static)
     for (int i = 0; i < n; i++) {
-        const WEIGHT *restrict row = w + (int64_t)i * k;
+        const WEIGHT *row = w + (int64_t)i * k;
+        float sums[B];
         int b = 0;
-        for (; b + 4 <= B; b += 4) {
-            const float *restrict in = x + b * k;
-            float sum0 = 0, sum1 = 0, sum2 = 0, sum3 = 0;
-            #pragma omp simd reduction(+:sum0, sum1, sum2, sum3)
-            for (int j = 0; j < k; j++) {
-                float weight = number(row[j]);
-                sum0 += weight * in[j];
-                sum1 += weight * in[j + k];
-                sum2 += weight * in[j + 2 * k];
-                sum3 += weight * in[j + 3 * k];
-            }
-            float *out = y + (int64_t)b * n + i;
-            put(out, sum0, what);
-            put(out + n, sum1, what);
-            put(out + 2 * n, sum2, what);
-            put(out + 3 * n, sum3, what);
-        }
-        for (; b < B; b++) {
-            float sum = 0;
-            #pragma omp simd reduction(+:sum)
-            for (int j = 0; j < k; j++) sum += number(row[j]) * x[b * k + j];
-            put(y + (int64_t)b * n + i, sum, what);
+        for (; b + 8 <= B; b += 8) dots(row, x + b * k, k, sums + b, 8);
+        for (; b + 4 <= B; b += 4) dots(row, x + b * k, k, sums + b, 4);
+        for (; b < B; b++) dots(row, x + b * k, k, sums + b, 1);
+        for (b = 0; b < B; b++) {
+            float *out = y + (int64_t)b * n + i, sum = sums[b];
+            *out = what == ADD ? *out + sum : what == SET ? sum : sum > 0 ? sum * sum : 0;
         }
     }
 }
@@ -132,11 +123,12 @@ static void prepare(const Model *m, const Layer *layer, int b, int token, int po
     }
 }
 
-// What one query q (D) sees of the slots in use -> y (D). Their order does not matter: keys know their positions.
-static void attend(const Model *m, const Layer *layer, int b, int head, int position, const float *q, float *y) {
+// What one query q (D) sees of the slots in use -> y (D). In any order: keys know their positions.
+static void attend(const Model *m, const Layer *layer, int b, int head, int position, const float *restrict q,
+                   float *restrict y) {
     int D = m->D, seen = position + 1 < layer->slots ? position + 1 : layer->slots;
     int64_t first = (int64_t)(b * m->K + head / (m->H / m->K)) * layer->slots * D;
-    const float *keys = layer->keys + first, *values = layer->values + first;
+    const float *restrict keys = layer->keys + first, *restrict values = layer->values + first;
     float scores[seen], most = -FLT_MAX, total = 0;
     for (int s = 0; s < seen; s++) {
         float sum = 0;
@@ -145,21 +137,20 @@ static void attend(const Model *m, const Layer *layer, int b, int head, int posi
         scores[s] = sum / sqrtf(D);
         if (scores[s] > most) most = scores[s];
     }
+    #pragma omp simd reduction(+:total)
+    for (int s = 0; s < seen; s++) total += scores[s] = expf(scores[s] - most);
     memset(y, 0, D * sizeof(float));
-    for (int s = 0; s < seen; s++) {
-        float weight = expf(scores[s] - most);
-        total += weight;
-        for (int j = 0; j < D; j++) y[j] += weight * values[s * D + j];
-    }
+    for (int s = 0; s < seen; s++)
+        for (int j = 0; j < D; j++) y[j] += scores[s] * values[s * D + j];
     for (int j = 0; j < D; j++) y[j] /= total;
 }
 
 // tokens and positions (B) -> z (B, V), the head's numbers before the softcap.
-void decode(const Model *m, int B, const int32_t *tokens, const int32_t *positions, float *z) {
+void decode(const Model *m, int threads, int B, const int32_t *tokens, const int32_t *positions, float *z) {
     int C = m->C, wide = (m->H + 2 * m->K) * m->D;
     float *x = m->memory, *first = x + B * C, *middle = first + B * C, *h = middle + B * C, *y = h + B * C;
     float *heads = y + B * C, *hidden = heads + B * wide;
-    #pragma omp parallel num_threads(m->threads)
+    #pragma omp parallel num_threads(threads)
     {
         #pragma omp for
         for (int b = 0; b < B; b++) {
@@ -180,7 +171,8 @@ void decode(const Model *m, int B, const int32_t *tokens, const int32_t *positio
             #pragma omp for
             for (int i = 0; i < B * m->H; i++) {
                 int b = i / m->H, head = i % m->H;
-                attend(m, layer, b, head, positions[b], heads + b * wide + head * m->D, y + b * C + head * m->D);
+                const float *q = heads + b * wide + head * m->D;
+                attend(m, layer, b, head, positions[b], q, y + b * C + head * m->D);
             }
             multiply(layer->o, y, x, C, C, B, ADD);
             #pragma omp for

@@ -17,6 +17,8 @@ from nanochat.common import base_dir, sha256
 from nanochat.gpt import GPT, QK_SCALE
 from nanochat.past import KVCache
 
+MOST_PRODUCTS = 200_000_000                             # of a weight and a number, in a pass
+PRODUCTS_PER_THREAD = 4_000_000                         # of less, threads wait longer than they work
 FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
@@ -43,11 +45,11 @@ def library(dtype: torch.dtype) -> CDLL | None:
 
 class Kernel:
     """GPT.step for `most_rows` rows at most that go on by one token each. Holds the weights and the cache."""
-    most_rows = 4                                       # from there on PyTorch's matrix products are as fast
-
     def __init__(self, code: CDLL, model: GPT, cache: KVCache):
         shape, self.cache, self._code = model.shape, cache, code
         C, heads = shape.n_embd, (shape.n_head + 2 * shape.n_kv_head) * shape.head_dim
+        # beyond that, PyTorch's matrix products win; one row is always the memory's speed
+        self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
         small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
         self._kept = [model, cache, memory, *small]     # the struct has their addresses alone
@@ -65,7 +67,7 @@ class Kernel:
         self._model = _Model(
             C, shape.n_head, shape.n_kv_head, shape.head_dim, shape.vocab_size, shape.n_layer,
             len(shape.value_layers), shape.gate_channels, shape.smear_channels, shape.key_offset,
-            torch.get_num_threads(), smear, backout, QK_SCALE, torch.finfo(torch.float32).eps,
+            smear, backout, QK_SCALE, torch.finfo(torch.float32).eps,
             *(each.data_ptr() for each in (model.embedding, model.value_embedding, model.unembedding, *small,
                                            cache.last_embedding, memory)), addressof(layers))
         self._kept.append(layers)
@@ -74,10 +76,11 @@ class Kernel:
         """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""
         cache, rows = self.cache, len(tokens)
         positions = cache.lengths[:rows]
-        assert max(positions) < cache.max_len, f"{max(positions) + 1} tokens in a cache of {cache.max_len}"
+        assert rows <= self.most_rows and max(positions) < cache.max_len, (rows, positions)
         z = torch.empty(rows, cache.shape.vocab_size)
-        numbers = c_int32 * rows
-        self._code.decode(byref(self._model), rows, numbers(*tokens), numbers(*positions),
+        numbers, products = c_int32 * rows, rows * cache.shape.scaling_params()
+        threads = max(1, min(torch.get_num_threads(), products // PRODUCTS_PER_THREAD))
+        self._code.decode(byref(self._model), threads, rows, numbers(*tokens), numbers(*positions),
                           c_void_p(z.data_ptr()))
         cache.lengths[:rows] = [position + 1 for position in positions]
         return z
@@ -91,7 +94,7 @@ class _Layer(Structure):
 
 class _Model(Structure):
     _fields_ = [*((name, c_int32) for name in ("C", "H", "K", "D", "V", "L", "value_layers", "gate_channels",
-                                               "smear_channels", "key_offset", "threads")),
+                                               "smear_channels", "key_offset")),
                 *((name, c_float) for name in ("smear", "backout", "qk_scale", "epsilon")),
                 *((name, c_void_p) for name in ("embedding", "value_embedding", "head", "smear_gate", "cos",
                                                 "sin", "last_embedding", "memory", "layers"))]

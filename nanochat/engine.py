@@ -134,8 +134,9 @@ class Engine:
                           pending=list(prompt))
         for token in begun:
             self._force(request, token)
-        if begun and begun[-1] == self._python_end:
-            self._answer_call(request)
+        if self._python_end in request.ids:             # a call whose output is not, or half, there
+            last = len(begun) - 1 - request.ids[::-1].index(self._python_end)
+            self._answer_call(request, request.ids[last + 1:])
         self._waiting.append(request)
         return request
 
@@ -342,11 +343,12 @@ class Engine:
         request.logprobs.append(0.0)
         self._push(request, token)
 
-    def _answer_call(self, request: Request) -> None:
-        """Put the value of the call that has just ended behind it, as far as there is room."""
+    def _answer_call(self, request: Request, there: Sequence[int] = ()) -> None:
+        """Put the value of the last call behind it, as far as there is room, but for what is `there`."""
         value = calculator.evaluate(request.call) or calculator.INVALID
         ids = render_part(self.tokenizer, {"type": "python_output", "text": value})
-        for token in ids[:request.limit - len(request.ids)]:
+        missing = ids[len(there):] if ids[:len(there)] == list(there) else []
+        for token in missing[:request.limit - len(request.ids)]:
             self._force(request, token)
             if request.params.top_logprobs is not None:
                 request.details.append(Detail(token, 0.0, 0.0, []))

@@ -1,120 +1,264 @@
-"""Talk to a trained model in the terminal: one question with -p, a conversation without.
+"""Talk to a trained model in the terminal, or ask it from a script.
 
-    python -m scripts.chat_cli -p "What is the capital of France?"
+    python -m scripts.chat_cli                                         # a conversation
+    python -m scripts.chat_cli -p "What is the capital of France?"     # one question
+    python -m scripts.chat_cli < question.txt                          # the whole input is one question
     python -m scripts.chat_cli --stage base -p "The largest planet is"
 
-A base model, which has not learned to talk, continues the text instead of answering it. The answer appears as
-it is made. Ctrl-C stops it, Ctrl-D leaves; a stopped answer stays part of the conversation."""
+A base model, which has not learned to talk, continues the text instead of answering it. In a conversation a
+line that ends in a backslash goes on, a pasted block stays one message, Ctrl-C stops an answer (what was said
+of it stays), Ctrl-D leaves."""
 
 import argparse
 import contextlib
+import io
+import json
+import re
+import select
 import signal
 import sys
+import time
+from pathlib import Path
 from typing import TextIO
 
+from nanochat.chat import check_conversation, render_prompt
 from nanochat.checkpoint import STAGES, load_model
-from nanochat.common import die, new_parser
+from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
 
-HELP = "/clear forgets the conversation, /quit (or Ctrl-D) leaves, Ctrl-C stops an answer, /help shows this"
+SETTINGS = {                                            # type, default, what it is
+    "temperature": (float, 0.6, "0 is always the likeliest token"),
+    "top_k": (int, 50, "only among the k likeliest tokens; 0 is all"),
+    "top_p": (float, None, "only among the likeliest tokens that sum to this probability; 0 is all"),
+    "min_p": (float, None, "only tokens at least this share as likely as the likeliest; 0 is all"),
+    "max_tokens": (int, 512, "of the longest answer; 0 is up to the end of the context"),
+    "seed": (int, None, "the same answer every time"),
+    "repetition_penalty": (float, 1.0, "above 1, tokens that were seen are less likely"),
+    "frequency_penalty": (float, 0.0, "-2 to 2, for each time that a token was answered already"),
+    "presence_penalty": (float, 0.0, "-2 to 2, once for a token that was answered already"),
+    "stop": (str, None, "a text that ends the answer; as a flag up to four"),
+}
+HELP = """\
+/retry        another answer to the last question; /undo forgets both, /reset the whole conversation
+/set          shows the settings, /set NAME VALUE changes one, /set NAME off is without it
+/system TEXT  is said before every conversation; alone shows it, /system off clears it; no use to a base model
+/save FILE    adds the conversation to a file that chat_sft --conversations learns from
+/quit         leaves, as Ctrl-D does; /help shows this"""
+COMMANDS = set(re.findall("/[a-z]+", HELP))
+REMEMBERED = 1000                                       # messages in the history
+CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("-p", "--prompt", action="append", help="a question to answer and leave; several: each on its own")
+    add("-p", "--prompt", action="append",
+        help='a question to answer and leave; several: each on its own; "-" is the whole standard input')
+    add("--json", action="store_true", help="answer -p, else the standard input, as JSON, one object a line")
     add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")
     add("--model-tag", help="name of the model (default: the newest)")
     add("--step", type=int, help="of its checkpoint (default: the newest)")
-    add("--temperature", type=float, default=0.6, help="0 is always the likeliest token")
-    add("--top-k", type=int, default=50, help="only among the k likeliest tokens; 0 is all")
-    add("--max-tokens", type=int, default=512, help="of the longest answer")
-    add("--seed", type=int, help="the same answer every time")
+    add("--system", metavar="TEXT", help="the system message; no use to a base model")
+    for name, (kind, default, what) in SETTINGS.items():
+        how = {"action": "append"} if kind is str else {"type": kind}
+        shown = "off" if default is None else default
+        add(f"--{name.replace('_', '-')}", default=default, help=f"{what} (default: {shown})", **how)
     return parser
+
+
+def to_params(settings: dict) -> SamplingParams:
+    """ValueError where a setting is out of its range."""
+    off = [name for name in ("top_k", "top_p", "min_p", "max_tokens") if (settings[name] or 0) <= 0]
+    return SamplingParams(**settings | dict.fromkeys(off) | {"stop": tuple(settings["stop"] or ())})
 
 
 class Screen:
     """Shows an answer as it is made; tool calls as [12*3 = 36], dim on a terminal."""
 
     def __init__(self, out: TextIO):
-        self._out, self._last = out, "text"
-        self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if out.isatty() else ("", "")
+        self.terminal, self._out, self._last = out.isatty(), out, "text"
+        self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if self.terminal else ("", "")
 
     def show(self, kind: str, text: str) -> None:
         before = {"text": f"]{self._plain}", "python": f"{self._dim}[", "python_output": " = "}
+        if self.terminal:                               # which the model must not steer
+            text = CONTROL.sub("\ufffd", text)
         self._out.write(text if kind == self._last else before[kind] + text)
         self._out.flush()
         self._last = kind
 
-
-def answer(engine: Engine, request: Request, out: TextIO) -> None:
-    """Stream the answer to `out`, until it is complete or Ctrl-C, which tears no step of the engine apart."""
-    screen, pressed = Screen(out), []
-    before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
-    with contextlib.closing(engine.stream(request)) as pieces:
-        for kind, text in pieces:
-            screen.show(kind, text)
-            if pressed:
-                break
-    signal.signal(signal.SIGINT, before)
-    screen.show("text", "\n")
+    def note(self, text: str) -> None:
+        """A remark for the reader, no part of the answer."""
+        print(f"{self._dim}({text}){self._plain}", file=self._out if self.terminal else sys.stderr)
 
 
-def to_ids(engine: Engine, messages: list[dict], params: SamplingParams, is_base: bool) -> list[int]:
-    """The prompt: the conversation so far, for a base model its last text alone."""
-    if not is_base:
-        return engine.prompt({"messages": messages}, params)
-    text = engine.tokenizer.encode(messages[-1]["content"])
-    return [engine.tokenizer.bos] + text[-engine.context // 2:]
+class Chat:
+    """A conversation with a model, and the commands that change it."""
+
+    def __init__(self, engine: Engine, settings: dict, system: str | None, is_base: bool, out: TextIO):
+        self._engine, self._is_base, self._out, self._retries = engine, is_base, out, 0
+        self._settings, self._system, self._turns = settings, system, []
+
+    @property
+    def messages(self) -> list[dict]:
+        return [{"role": "system", "content": self._system}] * bool(self._system) + self._turns
+
+    def ask(self, question: str, sample: int = 0) -> tuple[Request, float]:
+        """The answer, shown as it is made, until it is complete or Ctrl-C, which tears no step of the engine
+        apart, and the seconds that it took. Another `sample` is another answer, with a seed too."""
+        start, pressed, screen = time.perf_counter(), [], Screen(self._out)
+        engine, params, asked = self._engine, to_params(self._settings), {"role": "user", "content": question}
+        if self._is_base:                               # knows no conversation
+            whole = [engine.tokenizer.bos] + engine.tokenizer.encode(question)
+            ids, dropped = whole[:1] + whole[1:][-engine.context // 2:], 0
+        else:
+            conversation = {"messages": [*self.messages, asked]}
+            whole = render_prompt(engine.tokenizer, conversation)
+            ids, dropped = engine.fit(conversation, params)
+        if len(ids) < len(whole):
+            what = f"{dropped} questions and answers" if dropped else f"{len(whole) - len(ids)} tokens"
+            screen.note(f"the context is full: without the first {what}")
+        request = engine.submit(ids, params, sample)
+        before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
+        try:
+            while not request.done:
+                if pressed:
+                    engine.cancel(request)
+                else:
+                    engine.step()
+                for piece in request.take():
+                    screen.show(*piece)
+            seconds, count = time.perf_counter() - start, len(request.ids)
+            screen.show("text", "\n")
+            if screen.terminal:
+                screen.note(f"{count} tokens, {count / seconds:.0f} tok/s, {request.finish_reason}")
+            self._turns = [*self._turns, asked, {"role": "assistant", "content": request.parts}]
+        finally:
+            signal.signal(signal.SIGINT, before)
+        return request, seconds
+
+    def command(self, line: str) -> str:
+        """Do what a line like "/set seed 1" says, return what to show. EOFError is to leave; ValueError and
+        OSError say why it cannot be done."""
+        name, rest = (line.split(maxsplit=1) + [""])[:2]
+        match name:
+            case "/retry" | "/undo" if not self._turns:
+                return "nothing was asked yet"
+            case "/retry" | "/undo":
+                *self._turns, asked, _ = self._turns
+                if name == "/undo":
+                    return f"forgot {asked['content'][:60]!r}"
+                self._retries += 1
+                self.ask(asked["content"], self._retries)
+                return ""
+            case "/reset":
+                self._turns, self._retries = [], 0
+                return "a new conversation"
+            case "/system":
+                self._system = "" if rest == "off" else rest or self._system
+                return f"system message: {self._system or 'none'}"
+            case "/set":
+                return self._set(*rest.split(maxsplit=1))
+            case "/save":
+                check_conversation({"messages": self.messages})
+                RunLog(Path(rest).expanduser()).write(messages=self.messages)
+                return f"added to {rest}"
+            case "/help":
+                return HELP
+            case "/quit":
+                raise EOFError
+        return f"no command {name}; /help shows all, a space before it makes it a question"
+
+    def _set(self, name: str = "", text: str = "") -> str:
+        if not name:
+            return "\n".join(f"{name:20}{'off' if value is None else value!s:10}{SETTINGS[name][2]}"
+                             for name, value in self._settings.items())
+        if name not in SETTINGS or not text:
+            return f"/set takes a value, and one of {', '.join(SETTINGS)}"
+        kind = SETTINGS[name][0]
+        value = getattr(SamplingParams, name) if text == "off" else [text] if kind is str else kind(text)
+        to_params(self._settings | {name: value})
+        self._settings[name] = value
+        return f"{name} is {text}"
 
 
-def converse(engine: Engine, params: SamplingParams, is_base: bool) -> None:
-    """Questions from the keyboard until it ends. The whole conversation is the context of each answer."""
-    with contextlib.suppress(ImportError):
-        import readline  # noqa: F401                   (input() then edits lines and remembers them)
-    messages: list[dict] = []
-    print(HELP)
+def open_history() -> RunLog:
+    """Let input() edit, complete and recall what was typed, in earlier sessions too."""
+    import readline
+    words = [*COMMANDS, *(f"/set {name} " for name in SETTINGS)]
+    readline.set_completer(lambda text, state: [*(w for w in words if w.startswith(text)), None][state])
+    readline.set_completer_delims("")                   # the whole line is the word
+    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in readline.__doc__ else "tab: complete")
+    readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
+    log = RunLog(base_dir() / "chat_history.jsonl")
+    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):       # read-only, damaged
+        log.path.touch(mode=0o600)
+        log.path.write_text("".join(log.path.read_text().splitlines(keepends=True)[-REMEMBERED:]))
+        for record in log.read():
+            readline.add_history(record["message"])
+    return log
+
+
+def converse(chat: Chat) -> None:
+    """Questions and commands from the keyboard until it ends."""
+    log = open_history()
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         try:
-            question = input("\nyou> ").strip()
-        except KeyboardInterrupt:                       # leaves the half-typed line, not the program
+            message = input("\nyou> ")
+            while message.endswith("\\") or select.select([sys.stdin], [], [], 0.05)[0]:    # more was pasted
+                message = message.removesuffix("\\") + "\n" + input("...> ")
+            if not message.strip():
+                continue
+            with contextlib.suppress(OSError):
+                log.write(message=message[:10_000])
+            if not re.match(r"/\w*(\s|$)", message):
+                chat.ask(message.strip())
+                continue
+            try:
+                print(chat.command(message))
+            except (OSError, ValueError) as error:
+                print(f"not done: {error}")
+        except KeyboardInterrupt:                       # leaves the half-typed message, not the program
             continue
         except EOFError:
             return print()
-        match question:
-            case "":
-                continue
-            case "/quit" | "/exit":
-                return
-            case "/help":
-                print(HELP)
-            case "/clear":
-                messages.clear()
-                print("a new conversation")
-            case _:
-                messages.append({"role": "user", "content": question})
-                request = engine.submit(to_ids(engine, messages, params, is_base), params)
-                answer(engine, request, sys.stdout)
-                messages.append({"role": "assistant", "content": request.parts})
 
 
 def main(args: argparse.Namespace) -> None:
-    top_k = args.top_k if args.top_k > 0 else None
+    settings, prompts = {name: getattr(args, name) for name in SETTINGS}, args.prompt or []
     try:
-        params = SamplingParams(args.temperature, top_k, max_tokens=args.max_tokens, seed=args.seed)
+        to_params(settings)
     except ValueError as error:
         die(str(error))
+    if not prompts and (args.json or not sys.stdin.isatty()):
+        prompts = ["-"]
+    if "-" in prompts:
+        text = sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p QUESTION asks")
+        prompts = [text if prompt == "-" else prompt for prompt in prompts]
     model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
-    engine, is_base = Engine(model, tokenizer, max_batch=1), meta["stage"] == "base"
-    if not args.prompt:
-        print(f"{meta['tag']}, {meta['stage']} step {meta['step']}")
-        return converse(engine, params, is_base)
-    for prompt in args.prompt:
-        if len(args.prompt) > 1:
+    engine, is_base = Engine(model, tokenizer, max_batch=1, keep=1), meta["stage"] == "base"
+    if not prompts:
+        print(f"{meta['tag']}, {meta['stage']} step {meta['step']}. /help shows the commands, Ctrl-D leaves")
+        converse(Chat(engine, settings, args.system, is_base, sys.stdout))
+    for prompt in prompts:
+        if len(prompts) > 1 and not args.json:
             print(f"\nyou> {prompt}")
-        ids = to_ids(engine, [{"role": "user", "content": prompt}], params, is_base)
-        answer(engine, engine.submit(ids, params), sys.stdout)
+        chat = Chat(engine, settings, args.system, is_base, io.StringIO() if args.json else sys.stdout)
+        request, seconds = chat.ask(prompt)
+        if args.json:
+            count, facts = len(request.ids), {key: meta[key] for key in ("tag", "stage", "step")}
+            facts |= {"prompt": prompt, "text": request.text, "parts": request.parts,
+                      "finish_reason": request.finish_reason, "prompt_tokens": len(request.prompt),
+                      "completion_tokens": count, "seconds": seconds, "tokens_per_second": count / seconds}
+            print(json.dumps(facts | vars(request.params)), flush=True)
+        if request.finish_reason == "cancelled":
+            raise SystemExit(130)                       # as shells say it of Ctrl-C
 
 
 if __name__ == "__main__":
+    for number in (signal.SIGINT, signal.SIGPIPE):      # leave without a traceback
+        signal.signal(number, signal.SIG_DFL)
+    for stream in (sys.stdin, sys.stdout):
+        stream.reconfigure(errors="replace")            # what is not text stops no answer
     main(parser().parse_args())

@@ -17,6 +17,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 
 from nanochat.common import DTYPES, new_parser
@@ -72,6 +73,7 @@ def our_side(args: argparse.Namespace) -> Callable[[list[list[int]], int], Itera
 
 
 def reference_side(args: argparse.Namespace) -> Callable[[list[list[int]], int], Iterator[int]]:
+    from nanochat.tokenizer import SPECIAL_TOKENS
     for name in [name for name in sys.modules if name.split(".")[0] == "nanochat"]:
         del sys.modules[name]                           # ours; theirs has the same name
     sys.path.insert(0, str(args.reference.resolve()))
@@ -88,16 +90,14 @@ def reference_side(args: argparse.Namespace) -> Callable[[list[list[int]], int],
     model.to(device).requires_grad_(False)
     never_end(torch, model.lm_head.weight, args.vocab_size)
 
-    class Names:
+    class Names:                                        # of specials alone: no text is decoded
         def encode_special(self, name: str) -> int:
-            return args.vocab_size - 9 + ["<|bos|>", "<|assistant_end|>", "<|python_start|>", "<|python_end|>",
-                                          "<|output_start|>", "<|output_end|>"].index(name)
+            return args.vocab_size - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(name)
 
         def get_bos_token_id(self) -> int:
-            return args.vocab_size - 9
+            return self.encode_special("<|bos|>")
 
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        assert all(prompt == prompts[0] for prompt in prompts), "it batches answers to one prompt alone"
         for column, _ in Engine(model, Names()).generate(prompts[0], len(prompts), tokens, args.temperature):
             yield len(column)
 
@@ -125,13 +125,13 @@ def serve(args: argparse.Namespace) -> None:
 
 
 def figures(case: dict, answer: dict) -> dict[str, float]:
-    """Seconds to the first token, seconds a step after all have begun, tokens per second in these and in all."""
-    times, drawn, rows = answer["times"], answer["drawn"], len(case["prompts"])
-    begun = next(i for i in range(len(drawn)) if sum(drawn[:i + 1]) >= rows and drawn[i] >= rows) + 1
-    first = next(i for i, count in enumerate(drawn) if count) + 1
-    later = [b - a for a, b in zip(times[begun:-1], times[begun + 1:], strict=True)]
-    return {"first_token_ms": 1e3 * (times[first] - times[0]), "inter_token_ms": 1e3 * statistics.median(later),
-            "decode_tok_s": sum(drawn[begun:]) / (times[-1] - times[begun]),
+    """Milliseconds to the first token and between later ones; tokens per second of these, and in all."""
+    times, drawn = answer["times"], answer["drawn"]
+    first = next(step for step, count in enumerate(drawn) if count) + 1
+    later = [b - a for a, b in zip(times[first:-1], times[first + 1:], strict=True)]
+    return {"first_token_ms": 1e3 * (times[first] - times[0]),
+            "inter_token_ms": 1e3 * statistics.median(later),
+            "decode_tok_s": sum(drawn[first:]) / (times[-1] - times[first]),
             "all_tok_s": sum(drawn) / (times[-1] - times[0])}
 
 
@@ -150,15 +150,27 @@ def cases(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
 
 
 def bytes_per_step(args: argparse.Namespace, case: dict, wide: int) -> int:
-    """What a step of decoding has to read: every matrix and the head once, and what attention looks at, `wide`
-    bytes a number. Half of the answer's tokens are there on average."""
+    """What a step of decoding has to read: every matrix and the head once, and what attention looks at when
+    half of the answer is there; `wide` bytes a number."""
     from nanochat.scaling import make_shape
     shape = make_shape(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
                        window_pattern=args.window_pattern)
-    kv = 2 * shape.n_kv_head * shape.head_dim
     lengths = [len(prompt) + case["tokens"] // 2 for prompt in case["prompts"]]
     seen = sum(min(window + 1, length) for window in shape.windows for length in lengths)
-    return wide * (shape.scaling_params() + kv * seen)
+    return wide * (shape.scaling_params() + 2 * shape.n_kv_head * shape.head_dim * seen)
+
+
+def bandwidth(torch, name: str) -> float:
+    """Bytes per second that memory can be read with: the data sheet's, or of a CPU the best of some sums."""
+    from nanochat.hardware import peaks
+    if peaks(name):
+        return peaks(name)[1]
+    numbers, times = torch.ones(2 ** 26), []
+    for _ in range(8):
+        start = time.perf_counter()
+        numbers.sum()
+        times.append(time.perf_counter() - start)
+    return 4 * len(numbers) / min(times)
 
 
 def main(args: argparse.Namespace) -> None:
@@ -168,48 +180,34 @@ def main(args: argparse.Namespace) -> None:
 
     from nanochat.common import compute_dtype
     from nanochat.dist import find_device
-    from nanochat.hardware import peaks
     device = find_device(args.device)
     dtype = compute_dtype(device, args.dtype)
     name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-    peak = peaks(name)[1] if peaks(name) else memory_bandwidth(torch)
+    setting = {"device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
+               "vocab_size": args.vocab_size, "prompt_tokens": args.prompt_tokens}
+    peak, env = bandwidth(torch, name), os.environ | {"NANOCHAT_DTYPE": setting["dtype"]}
     command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--side"]
-    env = os.environ | {"NANOCHAT_DTYPE": str(dtype).split(".")[1]}
-    sides = {side: subprocess.Popen([*command, side], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True,
-                                    env=env) for side in ("ours", "reference")[:2 if args.reference else 1]}
+    start = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    names = ["ours", "reference"] if args.reference else ["ours"]
+    sides = {side: start([*command, side]) for side in names}
     for label, case in cases(args):
-        found = {side: [] for side in sides if side == "ours" or label != "16 different"}
-        for turn in range(args.rounds + 1):                                     # the first warms up
-            for side, rounds in found.items():
+        rounds = {side: [] for side in sides if side == "ours" or label != "16 different"}
+        for _ in range(args.rounds + 1):                # in turns
+            for side, found in rounds.items():
                 print(json.dumps(case), file=sides[side].stdin, flush=True)
-                rounds.append(figures(case, json.loads(sides[side].stdout.readline())))
-        medians = {side: {key: statistics.median(each[key] for each in rounds[1:]) for key in rounds[0]}
-                   for side, rounds in found.items()}
-        ours = medians["ours"]
-        read = bytes_per_step(args, case, dtype.itemsize) / (ours["inter_token_ms"] / 1e3)
-        line = {"case": label, "device": name, "dtype": str(dtype).split(".")[1], "depth": args.depth,
-                "vocab_size": args.vocab_size, "prompt_tokens": args.prompt_tokens,
-                "prefill_tok_s": sum(map(len, case["prompts"])) / ours["first_token_ms"] * 1e3, **ours,
-                "gigabytes_per_second": read / 1e9, "share_of_bandwidth": read / peak}
-        if other := medians.get("reference"):
+                found.append(figures(case, json.loads(sides[side].stdout.readline())))
+        ours, *theirs = ({key: statistics.median(each[key] for each in found[1:]) for key in found[0]}
+                         for found in rounds.values())                          # the first warms up
+        read = bytes_per_step(args, case, dtype.itemsize) / ours["inter_token_ms"] * 1e3
+        line = {"case": label, **setting, **ours, "share_of_bandwidth": read / peak}
+        for other in theirs:
             line |= {f"reference_{key}": value for key, value in other.items()}
-            line |= {"times_prefill": other["first_token_ms"] / ours["first_token_ms"],
+            line |= {"times_first_token": other["first_token_ms"] / ours["first_token_ms"],
                      "times_decode": ours["decode_tok_s"] / other["decode_tok_s"]}
         print(json.dumps({key: round(value, 3) if isinstance(value, float) else value
                           for key, value in line.items()}), flush=True)
     for side in sides.values():
-        side.stdin.close()
-        side.wait()
-
-
-def memory_bandwidth(torch) -> float:
-    """Bytes per second of reading, at best: what a CPU's own table would say."""
-    numbers, times = torch.ones(2 ** 26), []
-    for _ in range(8):
-        start = time.perf_counter()
-        numbers.sum()
-        times.append(time.perf_counter() - start)
-    return 4 * len(numbers) / min(times)
+        side.communicate()
 
 
 if __name__ == "__main__":

@@ -296,3 +296,188 @@ def test_the_model_can_be_trained_after_it_was_sampled_from():
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingParams(**wrong)
+
+
+def fresh_ids(net, ids: list[int], params: SamplingParams) -> list[int]:
+    return Engine(net, tokenizer()).generate([ids], params)[0].ids
+
+
+def test_any_chunking_of_prompts_beside_running_answers_gives_the_same(monkeypatch):
+    net, settings = model(spell(20, *TOOL_SCRIPT)), SamplingParams(0.9, seed=4, max_tokens=30)
+    prompts = [prompt("x" * n) for n in (0, 7, 90, 119, 33, 60)]
+    alone = [fresh_ids(net, ids, settings) for ids in prompts]
+    for chunk in (1, 3, 50):
+        monkeypatch.setattr("nanochat.engine.CHUNK_TOKENS", chunk)
+        monkeypatch.setattr("nanochat.engine.PREFILL_TOKENS", 2 * chunk)
+        engine, requests = Engine(net, tokenizer(), max_batch=4), []
+        for ids in prompts:
+            requests.append(engine.submit(ids, settings))
+            engine.step()
+        run(engine)
+        assert [request.ids for request in requests] == alone
+
+
+@pytest.mark.parametrize("more", ["next turn", "retry", "edited", "longer than the windows"])
+def test_an_answer_from_a_kept_prefix_equals_a_fresh_one(more):
+    net, params = model(), SamplingParams(0.8, seed=1, max_tokens=25)
+    first = prompt("a" * (100 if more.startswith("longer") else 30))
+    engine = Engine(net, tokenizer(), keep=2)
+    answer = engine.generate([first], params)[0]
+    seen = first + answer.ids[:-1]
+    following = {"next turn": seen + prompt("and then?"), "retry": first, "edited": first[:20] + prompt("b"),
+                 "longer than the windows": (seen + prompt("and then?"))[:CONTEXT - 5]}[more]
+    net.fed.clear()
+    again = engine.generate([following], params)[0]
+    reused = {"next turn": len(seen), "retry": len(first) - 1, "edited": 20,
+              "longer than the windows": len(seen)}[more]
+    assert again.reused == reused and sum(net.fed) == len(following) - reused + len(again.ids) - 1
+    assert again.ids == fresh_ids(net, following, params)
+    assert len(engine._kept) <= 2
+
+
+def test_what_a_window_has_lost_is_not_reused():
+    net, params = model(), SamplingParams(0.8, seed=1, max_tokens=20)
+    engine = Engine(net, tokenizer(), keep=1)
+    engine.generate([prompt("a" * 128)], params)                        # the ring has gone round
+    edited = prompt("a" * 50 + "b")
+    again = engine.generate([edited], params)[0]
+    assert again.reused == 0 and again.ids == fresh_ids(net, edited, params)
+
+
+def test_a_kept_prefix_ends_with_the_weights_that_made_it():
+    net, params = model(), SamplingParams(0, max_tokens=10)
+    engine = Engine(net, tokenizer(), keep=1)
+    engine.generate([prompt("a" * 40)], params)
+    with torch.no_grad():
+        net.blocks[0].mlp.up.weight.mul_(-1.5)
+    again = engine.generate([prompt("a" * 40)], params)[0]
+    assert again.reused == 0 and again.ids == fresh_ids(net, prompt("a" * 40), params)
+
+
+def test_a_text_is_cut_before_a_stop_even_when_it_is_spread_over_tokens():
+    net = model(spell(3, "one, two, three<|assistant_end|>", "<|assistant_end|>"))
+    for stop, text in ((("two",), "one, "), (("wo, t", "never"), "one, t"), (("three!",), None),
+                       (("one, two", "e, t"), "on"), ((",",), "one")):
+        engine = Engine(net, tokenizer())
+        request = engine.submit(prompt("ab"), SamplingParams(0, stop=stop))
+        streamed = "".join(piece for _, piece in engine.stream(request))
+        expected = "one, two, three<|assistant_end|>" if text is None else text
+        assert streamed == request.text == expected and request.finish_reason == "stop"
+
+
+@pytest.mark.parametrize("min_p, top_k", [(0.05, None), (0.3, 5), (1.0, None), (0.0, None)])
+def test_min_p_keeps_what_has_that_share_of_the_likeliest(min_p, top_k):
+    net, n = model(), 2000
+    params = SamplingParams(1.3, top_k, min_p=min_p, max_tokens=1, seed=5)
+    first = Counter(each.ids[0] for each in Engine(net, tokenizer(), n).generate([prompt("go")] * n, params))
+    plain = likely(legal(net.uncached(prompt("go"))[-1], False), 1.3, top_k, None)
+    kept = {token: p for token, p in plain.items() if p >= min_p * max(plain.values())}
+    total = sum(kept.values())
+    assert set(first) <= set(kept)
+    for token, p in kept.items():
+        assert abs(first[token] - n * p / total) <= 5 * math.sqrt(n * p / total) + 1
+
+
+@pytest.mark.parametrize("penalties", [
+    {"repetition_penalty": 1.5}, {"frequency_penalty": 1.2}, {"presence_penalty": 2.0},
+    {"repetition_penalty": 0.8, "frequency_penalty": -0.5, "presence_penalty": -1.0}])
+def test_penalties_change_logits_by_their_formulas(penalties):
+    net, ids = model(), prompt("abcabc")
+    params = SamplingParams(0, max_tokens=20, **penalties)
+    answer = Engine(net, tokenizer()).generate([ids], params)[0]
+    assert answer.ids != fresh_ids(net, ids, SamplingParams(0, max_tokens=20))
+    logits = net.uncached(ids + answer.ids)
+    for i, token in enumerate(answer.ids):
+        if not answer.sampled[i]:
+            continue
+        row, before = logits[len(ids) + i - 1].clone(), answer.ids[:i]
+        for seen in {*ids, *before}:
+            row[seen] *= params.repetition_penalty if row[seen] < 0 else 1 / params.repetition_penalty
+        for seen, times in Counter(before).items():
+            row[seen] -= params.frequency_penalty * times + params.presence_penalty
+        in_call = Engine(net, tokenizer()).in_calls(answer.ids)[i]
+        assert token == int(legal(row, bool(in_call)).argmax())
+
+
+def test_details_are_the_models_own_distribution():
+    net, ids = model(spell(30, *TOOL_SCRIPT)), prompt("details")
+    params = SamplingParams(0.7, top_k=3, seed=2, max_tokens=60, top_logprobs=4)
+    answer, other = Engine(net, tokenizer()).generate([ids, prompt("other")], [params, GREEDY])
+    assert not other.details and len(answer.details) == len(answer.ids) - (answer.finish_reason == "stop")
+    with torch.no_grad():
+        logits = GPT.forward(net, torch.tensor([(ids + answer.ids)[:-1]]))[0, len(ids) - 1:]
+    logprobs = logits.log_softmax(-1)
+    for i, detail in enumerate(answer.details):
+        assert detail.id == answer.ids[i]
+        if not answer.sampled[i]:
+            assert (detail.logprob, detail.entropy, detail.top) == (0.0, 0.0, [])
+        elif len(ids) + i not in net.script:            # the steered ones are certain
+            assert detail.logprob == pytest.approx(logprobs[i, detail.id].item(), abs=1e-4)
+            entropy = -(logprobs[i] * logprobs[i].exp()).sum().item()
+            assert detail.entropy == pytest.approx(entropy, abs=1e-3) and len(detail.top) == 4
+            best = logprobs[i].topk(4)
+            assert [logprob for _, logprob in detail.top] == pytest.approx(best.values.tolist(), abs=1e-4)
+    assert not all(answer.sampled)
+
+
+def test_a_text_is_scored_as_by_one_forward_pass():
+    net, ids = model(), prompt("how likely is this?")
+    found = Engine(net, tokenizer()).score(ids, top=2)
+    with torch.no_grad():
+        logprobs = net(torch.tensor([ids]))[0].log_softmax(-1)
+    assert [detail.id for detail in found] == ids[1:]
+    for i, detail in enumerate(found):
+        assert detail.logprob == pytest.approx(logprobs[i, ids[i + 1]].item(), abs=1e-4)
+        assert len(detail.top) == 2 and detail.top[0][1] == pytest.approx(logprobs[i].max().item(), abs=1e-4)
+    assert Engine(net, tokenizer()).score(ids[:1]) == []
+    with pytest.raises(ValueError, match="length"):
+        Engine(net, tokenizer()).score([65] * (CONTEXT + 1))
+
+
+def test_an_answer_goes_on_from_what_it_begins_with():
+    net, ids = model(spell(20, *TOOL_SCRIPT)), prompt("go on")
+    whole = Engine(net, tokenizer()).generate([ids], SamplingParams(0, max_tokens=40))[0]
+    calls = [i for i, token in enumerate(whole.ids) if token == tokenizer().special("<|python_end|>")]
+    for cut in (1, 5, calls[0] - 1, calls[0] + 1, calls[0] + 3):
+        engine = Engine(net, tokenizer())
+        request = engine.submit(ids, SamplingParams(0, max_tokens=40 - cut), begun=whole.ids[:cut])
+        pieces = list(engine.stream(request))
+        assert request.ids == whole.ids and request.parts == whole.parts
+        assert request.sampled[:cut] == [False] * cut
+        assert "".join(text for _, text in pieces) == "".join(part["text"] for part in whole.parts)
+    for wrong in ([tokenizer().special("<|assistant_end|>")], [-1], [10 ** 6]):
+        with pytest.raises(ValueError, match="an id of the answer"):
+            Engine(net, tokenizer()).submit(ids, begun=wrong)
+
+
+def test_requests_that_share_a_prompt_survive_each_others_cancellation(monkeypatch):
+    monkeypatch.setattr("nanochat.engine.PREFILL_TOKENS", 4)            # several passes for a prompt
+    net, params = model(), SamplingParams(0.9, seed=6, max_tokens=12)
+    expected = Engine(net, tokenizer()).generate([prompt("shared prompt")] * 3, params)
+    engine = Engine(net, tokenizer(), max_batch=4)
+    requests = [engine.submit(prompt("shared prompt"), params, sample=i) for i in (0, 1, 2)]
+    engine.step()
+    engine.cancel(requests[0])
+    engine.step()
+    engine.cancel(requests[2])
+    run(engine)
+    assert [each.finish_reason for each in requests][::2] == ["cancelled"] * 2
+    assert requests[1].ids == expected[1].ids
+
+
+def test_old_turns_are_dropped_whole_and_counted():
+    engine = Engine(model(), tokenizer())
+    turn = [{"role": "user", "content": "q" * 10}, {"role": "assistant", "content": "a" * 10}]
+    messages = [{"role": "system", "content": "be brief"}, *turn * 5, {"role": "user", "content": "last"}]
+    ids, dropped = engine.fit({"messages": messages}, SamplingParams(max_tokens=40))
+    rest = [messages[0], *turn * (5 - dropped), messages[-1]]
+    assert 0 < dropped < 5 and ids == engine.prompt({"messages": rest}, SamplingParams(max_tokens=1))
+    assert len(ids) <= CONTEXT - 40 + 1 < len(ids) + 24                 # one more would not have fitted
+
+
+@pytest.mark.parametrize("wrong", [{"min_p": 1.5}, {"repetition_penalty": 0}, {"frequency_penalty": 3},
+                                   {"presence_penalty": -2.5}, {"stop": ("",)}, {"stop": tuple("abcde")},
+                                   {"top_logprobs": 21}])
+def test_more_settings_out_of_range_are_refused_by_name(wrong):
+    with pytest.raises(ValueError, match=next(iter(wrong))):
+        SamplingParams(**wrong)

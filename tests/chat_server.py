@@ -79,19 +79,19 @@ class Gated(Engine):
         super().step()
 
 
-def served(engine: Engine, id: str = "tiny-sft") -> chat_web.Served:
-    return chat_web.Served(id, id.split("-")[-1], CONTEXT, 0, lambda device: engine)
+def served(engine: Engine, id: str = "tiny-sft") -> chat_web.Model:
+    return chat_web.Model({"id": id, "stage": id.split("-")[-1], "context": CONTEXT}, lambda device: engine)
 
 
 @contextlib.contextmanager
-def serving(*engines: Engine, models: list[chat_web.Served] = (), devices: list[str] = ("cpu",),
+def serving(*engines: Engine, models: list[chat_web.Model] = (), devices: list[str] = ("cpu",),
             flags: str = "--max-batch=4 --max-waiting=4"):
     """A real server -> an HTTP client of it."""
     torch.set_num_threads(1)
     listener = socket.create_server(("127.0.0.1", 0))   # connections wait here until the server is up
     args = chat_web.parser().parse_args(flags.split())
     app = chat_web.create_app([*map(served, engines), *models], args, devices)
-    server = chat_web.Server(uvicorn.Config(app, log_level="warning", access_log=False))
+    server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()
     try:

@@ -497,7 +497,7 @@ def test_a_stage_is_loaded_when_it_is_first_asked_for_and_one_that_cannot_be_is_
             raise SystemExit(2)                         # as die() does, when the files are gone
         return Gated(bigram(TOOL))
 
-    later = chat_web.Served("tiny-rl", "rl", CONTEXT, 0, load)
+    later = chat_web.Model({"id": "tiny-rl", "stage": "rl", "context": CONTEXT}, load)
     with serving(Gated(bigram(TOOL)), models=[later]) as client:
         assert ask(client).status_code == 200 and loaded == []
         assert ask(client, model="tiny-rl").status_code == 503
@@ -509,7 +509,7 @@ def test_a_stage_is_loaded_when_it_is_first_asked_for_and_one_that_cannot_be_is_
 
 def test_requests_go_to_the_least_busy_of_several_devices():
     engines = {device: Gated(bigram(ENDLESS), gate=threading.Semaphore(0)) for device in ("cpu", "cpu:0")}
-    model = chat_web.Served("tiny-sft", "sft", CONTEXT, 0, engines.__getitem__)
+    model = chat_web.Model({"id": "tiny-sft", "stage": "sft", "context": CONTEXT}, engines.__getitem__)
     with serving(models=[model], devices=list(engines)) as client, contextlib.ExitStack() as stack:
         for count in range(1, 5):
             stack.enter_context(raw(client, posted(json.dumps(SAID).encode())))

@@ -18,19 +18,19 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
 import torch
 import uvicorn
-from fastapi import APIRouter, Depends, FastAPI, HTTPException, Response
+from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi import Request as HTTPRequest
-from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, StreamingResponse
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
-from starlette.exceptions import HTTPException as AnyHTTPException
+from fastapi.responses import FileResponse, JSONResponse, StreamingResponse
+from pydantic import ConfigDict, Field, ValidationError, create_model, model_validator
+from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
 
@@ -44,10 +44,12 @@ from nanochat.engine import Detail, Engine, Request, SamplingParams
 PAGE = Path(nanochat.__file__).with_name("ui.html")
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
+SAFETY = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
+          "Referrer-Policy": "no-referrer"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 900_000                                      # bytes; tiktoken panics at a million spaces
 MAX_MESSAGES, MAX_CHOICES, MAX_CONNECTIONS = 1000, 32, 1000
-PATIENCE = 30                                           # seconds that a client may take to send, or to read
+PATIENCE, LOOK = 30, 0.5                              # seconds that a client may take; to see whether it left
 HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
             "prompt_cache_retention", "service_tier", "parallel_tool_calls", "include_obfuscation"}
 NEUTRAL = {"store": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "modalities": ["text"],
@@ -66,48 +68,43 @@ def failure(status: int, message: str, param: str | None = None, code: str | Non
     return HTTPException(status, {"error": error}, headers)
 
 
-def crash(error: BaseException, message: str = "the server failed", status: int = 500) -> HTTPException:
+def crash(error: BaseException, message: str = "the server failed") -> HTTPException:
     """Where it happened is logged, but not its text, which may hold what was said."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
-    return failure(status, f"{message} on this request")
+    return failure(500, f"{message} on this request")
 
 
-class Asked(BaseModel):
-    """What both kinds of requests have. Other fields are refused (the first is named), unless they would change
-    nothing; null is as if it were not there. SamplingParams decides which numbers are in range."""
+Drawing = create_model("Drawing", **{each.name: (each.type, each.default) for each in fields(SamplingParams)})
+
+
+class Asked(Drawing):
+    """What both kinds of requests have. Other fields are refused (the first is named), unless they would
+    change nothing; null is as if it were not there. SamplingParams decides which numbers are in range."""
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False)
     model: str = ""
     stream: bool = False
     stream_options: dict[str, bool] = {}
-    temperature: float = 1.0
-    top_k: int | None = None
-    top_p: float | None = None
-    min_p: float | None = None
-    repetition_penalty: float = 1.0
-    frequency_penalty: float = 0.0
-    presence_penalty: float = 0.0
-    seed: int | None = None
-    stop: str | Checked[str] = []
+    stop: Checked[str] = []
     n: int = Field(1, ge=1, le=MAX_CHOICES)
     answer_ids: Checked[int] = []                       # tokens that the answer begins with
 
     @model_validator(mode="before")
     @classmethod
-    def _what_counts(cls, fields: Any) -> Any:
-        if not isinstance(fields, dict):
-            return fields
-        kept = {name: value for name, value in fields.items() if name not in HARMLESS
+    def _what_counts(cls, given: Any) -> Any:
+        if not isinstance(given, dict):
+            return given
+        kept = {name: value for name, value in given.items() if name not in HARMLESS
                 and (value is not None or name == "top_k") and (name, value) not in NEUTRAL.items()}
+        if isinstance(kept.get("stop"), str):
+            kept["stop"] = [kept["stop"]]
         for name in [name for name in kept if name not in cls.model_fields][1:]:
             del kept[name]
         return kept
 
-    def params(self, *limits: int | None, top_logprobs: int | None) -> SamplingParams:
-        fields = self.model_dump(include=set(SamplingParams.__dataclass_fields__))
-        fields["stop"] = (self.stop,) if isinstance(self.stop, str) else tuple(self.stop)
-        fields["max_tokens"] = min((limit for limit in limits if limit is not None), default=None)
-        return SamplingParams(**fields | {"top_logprobs": top_logprobs})
+    def params(self, **settings) -> SamplingParams:
+        own = self.model_dump(include=set(Drawing.model_fields))
+        return SamplingParams(**own | {"stop": tuple(self.stop)} | settings)
 
     def submit(self, engine: Engine, prompt: list[int], params: SamplingParams, index: int) -> Request:
         return engine.submit(prompt, params, index % self.n, self.answer_ids)
@@ -119,18 +116,17 @@ class ChatRequest(Asked):
     messages: Checked[dict] = Field(max_length=MAX_MESSAGES)
     temperature: float = 0.6
     top_k: int | None = 50
-    max_tokens: int | None = None
     max_completion_tokens: int | None = None
     logprobs: bool = False
-    top_logprobs: int = Field(0, ge=0, le=20)
     kinds: ClassVar = ("chatcmpl", "chat.completion", "chat.completion.chunk")
     opening: ClassVar = {"delta": {"role": "assistant", "content": ""}}
 
     def prepare(self, engine: Engine, base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
         """A prompt for each answer, how to draw, and how many turns did not fit. ValueError where it is no
         conversation. A base model knows none: it continues the last message."""
-        asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        params = self.params(asked, most, top_logprobs=self.top_logprobs if self.logprobs else None)
+        limits = self.max_completion_tokens or self.max_tokens, most
+        params = self.params(max_tokens=min(filter(None, limits), default=None),
+                             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None)
         extra = {name for each in self.messages for name in each if each[name]}
         if extra := extra - {"role", "content", "parts", "name"}:
             raise ValueError(f"messages: {min(extra)} is not supported")
@@ -182,15 +178,18 @@ class TextRequest(Asked):
 
     def prepare(self, engine: Engine, base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
         """As above. ValueError where there is nothing to do."""
-        if not self.prompts or not (self.max_tokens or self.echo):
-            raise ValueError("prompt is an empty list" if self.max_tokens else "max_tokens is 0, without echo")
+        if not self.prompts:
+            raise ValueError("prompt is an empty list")
+        if not self.max_tokens and not self.echo:
+            raise ValueError("max_tokens is 0, which only echo allows")
         tokenizer, prompts = engine.tokenizer, []
         for given in self.prompts:
             ids = tokenizer.encode(given) if isinstance(given, str) else given
             if not all(0 <= id < tokenizer.vocab_size for id in ids):
                 raise ValueError(f"prompt must be of ids from 0 to {tokenizer.vocab_size - 1}")
             prompts += [[tokenizer.bos, *ids[ids[:1] == [tokenizer.bos]:]]] * self.n
-        return prompts, self.params(max(1, self.max_tokens), most, top_logprobs=self.logprobs), 0
+        made = max(1, min(self.max_tokens, most or self.max_tokens))
+        return prompts, self.params(max_tokens=made, top_logprobs=self.logprobs), 0
 
     def submit(self, engine: Engine, prompt: list[int], params: SamplingParams, index: int) -> Request:
         """With the prompt, and what the model thinks of it, as what is said first, if that is wanted."""
@@ -221,31 +220,29 @@ class TextRequest(Asked):
 class Job:
     """The answers to one HTTP request, which holds its places on a worker until it is closed."""
 
-    def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest):
-        self.worker, self.asked, self.news = worker, asked, asyncio.Queue()
+    def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest, card: dict):
+        self.worker, self.asked, self.card, self.news = worker, asked, card, asyncio.Queue()
         self.places = asked.n * len(getattr(asked, "prompts", "."))
         self.requests: list[Request] = []
         self.growing: dict[int, Request] = {}           # those that are not complete, by their index
         self.since, self.first, self.last = time.monotonic(), 0.0, 0.0      # its first token, and its last
 
-    async def begin(self, model: "Model", most: int | None) -> None:
-        """HTTPException where the model cannot be loaded, or the request makes no sense."""
+    async def begin(self, most: int | None) -> None:
+        """Load the model if it is the first to ask for it. HTTPException where the request makes no sense."""
+        worker, id = self.worker, self.card["id"]
+        self.engine = worker.engines.get(id) or await worker.call(worker.engine, id)
         try:
-            self.engine = await self.worker.call(self.worker.engine, model)
-        except (Exception, SystemExit) as error:        # the files may be gone, memory may not suffice
-            raise crash(error, f"the model {model.id} cannot be loaded", 503) from None
-        try:
-            base = model.card["stage"] == "base"
+            base = self.card["stage"] == "base"
             prompts, params, dropped = await asyncio.to_thread(self.asked.prepare, self.engine, base, most)
-            await self.worker.call(self._submit, prompts, params)
+            await worker.call(self._submit, prompts, params)
         except (ValueError, OverflowError) as error:
-            first = str(error).split()[0]
-            raise failure(400, str(error), first if first in type(self.asked).model_fields else None) from None
-        self.worker.wanted.set()
-        self.head = {"id": f"{self.asked.kinds[0]}-{uuid.uuid4().hex}", "created": int(time.time()),
-                     "model": model.id}
-        self.about = {"prompt_tokens": self.usage()["prompt_tokens"], "dropped_turns": dropped,
-                      "context": self.engine.context}
+            field = str(error).split()[0]
+            field = field if field in type(self.asked).model_fields else None
+            raise failure(400, str(error), field) from None
+        worker.wake()
+        name, read = f"{self.asked.kinds[0]}-{uuid.uuid4().hex}", self.usage()["prompt_tokens"]
+        self.head = {"id": name, "created": int(time.time()), "model": id}
+        self.about = {"prompt_tokens": read, "dropped_turns": dropped, "context": self.engine.context}
 
     def _submit(self, prompts: list[list[int]], params: SamplingParams) -> None:
         self.decoders = [AnswerDecoder(self.engine.tokenizer) for _ in prompts]
@@ -283,29 +280,37 @@ class Job:
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
                 "prompt_tokens_details": {"cached_tokens": cached}}
 
-    async def told(self) -> AsyncIterator[tuple]:
-        """What take() finds, to the end of all answers. HTTPException when the engine failed."""
+    async def told(self, request: HTTPRequest | None = None) -> AsyncIterator[tuple]:
+        """What take() finds, to the end of all answers. HTTPException when the engine failed, or the client
+        of that request left."""
         growing = len(self.requests)
         while growing:
-            item = await self.news.get()
+            try:
+                item = await asyncio.wait_for(self.news.get(), LOOK)
+            except TimeoutError:
+                if request and await request.is_disconnected():
+                    raise failure(499, "the client left") from None
+                continue
             if isinstance(item, Exception):
                 raise item
             growing -= item[-1] is not None
             yield item
 
-    async def whole(self) -> dict:
-        told = sorted([item async for item in self.told()])     # one of each answer
+    async def whole(self, request: HTTPRequest) -> dict:
+        told = sorted([item async for item in self.told(request)])      # one of each answer
         choices = [{"index": item[0], **self.asked.choice(self, *item[:3]), "finish_reason": item[3]}
                    for item in told]
         usage = self.usage()
         about = self.about | {"reused_tokens": usage["prompt_tokens_details"]["cached_tokens"]}
-        return self.head | {"object": self.asked.kinds[1], "choices": choices, "usage": usage, "nanochat": about}
+        return {**self.head, "object": self.asked.kinds[1], "choices": choices, "usage": usage,
+                "nanochat": about}
 
     async def events(self) -> AsyncIterator[str]:
         """The server-sent events of a streamed response."""
         def event(*choices: dict, **more) -> str:
             full = [{"logprobs": None, "finish_reason": None, **choice} for choice in choices]
-            return f"data: {json.dumps(self.head | {'object': self.asked.kinds[2], 'choices': full} | more)}\n\n"
+            more |= {"object": self.asked.kinds[2], "choices": full}
+            return f"data: {json.dumps(self.head | more)}\n\n"
 
         openings = [{"index": index, **self.asked.opening} for index in range(len(self.requests))]
         yield event(*openings, nanochat=self.about)
@@ -327,9 +332,7 @@ class Job:
 class EventStream(StreamingResponse):
     """However it ends, `closing` is closed; a client that stops reading is given up."""
 
-    def __init__(self, events: AsyncIterator[str], closing: contextlib.ExitStack):
-        super().__init__(events, headers={"Cache-Control": "no-store"}, media_type="text/event-stream")
-        self.closing = closing
+    media_type, closing = "text/event-stream", contextlib.nullcontext()
 
     async def __call__(self, scope, receive, send) -> None:
         async def patient(message: dict) -> None:
@@ -343,11 +346,12 @@ class EventStream(StreamingResponse):
 class Worker:
     """A device: an engine for each model in use, and the thread in which all is done that they do."""
 
-    def __init__(self, device: str, max_seconds: float):
+    def __init__(self, device: str, load: Callable[[str, str], Engine], max_seconds: float):
         set_up = functools.partial(torch.cuda.set_device, device) if device.startswith("cuda") else None
-        self.thread, self.wanted = ThreadPoolExecutor(1, initializer=set_up), asyncio.Event()
-        self.engine = functools.cache(lambda model: model.load(device))
-        self.jobs, self.max_seconds = set(), max_seconds
+        self.thread, self.task = ThreadPoolExecutor(1, initializer=set_up), None
+        self.device, self.load, self.max_seconds = device, load, max_seconds
+        self.engines: dict[str, Engine] = {}
+        self.jobs: set[Job] = set()
 
     @property
     def places(self) -> int:
@@ -357,15 +361,22 @@ class Worker:
         """What it returns or raises when it is called in the thread, between two steps."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
-    async def run(self) -> None:
+    def engine(self, id: str) -> Engine:
+        if id not in self.engines:
+            self.engines[id] = self.load(id, self.device)
+        return self.engines[id]
+
+    def wake(self) -> None:
+        if self.task is None or self.task.done():
+            self.task = asyncio.create_task(self._run())
+
+    async def _run(self) -> None:
         """Step after step of each engine that has something to do; what it makes goes to the handlers."""
-        while await self.wanted.wait():
-            self.wanted.clear()
-            while engines := {job.engine for job in self.jobs if job.growing}:
-                for engine in engines:
-                    jobs = [job for job in self.jobs if job.growing and job.engine is engine]
-                    for job, item in await self.call(self._step, engine, jobs):
-                        job.news.put_nowait(item)
+        while engines := {job.engine for job in self.jobs if job.growing}:
+            for engine in engines:
+                jobs = [job for job in self.jobs if job.growing and job.engine is engine]
+                for job, item in await self.call(self._step, engine, jobs):
+                    job.news.put_nowait(item)
 
     def _step(self, engine: Engine, jobs: list[Job]) -> list[tuple[Job, Any]]:
         try:
@@ -377,17 +388,6 @@ class Worker:
             for job in jobs:
                 job.growing.clear()
             return [(job, crash(error, "the model failed")) for job in jobs]
-
-
-@dataclass(frozen=True, eq=False)
-class Model:
-    """What /v1/models tells of it; load(device) makes an engine of it."""
-    card: dict
-    load: Callable[[str], Engine]
-
-    @property
-    def id(self) -> str:
-        return self.card["id"]
 
 
 async def read(request: HTTPRequest, form: type[T]) -> T:
@@ -411,35 +411,15 @@ async def read(request: HTTPRequest, form: type[T]) -> T:
         raise failure(400, f"{name}: {reason}", name, "unsupported_parameter" if unknown else None) from None
 
 
-async def unless_left(request: HTTPRequest, work: Coroutine) -> Any:
-    """What `work` returns. HTTPException, and the end of that work, where the client leaves before."""
-    async def left() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        raise failure(499, "the client left")
-
-    tasks = [asyncio.create_task(work), asyncio.create_task(left())]
-    try:
-        for done in asyncio.as_completed(tasks):
-            return await done
-    finally:
-        for task in tasks:
-            task.cancel()
-
-
-def create_app(models: Sequence[Model], args: argparse.Namespace,
+def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: argparse.Namespace,
                devices: Sequence[str] = ("cpu",)) -> FastAPI:
-    """The server as an ASGI app. `models`: the default first; `args`: what parser() gives."""
-    counts, by_id = Counter(), {model.id: model for model in models}
-    workers = [Worker(device, args.max_seconds) for device in devices]
-    limit = len(devices) * args.max_batch + args.max_waiting
-
-    @contextlib.asynccontextmanager
-    async def lifespan(_: FastAPI) -> AsyncIterator[None]:
-        tasks = [asyncio.create_task(worker.run()) for worker in workers]
-        yield
-        for task in tasks:
-            task.cancel()
+    """The server as an ASGI app. `cards`: what /v1/models tells, the default first; load(id, device) makes an
+    engine; `args`: what parser() gives."""
+    counts, models = Counter(), {card["id"]: card for card in cards}
+    default, limit = cards[0], len(devices) * args.max_batch + args.max_waiting
+    workers = [Worker(device, load, args.max_seconds) for device in devices]
+    for worker in workers:
+        worker.engine(default["id"])
 
     async def authorize(request: HTTPRequest) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
@@ -452,24 +432,20 @@ def create_app(models: Sequence[Model], args: argparse.Namespace,
         counts[f'requests_total{{status="{error.status_code}"}}'] += 1
         return JSONResponse(error.detail, error.status_code, error.headers)
 
-    for worker in workers:
-        worker.engine(models[0])
-    app = FastAPI(title="nanochat", lifespan=lifespan, openapi_url="/openapi.json" if args.docs else None)
-    app.add_exception_handler(AnyHTTPException, refuse)
+    app = FastAPI(title="nanochat", openapi_url="/openapi.json" if args.docs else None)
+    app.add_exception_handler(HTTPException, refuse)
     # no foreign name can be resolved to a server that answers to local ones only
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK if args.host in LOOPBACK else ["*"])
     api = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
 
     @app.get("/")
     async def page() -> Response:
-        safety = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
-                  "Referrer-Policy": "no-referrer"}
-        return FileResponse(PAGE, headers=safety)
+        return FileResponse(PAGE, headers=SAFETY)
 
     @app.get("/health")
     async def health() -> dict:
-        return {"status": "ok", "model": models[0].id, "models": list(by_id), "limit": limit,
-                "context": models[0].card["context"], "requests": sum(worker.places for worker in workers)}
+        return {"status": "ok", "model": default["id"], "models": list(models), "limit": limit,
+                "context": default["context"], "requests": sum(worker.places for worker in workers)}
 
     @app.get("/metrics")
     async def metrics() -> Response:
@@ -477,23 +453,20 @@ def create_app(models: Sequence[Model], args: argparse.Namespace,
         counts["running"] = sum(job.places for job in jobs if job.first)
         counts["waiting"] = sum(job.places for job in jobs if not job.first)
         lines = [f"nanochat_{name} {value}\n" for name, value in sorted(counts.items())]
-        return PlainTextResponse("".join(lines), media_type="text/plain; version=0.0.4")
+        return Response("".join(lines), media_type="text/plain; version=0.0.4")
 
     @api.get("/models")
     async def list_models() -> dict:
-        return {"object": "list", "data": [model.card for model in models]}
+        return {"object": "list", "data": cards}
 
     @api.get("/models/{id}")
-    async def one_model(id: str) -> dict:
-        return find(id).card
-
-    def find(id: str) -> Model:
-        if id not in by_id:
-            raise failure(404, f"there is no such model, but {', '.join(by_id)}", "model", "model_not_found")
-        return by_id[id]
+    async def find(id: str) -> dict:
+        if id not in models:
+            raise failure(404, f"there is no such model, but {', '.join(models)}", "model", "model_not_found")
+        return models[id]
 
     def close(job: Job) -> None:
-        """Frees its places, whether the answers are complete or no longer wanted, and counts what was made."""
+        """Free its places, whether its answers are complete or no longer wanted; count what was made."""
         job.worker.jobs.discard(job)
         job.worker.thread.submit(job.cancel)
         used, begun = job.usage(), job.first or job.since
@@ -504,8 +477,8 @@ def create_app(models: Sequence[Model], args: argparse.Namespace,
 
     async def answer(form: type[Asked], request: HTTPRequest) -> Response:
         asked = await read(request, form)
-        model = find(asked.model or models[0].id)
-        job = Job(min(workers, key=lambda worker: worker.places), asked)
+        card = await find(asked.model or default["id"])
+        job = Job(min(workers, key=lambda worker: worker.places), asked, card)
         if job.places > MAX_CHOICES:
             raise failure(400, f"{job.places} answers in one request are more than {MAX_CHOICES}", "n")
         if sum(worker.places for worker in workers) + job.places > limit:
@@ -514,11 +487,16 @@ def create_app(models: Sequence[Model], args: argparse.Namespace,
         with contextlib.ExitStack() as stack:
             stack.callback(close, job)
             try:
-                await job.begin(model, args.max_tokens)
-                reply = (EventStream(job.events(), stack.pop_all()) if asked.stream
-                         else JSONResponse(await unless_left(request, job.whole())))
-            except Exception as error:
-                raise error if isinstance(error, HTTPException) else crash(error) from None
+                await job.begin(args.max_tokens)
+                if not asked.stream:
+                    reply = JSONResponse(await job.whole(request))
+            except HTTPException:
+                raise
+            except (Exception, SystemExit) as error:    # a model that cannot be loaded ends in the latter
+                raise crash(error) from None
+            if asked.stream:
+                reply = EventStream(job.events(), headers={"Cache-Control": "no-store"})
+                reply.closing = stack.pop_all()
         counts['requests_total{status="200"}'] += 1
         return reply
 
@@ -529,23 +507,17 @@ def create_app(models: Sequence[Model], args: argparse.Namespace,
     return app
 
 
-def find_models(args: argparse.Namespace) -> list[Model]:
-    """Every stage of the model asked for, the most finished first, but before all the one asked for."""
-    def served(path: Path) -> Model:
-        *_, tag, stage, _ = path.parts
-        card = {"id": f"{tag}-{stage}", "object": "model", "created": int(checkpoint.created(path)),
-                "owned_by": "nanochat", "stage": stage, "context": checkpoint.read_shape(path).sequence_len}
-        step = checkpoint.read_state(path)["step"]
-
-        def load(device: str) -> Engine:
-            model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
-            return Engine(model, tokenizer, args.max_batch, args.keep)
-
-        return Model(card, load)
-
-    chosen = checkpoint.find(args.stage, args.model_tag, args.step)
+def find_cards(args: argparse.Namespace) -> list[dict]:
+    """Of every stage of the model asked for, the most finished first, but before all the one asked for."""
+    chosen, cards = checkpoint.find(args.stage, args.model_tag, args.step), []
     others = [path for path in checkpoint.stages(chosen.parts[-3]) if path.parent != chosen.parent]
-    return [served(path) for path in (chosen, *others)]
+    for path in (chosen, *others):
+        *_, tag, stage, _ = path.parts
+        cards.append({"id": f"{tag}-{stage}", "object": "model", "created": int(checkpoint.created(path)),
+                      "owned_by": "nanochat", "tag": tag, "stage": stage,
+                      "step": checkpoint.read_state(path)["step"],
+                      "context": checkpoint.read_shape(path).sequence_len})
+    return cards
 
 
 def parser() -> argparse.ArgumentParser:
@@ -568,14 +540,20 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "max_batch", "max_tokens", "max_seconds")
-    six = ":" in args.host
+    family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
     try:                                                # early visitors wait instead of being refused
-        listener = socket.create_server((args.host, args.port), dualstack_ipv6=six,
-                                        family=socket.AF_INET6 if six else socket.AF_INET)
+        listener = socket.create_server((args.host, args.port), family=family)
     except (OSError, OverflowError) as error:
         die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
+    cards = {card["id"]: card for card in find_cards(args)}
+
+    def load(id: str, device: str) -> Engine:
+        stage, tag, step = (cards[id][key] for key in ("stage", "tag", "step"))
+        model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
+        return Engine(model, tokenizer, args.max_batch, args.keep)
+
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    app = create_app(find_models(args), args, gpus or [str(find_device())])
+    app = create_app([*cards.values()], load, args, gpus or [str(find_device())])
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
                             limit_concurrency=MAX_CONNECTIONS)

@@ -5,6 +5,7 @@ import json
 import re
 import socket
 import threading
+from collections.abc import Callable
 
 import httpx
 import torch
@@ -79,18 +80,23 @@ class Gated(Engine):
         super().step()
 
 
-def served(engine: Engine, id: str = "tiny-sft") -> chat_web.Model:
-    return chat_web.Model({"id": id, "stage": id.split("-")[-1], "context": CONTEXT}, lambda device: engine)
+Served = tuple[str, Callable[[str], Engine]]             # id and what loads it on a device
+
+
+def served(engine: Engine, id: str = "tiny-sft") -> Served:
+    return id, lambda device: engine
 
 
 @contextlib.contextmanager
-def serving(*engines: Engine, models: list[chat_web.Model] = (), devices: list[str] = ("cpu",),
+def serving(*engines: Engine, models: list[Served] = (), devices: list[str] = ("cpu",),
             flags: str = "--max-batch=4 --max-waiting=4"):
     """A real server -> an HTTP client of it."""
     torch.set_num_threads(1)
     listener = socket.create_server(("127.0.0.1", 0))   # connections wait here until the server is up
     args = chat_web.parser().parse_args(flags.split())
-    app = chat_web.create_app([*map(served, engines), *models], args, devices)
+    load = dict([*map(served, engines), *models])
+    cards = [{"id": id, "stage": id.split("-")[-1], "context": CONTEXT} for id in load]
+    app = chat_web.create_app(cards, lambda id, device: load[id](device), args, devices)
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", access_log=False))
     thread = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
     thread.start()

@@ -124,8 +124,9 @@ class ChatRequest(Asked):
     def prepare(self, engine: Engine, base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
         """A prompt for each answer, how to draw, and how many turns did not fit. ValueError where it is no
         conversation. A base model knows none: it continues the last message."""
-        limits = self.max_completion_tokens or self.max_tokens, most
-        params = self.params(max_tokens=min(filter(None, limits), default=None),
+        asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
+        limits = [limit for limit in (asked, most) if limit is not None]
+        params = self.params(max_tokens=min(limits, default=None),
                              top_logprobs=(self.top_logprobs or 0) if self.logprobs else None)
         extra = {name for each in self.messages for name in each if each[name]}
         if extra := extra - {"role", "content", "parts", "name"}:
@@ -202,11 +203,14 @@ class TextRequest(Asked):
         return request
 
     def choice(self, job: "Job", index: int, pieces: Pieces, details: list[Detail]) -> dict:
-        name, decoder, rows = job.engine.tokenizer.decode, job.decoders[index], []
+        def name(id: int) -> str:
+            return job.engine.tokenizer.decode_bytes([id]).decode(errors="backslashreplace")
+
+        decoder, rows = job.decoders[index], []
         for each in details:
-            top = {name([id]): logprob for id, logprob in (*each.top, each[:2])}
+            top = {name(id): logprob for id, logprob in (*each.top, each[:2])}
             offset = len(visible_text(decoder.parts))
-            rows.append((name([each.id]), each.logprob, top, offset, each.id, each.entropy))
+            rows.append((name(each.id), each.logprob, top, offset, each.id, each.entropy))
             decoder.push(each.id)
         keys = ("tokens", "token_logprobs", "top_logprobs", "text_offset", "ids", "entropies")
         logprobs = {key: [row[i] for row in rows] for i, key in enumerate(keys)}
@@ -222,7 +226,7 @@ class Job:
 
     def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest, card: dict):
         self.worker, self.asked, self.card, self.news = worker, asked, card, asyncio.Queue()
-        self.places = asked.n * len(getattr(asked, "prompts", "."))
+        self.engine, self.places = None, asked.n * len(getattr(asked, "prompts", "."))
         self.requests: list[Request] = []
         self.growing: dict[int, Request] = {}           # those that are not complete, by their index
         self.since, self.first, self.last = time.monotonic(), 0.0, 0.0      # its first token, and its last
@@ -374,7 +378,7 @@ class Worker:
         """Step after step of each engine that has something to do; what it makes goes to the handlers."""
         while engines := {job.engine for job in self.jobs if job.growing}:
             for engine in engines:
-                jobs = [job for job in self.jobs if job.growing and job.engine is engine]
+                jobs = [job for job in self.jobs if job.engine is engine]
                 for job, item in await self.call(self._step, engine, jobs):
                     job.news.put_nowait(item)
 
@@ -385,9 +389,10 @@ class Worker:
             return [(job, item) for job in jobs for item in job.take(self.max_seconds)]
         except Exception as error:                      # memory, NaN: the answers are lost, not the server
             engine.reset()
-            for job in jobs:
+            lost, told = [job for job in jobs if job.growing], crash(error, "the model failed")
+            for job in lost:
                 job.growing.clear()
-            return [(job, crash(error, "the model failed")) for job in jobs]
+            return [(job, told) for job in lost]
 
 
 async def read(request: HTTPRequest, form: type[T]) -> T:

@@ -234,7 +234,7 @@ class Job:
     async def begin(self, most: int | None) -> None:
         """Load the model if it is the first to ask for it. HTTPException where the request makes no sense."""
         worker, id = self.worker, self.card["id"]
-        self.engine = worker.engines.get(id) or await worker.call(worker.engine, id)
+        self.engine = worker.engines.get(id) or await worker.engine(id)
         try:
             base = self.card["stage"] == "base"
             prompts, params, dropped = await asyncio.to_thread(self.asked.prepare, self.engine, base, most)
@@ -353,6 +353,7 @@ class Worker:
     def __init__(self, device: str, load: Callable[[str, str], Engine], max_seconds: float):
         set_up = functools.partial(torch.cuda.set_device, device) if device.startswith("cuda") else None
         self.thread, self.task = ThreadPoolExecutor(1, initializer=set_up), None
+        self.loading = asyncio.Lock()
         self.device, self.load, self.max_seconds = device, load, max_seconds
         self.engines: dict[str, Engine] = {}
         self.jobs: set[Job] = set()
@@ -365,9 +366,11 @@ class Worker:
         """What it returns or raises when it is called in the thread, between two steps."""
         return await asyncio.get_running_loop().run_in_executor(self.thread, function, *args)
 
-    def engine(self, id: str) -> Engine:
-        if id not in self.engines:
-            self.engines[id] = self.load(id, self.device)
+    async def engine(self, id: str) -> Engine:
+        """Loaded when it is first asked for, while others go on."""
+        async with self.loading:
+            if id not in self.engines:
+                self.engines[id] = await asyncio.to_thread(self.load, id, self.device)
         return self.engines[id]
 
     def wake(self) -> None:
@@ -424,7 +427,7 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     default, limit = cards[0], len(devices) * args.max_batch + args.max_waiting
     workers = [Worker(device, load, args.max_seconds) for device in devices]
     for worker in workers:
-        worker.engine(default["id"])
+        worker.engines[default["id"]] = load(default["id"], worker.device)
 
     async def authorize(request: HTTPRequest) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")

@@ -79,7 +79,7 @@ class Chat:
 
     @property
     def focus(self) -> str:
-        return self.page.evaluate("document.activeElement.ariaLabel || document.activeElement.textContent")
+        return self.page.evaluate("(({ ariaLabel, title, textContent }) => ariaLabel || title || textContent)(document.activeElement)")
 
 
 def open_chat(browser, url: str, errors: list, **options) -> Chat:
@@ -174,25 +174,8 @@ def test_it_streams_stops_remembers_and_shows_text_as_text(visit):
         assert chat.texts(".note.error") == ["No answer: the model failed on this request"]
 
 
-def test_tool_calls_are_shown_and_stay_open_once_opened(visit, client):
+def test_the_question_grows_with_its_lines_up_to_seven_and_shrinks_again(visit, client):
     chat = visit(client)
-    chat.ask("6 times 7?")
-    assert chat.texts(".body > *") == ["ok", "Calculator: 6*7 = 42", "!"]
-    chat.click("summary")
-    assert chat.texts(".tool pre") == ["6*7\n42"]
-    chat.evaluate("fill(path().at(-1).message)")
-    assert chat.locator(".tool").evaluate("node => node.open")
-
-
-WITHOUT_FIELD_SIZING = """textarea { field-sizing: fixed !important }
-    .growing::after { content: attr(data-copy) " " !important }"""
-
-
-@pytest.mark.parametrize("style", ["", WITHOUT_FIELD_SIZING], ids=["as it is", "without field-sizing"])
-def test_the_question_grows_with_its_lines_up_to_seven_and_shrinks_again(visit, client, style):
-    """In a browser without field-sizing the unseen copy gives the height."""
-    chat = visit(client)
-    chat.evaluate("style => document.head.append(make('style', '', style))", style)
     height = lambda: chat.locator("#ask textarea").evaluate("node => node.getBoundingClientRect().height")
     one, heights = height(), []
     chat.page.focus("#ask textarea")
@@ -200,8 +183,8 @@ def test_the_question_grows_with_its_lines_up_to_seven_and_shrinks_again(visit, 
         chat.keyboard.insert_text("a line")
         heights.append(height())
         chat.press("Shift+Enter")
-    line = heights[1] - one
-    assert line > 10 and heights == pytest.approx([one + min(i, 6) * line for i in range(9)], abs=1)
+    line = 1.6 * 16                                     # px
+    assert heights == pytest.approx([one + min(i, 6) * line for i in range(9)], abs=1)
     chat.fill("#ask textarea", "x" * 500)
     assert height() > one and chat.evaluate("ask.getBoundingClientRect().width <= innerWidth")
     chat.press("Enter")
@@ -259,7 +242,7 @@ def test_an_edited_question_is_a_branch_and_all_branches_last(visit, client):
     chat.press("Enter")                                 # round: the second is before the first
     assert chat.texts(".bubble") == ["second"] and "2/2" in chat.texts(".acts")[0]
     chat.act("Edit")
-    chat.press("Escape", "Tab", "Enter")                # to Cancel
+    chat.press("Escape")
     assert chat.texts(".bubble") == ["second"] and chat.focus == "Edit"
     chat.act("Try again")
     chat.done()
@@ -304,7 +287,7 @@ def test_a_token_shows_its_alternatives_and_a_choice_continues_from_it(visit, cl
     sure = chat.locator(".token").first
     assert float(sure.evaluate("node => node.style.getPropertyValue('--doubt')")) < 0.05
     sure.hover()
-    assert re.match(r"(100|9\d)% likely · entropy 0.\d\d nats", chat.see(".peek p").inner_text())
+    assert re.match(r"(100|9\d)\.\d% likely · entropy 0.\d\d nats", chat.see(".peek p").inner_text())
     assert chat.locator(".peek button").count() == 5 and chat.texts(".peek .taken span") == ["o"]
     chat.mouse.move(5, 600)
     chat.see(".peek", state="detached")
@@ -335,7 +318,7 @@ def test_ones_own_text_is_measured_as_the_model_measures_it(visit, client):
     chat.select_option("#first", "tiny-base")
     chat.act("Your own text")
     chat.fill("#own textarea", text)
-    chat.act("Look inside")
+    chat.act("Measure")
     chat.see("#own .token")
     count = ids.shape[1] - 1
     means = [float(mean) for mean in chat.texts("#own dd")]
@@ -345,8 +328,8 @@ def test_ones_own_text_is_measured_as_the_model_measures_it(visit, client):
     chat.see(".peek")
     assert chat.locator(".peek div.row").count() >= 5 and chat.locator(".peek button").count() == 0
     chat.fill("#own textarea", "x" * 500)
-    chat.act("Look inside")
-    assert "context" in chat.see("#own .error").inner_text()
+    chat.act("Measure")
+    assert "room for 200" in chat.see("#own .error").inner_text()
     chat.press("Escape")
     assert chat.focus == "Your own text"
 
@@ -517,7 +500,7 @@ def test_errors_of_the_server_are_told_and_can_be_tried_again(visit, client):
     says(chat, "a short one", reason="length", dropped_turns=2)
     chat.act("Try again")
     chat.done()
-    assert chat.texts(".note") == ["Too long: 2 old turns were left out.", "The answer reached its longest length."]
+    assert chat.texts(".note") == ["Too long: 2 old turns left out.", "The answer reached its longest length."]
 
 
 def test_context_and_speed_are_told(visit, client):
@@ -525,7 +508,6 @@ def test_context_and_speed_are_told(visit, client):
     chat.ask("Hi")
     prompt = len(TOKENIZER.encode("Hi")) + 4
     assert chat.see("#meter").inner_text() == f"{prompt + 12} of 200 tokens"
-    assert chat.get_by_role("meter").get_attribute("aria-valuenow") == str(prompt + 12)
     assert re.search(r"12 tokens · \d+ a second · the first after \d\.\d\d\ss", chat.texts(".acts")[-1])
 
 
@@ -654,9 +636,10 @@ def test_it_fits_a_phone(visit, client):
         chat.act(opener)
         box = chat.see("dialog[open]").bounding_box()
         assert box["x"] >= 0 and box["x"] + box["width"] <= 360 and box["height"] <= 640 and not wide()
-        chat.press("Escape")
-    assert all(box["width"] >= 24 and box["height"] >= 24 for box in
-               (node.bounding_box() for node in chat.locator("button:visible").all()))
+        chat.press("Escape", "Escape")                  # the dialog, then what it was opened from
+    small = chat.evaluate("""[...document.querySelectorAll('button')].filter(node => node.checkVisibility() &&
+        Math.min(node.offsetWidth, node.offsetHeight) < 24).map(node => node.textContent)""")
+    assert small == []
 
 
 def test_everything_is_reached_by_keyboard(visit, client):
@@ -678,12 +661,12 @@ def test_everything_is_reached_by_keyboard(visit, client):
     while "Tokens" not in chat.evaluate("document.activeElement.parentNode.ariaLabel ?? ''"):
         chat.press("Tab")
     chat.press("ArrowRight", "ArrowRight", "ArrowLeft")
-    assert re.match(r"k, (9\d|100)%", chat.focus) and chat.locator(".peek").is_visible()
-    chat.press("Enter", "ArrowDown")
+    assert re.match(r"k, (9\d|100)\.\d%", chat.focus) and chat.locator(".peek").is_visible()
+    chat.press("Enter", "Tab")
     assert chat.evaluate("document.activeElement.matches('.peek button:nth-of-type(2)')")
     chat.press("Escape")
     assert chat.focus.startswith("k, ")
-    chat.press("Enter", "ArrowDown")
+    chat.press("Enter", "Tab")
     assert len(chat.asked(lambda: chat.press("Enter"))["answer_ids"]) == 2
     chat.done()
 
@@ -695,7 +678,7 @@ def test_a_screen_reader_hears_an_answer_once(visit, client):
     chat.ask("Hi")
     assert chat.evaluate("heard") == ["ok!"] and chat.get_by_role("log").get_attribute("aria-live") == "off"
     unnamed = chat.evaluate("""[...document.querySelectorAll('button, input, select, textarea, dialog')].filter(
-        node => !(node.ariaLabel || node.textContent.trim() || node.labels?.length)).length""")
+        node => !(node.ariaLabel || node.title || node.textContent.trim() || node.labels?.length)).length""")
     assert unnamed == 0
 
 

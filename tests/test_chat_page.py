@@ -510,7 +510,7 @@ def test_errors_of_the_server_are_told_and_can_be_tried_again(visit, client):
     says(chat, "a short one", reason="length", dropped_turns=2)
     chat.act("Try again")
     chat.done()
-    assert chat.texts(".note") == ["Too long: 2 old turns left out.",
+    assert chat.texts(".note") == ["Oldest turns left out, to fit: 2",
                                    "The answer reached its longest length."]
 
 
@@ -520,6 +520,9 @@ def test_context_and_speed_are_told(visit, client):
     prompt = len(TOKENIZER.encode("Hi")) + 4
     assert chat.see("#meter").inner_text() == f"{prompt + 12} of 200 tokens"
     assert re.search(r"12 tokens · \d+ a second · the first after \d\.\d\d\ss", chat.texts(".acts")[-1])
+    for _ in range(4):
+        chat.ask("x" * 40)
+    assert re.match(r"Oldest turns left out, to fit: [1-3]", chat.texts(".note")[-1])
 
 
 HOSTILE = """<script>document.title = "taken"</script><img src=x onerror="document.title = 'taken'">
@@ -612,7 +615,9 @@ def test_markdown_becomes_headings_lists_tables_quotes_and_code(visit, client):
     says(chat, "", pieces=[MARKDOWN])
     chat.ask("Show")
     shape = chat.locator(".body").evaluate("""body => {
-        const outline = node => [...node.children].map(child => child.tagName.toLowerCase() + (child.children.length ? `(${outline(child)})` : "")).join(" ");
+        const inner = child => child.children.length ? `(${outline(child)})` : "";
+        const outline = node => [...node.children].map(
+            child => child.tagName.toLowerCase() + inner(child)).join(" ");
         return outline(body) }""")
     row = lambda tag, inner="": f"tr({tag} {tag}{inner})"
     assert shape == " ".join([
@@ -730,6 +735,10 @@ def test_text_has_contrast_by_day_and_by_night(visit, client, scheme):
 
 # ---- the README's pictures
 
+QUESTIONS = [["Which planet is the fourth from the Sun?", "What is 48 + 67?"],
+             ["How is the word lantern spelled?", "Tell me something about the Moon."]]      # one to be unsure of
+
+
 def pictures(url: str, folder: Path) -> None:
     """Four pictures of a running server: by day, by night, on a phone, and a look inside."""
     views = {"chat": {}, "chat_dark": {"color_scheme": "dark"}, "chat_inside": {},
@@ -739,7 +748,7 @@ def pictures(url: str, folder: Path) -> None:
         for name, options in views.items():
             chat = open_chat(browser, url, [], **{"viewport": {"width": 1000, "height": 620}} | options)
             chat.until("models.length > 0")
-            for question in IDEAS[:1] if name == "chat_inside" else IDEAS[:2]:
+            for question in QUESTIONS[name == "chat_inside"]:
                 chat.ask(question)
             if name == "chat_inside":
                 chat.click("#inside")
@@ -753,8 +762,6 @@ def pictures(url: str, folder: Path) -> None:
             assert (folder / f"{name}.png").stat().st_size < 80_000
         browser.close()
 
-
-IDEAS = ["Which planet is the fourth from the Sun?", "What is 48 + 67?"]
 
 if __name__ == "__main__":
     pictures(sys.argv[1], Path(sys.argv[2]))

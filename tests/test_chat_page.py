@@ -736,7 +736,7 @@ def test_text_has_contrast_by_day_and_by_night(visit, client, scheme):
 # ---- the README's pictures
 
 QUESTIONS = [["Which planet is the fourth from the Sun?", "What is 48 + 67?"],
-             ["How is the word lantern spelled?", "Tell me something about the Moon."]]      # one to be unsure of
+             ["How is the word lantern spelled?", "Tell me something about the Moon."]]      # one unsure of
 
 
 def pictures(url: str, folder: Path) -> None:

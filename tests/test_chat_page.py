@@ -451,7 +451,7 @@ def test_conversations_are_exported_and_imported(visit, client, tmp_path):
 
 
 FOREIGN = [
-    "", "[]", "null", '{"chats": 1}',
+    "", "[]", "null", '{"chats": 1}', '{"chats": [{"title": "x", "root": {"children": [{}]}}]}',
     '{"chats": [{"title": "x", "messages": [{"role": "user", "content": {}}]}]}',
     '{"chats": [{"title": "x", "root": {"children": [{"role": "assistant", "content": [{"type": 1}]}]}}]}',
     '{"chats": [{"title": "x", "messages": [{"role": "assistant", "content": [], "tokens": [[1, "a"]]}]}]}',

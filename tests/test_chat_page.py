@@ -1,7 +1,7 @@
 """The chat page in a real browser, against the real server with tiny models; what no such model says is put
 into the browser's mouth by intercepting its requests.
 
-    python tests/test_chat_page.py http://127.0.0.1:8000 dev       takes the README's pictures of a server"""
+    PYTHONPATH=. python tests/test_chat_page.py http://127.0.0.1:8000 dev   takes pictures for the README"""
 
 import json
 import math
@@ -736,7 +736,7 @@ def test_text_has_contrast_by_day_and_by_night(visit, client, scheme):
 # ---- the README's pictures
 
 QUESTIONS = [["Which planet is the fourth from the Sun?", "What is 48 + 67?"],
-             ["How is the word lantern spelled?", "Tell me something about the Moon."]]      # one unsure of
+             ["How is the word lantern spelled?"]]      # to look inside
 
 
 def pictures(url: str, folder: Path) -> None:

@@ -22,7 +22,7 @@ from chat_server import ENDLESS, TOKENIZER, TOOL, Gated, bigram, random_model, s
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 pytestmark = pytest.mark.skipif(
     CHROMIUM is None, reason="the page's tests need Chromium: apt-get install chromium")
-TIMEOUT = 10_000                                        # ms, of anything that is waited for
+TIMEOUT = 20_000                                        # ms, of anything that is waited for
 
 
 class Chat:

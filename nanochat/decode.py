@@ -19,7 +19,9 @@ from nanochat.past import KVCache
 
 MOST_PRODUCTS = 200_000_000                             # of a weight and a number, in a pass
 PRODUCTS_PER_THREAD = 4_000_000                         # of less, threads wait longer than they work
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+# sums in any order; not -ffast-math, which would change the arithmetic of the whole process when it is loaded
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fassociative-math", "-fno-signed-zeros",
+         "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
 

@@ -90,7 +90,7 @@ def test_the_ids_of_an_answer_with_its_tool_call_are_told_and_can_begin_the_next
     ids = [entry["id"] for entry in entries]
     names = "ok<|python_start|>6*7<|python_end|><|output_start|>42<|output_end|>!"
     assert TOKENIZER.decode(ids) == names == "".join(entry["token"] for entry in entries)
-    for count in (*range(8), 11, 12):                   # not inside of what the tool said
+    for count in range(len(ids) + 1):
         begun = ask(client, answer_ids=ids[:count], logprobs=True).json()
         choice = begun["choices"][0]
         assert choice["message"]["parts"] == PARTS and choice["finish_reason"] == "stop"

@@ -285,6 +285,8 @@ class Worker:
 
     async def engine(self, model: Served) -> Engine:
         """That of the model, loaded when it is first asked for. HTTPException where it cannot be."""
+        if model.id in self.engines:                    # nobody else waits for one that is being loaded
+            return self.engines[model.id]
         async with self.loading:
             try:
                 if model.id not in self.engines:

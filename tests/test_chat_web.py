@@ -507,6 +507,22 @@ def test_a_stage_is_loaded_when_it_is_first_asked_for_and_one_that_cannot_be_is_
         assert missing.status_code == 404 and missing.json()["error"]["code"] == "model_not_found"
 
 
+def test_other_stages_answer_while_one_is_being_loaded():
+    begun, go = threading.Event(), threading.Event()
+
+    def load(device: str) -> Engine:
+        begun.set()
+        go.wait()
+        return Gated(bigram(TOOL))
+
+    with serving(Gated(bigram(TOOL)), models=[chat_web.Served("tiny-rl", "rl", CONTEXT, 0, load)]) as client:
+        with raw(client, posted(json.dumps(SAID | {"model": "tiny-rl"}).encode())) as slow:
+            begun.wait()
+            assert ask(client).status_code == 200
+            go.set()
+            assert b" 200 " in slow.recv(4096)
+
+
 def test_requests_go_to_the_least_busy_of_several_devices():
     engines = {device: Gated(bigram(ENDLESS), gate=threading.Semaphore(0)) for device in ("cpu", "cpu:0")}
     model = chat_web.Served("tiny-sft", "sft", CONTEXT, 0, engines.__getitem__)

@@ -107,6 +107,11 @@ def newest(stage_name: str, tag: str) -> Path | None:
     return (checkpoints(stage_name, tag) or [None])[-1]
 
 
+def stages(tag: str) -> list[Path]:
+    """The newest whole checkpoint of every stage of a model that is there, the most finished first."""
+    return [path for name in STAGES if (path := newest(name, tag))]
+
+
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
     """The checkpoint asked for. Without a step the newest one, without a tag of the model that was written
     last, without a stage of the most finished stage. Dies with what there is if it is not there."""
@@ -131,6 +136,10 @@ def read_state(directory: Path) -> dict:
         die(f"{directory} has format {found}, this code reads {FORMAT}",
             hint="train it again (bash runs/runcpu.sh --fresh), or use the code that wrote it")
     return json.loads((directory / "state.json").read_text())
+
+
+def read_shape(directory: Path) -> Shape:
+    return Shape(**json.loads((directory / "config.json").read_text())["shape"])
 
 
 def require_dtype(directory: Path, stage: Stage) -> None:

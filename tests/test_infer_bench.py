@@ -36,8 +36,8 @@ def test_both_sides_are_measured_in_turns_in_processes_of_their_own(tmp_path):
         (package / name).write_text(text.replace("\n        ", "\n"))
     flags = ["--depth=2", "--vocab-size=300", "--sequence-len=64", "--prompt-tokens=24", "--decode-tokens=6",
              "--rounds=1", "--batch-sizes=1,3", "--device=cpu", "--dtype=float32", f"--reference={tmp_path}"]
-    done = subprocess.run([sys.executable, "-m", "scripts.infer_bench", *flags], capture_output=True, text=True,
-                          check=True, timeout=300)
+    command = [sys.executable, "-m", "scripts.infer_bench", *flags]
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["case"] for line in lines] == ["batch 1", "batch 3", "16 different"]
     for line, rows in zip(lines, (1, 3, 16)):

@@ -26,9 +26,6 @@ def _question(row: dict) -> dict:
     return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
 
 
-def _conversation(row: dict) -> dict:
-    return answered(_question(row), solution(row["answer"]))
-
-
 _ROWS = hub_set("openai/gsm8k", "main", val="test")      # there is no third split to validate on
-TASKS = [Task("gsm8k", source(_ROWS, _conversation), source(_ROWS, _question), names_number, max_tokens=400)]
+TASKS = [Task("gsm8k", source(_ROWS, lambda row: answered(_question(row), solution(row["answer"]))),
+              source(_ROWS, _question), names_number, max_tokens=400)]

@@ -77,31 +77,27 @@ def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
     return text[:1].lower() + text[1:] if dice.chance(0.3) else text
 
 
-def _spelled(word: str) -> str:
-    """Each letter behind a space: one token, and the same one wherever in the word it stands."""
-    return "Letter by letter: " + " ".join(word)
-
-
 def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     """A question and its answer; the letter is mostly one of the word."""
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
     return asked(_typed(dice, dice.pick(_COUNT), word, letter), answer=value), [
-        {"type": "text", "text": f"{_spelled(word)}\nNow I count {letter} in it: "},
+        {"type": "text", "text": f"Letter by letter: {' '.join(word)}\nNow I count {letter} in it: "},
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
 
 
 def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
-    return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
+    spelled = " ".join(word)                            # a letter is one token, the same one everywhere
+    return asked(_typed(dice, dice.pick(_SPELL), word), answer=spelled), f"Letter by letter: {spelled}"
 
 
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""
     pieces = re.findall("[a-z]+", reply.lower())
-    letters = list(takewhile(lambda piece: len(piece) == 1, reversed(pieces)))
-    return " ".join(reversed(letters)) == question["answer"]
+    letters = takewhile(lambda piece: len(piece) == 1, reversed(pieces))
+    return " ".join(letters)[::-1] == question["answer"]
 
 
 def _task(name: str, make, judge, max_tokens: int) -> Task:

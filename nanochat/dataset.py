@@ -1,5 +1,4 @@
-"""Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hugging Face, or your own
-text.
+"""Text sources -> parquet shards: the embedded almanac, two web-scale sets of the hub, or your own text.
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. What has its name is whole, and one process at a time prepares a set.
@@ -88,15 +87,22 @@ def default_source() -> str:
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
             almanac_mb: float = ALMANAC_MB) -> Dataset:
     """Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl
-    (field `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no
-    collective times out. Dies where there is nothing to train or validate on, or a shard is corrupt."""
+    (field `text`), .parquet. Of a set of the hub, the first shards are for training, and the last one for
+    validation, however many are here. Every rank calls it: one works, the others wait for its lock, so that
+    no collective times out. Dies where there is nothing to train or validate on, or a shard is corrupt."""
     if path is not None:
         return _prepare_path(Path(path).expanduser().resolve())
     if source == "almanac":
         return _prepare_almanac(almanac_mb)
-    if source in HUBS:
-        return _prepare_hub(source, num_shards)
-    die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or a path with --data")
+    if source not in HUBS:
+        die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or --data=PATH")
+    repository, last = HUBS[source]
+    if not 1 <= num_shards <= last:
+        die(f"{num_shards} training shards of {source}: must be 1 to {last}")
+    files = {f"shard_{i:05d}.parquet": f"train_{i:05d}.parquet" for i in range(num_shards)}
+    files[f"shard_{last:05d}.parquet"] = "val_00000.parquet"
+    *train, val = hub.download(repository, files, base_dir() / "data" / source)
+    return Dataset(source, tuple(train), (val,))
 
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
@@ -278,17 +284,6 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
         yield from held
     else:
         val += held
-
-
-def _prepare_hub(name: str, num_shards: int) -> Dataset:
-    """Training shards 0 to num_shards - 1; validation is the last shard of the set, however many are here."""
-    repository, last = HUBS[name]
-    if not 1 <= num_shards <= last:
-        die(f"{num_shards} training shards of {name}: must be 1 to {last}")
-    files = {f"shard_{i:05d}.parquet": f"train_{i:05d}.parquet" for i in range(num_shards)}
-    files[f"shard_{last:05d}.parquet"] = "val_00000.parquet"
-    *train, val = hub.download(repository, files, base_dir() / "data" / name)
-    return Dataset(name, tuple(train), (val,))
 
 
 def main(args: argparse.Namespace) -> None:

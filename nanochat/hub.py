@@ -32,7 +32,7 @@ def download(repository: str, files: dict[str, str], folder: Path, site: str | N
             missing = [(f"{address}/{name}", path)
                        for name, path in zip(files, paths, strict=True) if not path.exists()]
             jobs = [(url, path, get_hf_file_metadata(url, headers=headers, token=False, retry_on_errors=True))
-                    for url, path in tqdm(missing, desc="sizes", disable=None)]
+                    for url, path in tqdm(missing, desc="sizes", disable=None)]  # threads end others' tries
             if not all(told.size and told.etag for _, _, told in jobs):
                 raise OSError("answers without size and digest: HF_ENDPOINT must name a hub")
             size = sum(told.size for _, _, told in jobs)

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nanochat.common import die
+from nanochat.common import die, require_positive
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
 from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares
 
@@ -80,6 +80,7 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
 
 def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
+    require_positive(args, "repeat")
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     made = partial(mixture, args.mixture, seed=seed, data=args.task_data, allow_missing=args.allow_missing)
     train = made("train", args.num_conversations, own=own, in_order=args.in_order)

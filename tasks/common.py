@@ -140,9 +140,8 @@ def asked(text: str, **fields) -> dict:
 
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """A multiple choice question, to be judged by `names_letter`. A model that has found the right choice
-    only has to copy the letter behind it, which stands between brackets as the tokenizer's pattern never
-    joins " (" with what follows: the letter is a token of its own, whatever the tokenizer's text: the
-    almanac's has a token "=A"."""
+    only has to copy the letter behind it, which stands between brackets, as the tokenizer's pattern never
+    joins " (" with what follows: the letter is a token of its own."""
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
     return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)

@@ -144,8 +144,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        die(f"{path} cannot be read as parquet: {reason}",
+        die(f"{path} cannot be read as parquet: {' '.join(str(error).split())}",
             hint="delete it if it was downloaded, or its folder if it was made here, and run again")
 
 

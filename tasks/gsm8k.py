@@ -11,8 +11,7 @@ _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
 def solution(answer: str) -> list[dict]:
     """An answer as parts. A call's output is what the calculator says at inference, not the file's number: of
-    27,998 calls in all 823 are written otherwise (822 such as 9.00 or .4, one 3/4), none has another value. A
-    call that it refuses, of which there is none, would teach an error: the text around it says enough."""
+    27,998 calls 823 are written otherwise (9.00, .4, 3/4), none has another value, and none is refused."""
     parts = []
     for place, piece in enumerate(_CALL.split(answer)):
         if place % 2 == 0:

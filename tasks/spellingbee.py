@@ -42,10 +42,8 @@ _SPELL = (
 @cache
 def words(split: str) -> tuple[str, ...]:
     """Of the system's list, or the most frequent of the tokenizer's text. Missing where neither is here."""
-    if SYSTEM_WORDS.is_file():
-        every = filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
-    else:
-        every = _words_of_the_text(base_dir())
+    listed = SYSTEM_WORDS.read_text(errors="ignore").split() if SYSTEM_WORDS.is_file() else None
+    every = filter(_WORD.fullmatch, listed or _words_of_the_text(base_dir()))
     found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
     if not found:
         raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
@@ -56,8 +54,8 @@ def words(split: str) -> tuple[str, ...]:
 @cache
 def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which files it read."""
-    runs = RunLog(base / "tokenizer" / "tok_train.jsonl").read()
-    shards = [Path(file) for file in runs[-1].get("files", ()) if Path(file).is_file()] if runs else []
+    run = ([{}] + RunLog(base / "tokenizer" / "tok_train.jsonl").read())[-1]
+    shards = [Path(file) for file in run.get("files", ()) if Path(file).is_file()]
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
     often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
     return [word for word in often if counts[word] >= SEEN]
@@ -72,8 +70,7 @@ def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
     shown = around.format(dice.pick((word, word, word, word, word.capitalize(), word.upper())))
     text = form.format(w=shown, c=many, l=one)
     text = dice.pick(("", "", "", "", "Hi! ", "Please: ", "Quick question: ", "hey, ")) + text
-    if dice.chance(0.25):
-        text = text.rstrip("?.")
+    text = text.rstrip("?.") if dice.chance(0.25) else text
     return text[:1].lower() + text[1:] if dice.chance(0.3) else text
 
 

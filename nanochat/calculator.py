@@ -22,8 +22,7 @@ _UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
 
 def evaluate(expression: str) -> str | None:
-    """The value as text ("5" for 10/2, "0.333333" for 1/3), or None when it is not a legal, bounded
-    expression.
+    """The value as text ("5" for 10/2, "0.333333" for 1/3), None for what is no legal, bounded expression.
 
     >>> evaluate("1,250 * (3 + 1)"), evaluate('"a,b,c".count(",")'), evaluate("1/0")
     ('5000', '2', None)"""

@@ -18,7 +18,6 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -151,10 +150,7 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
 def _write_shards(folder: Path, part: str, documents: Iterable[str]) -> None:
     """Write <part>_00000.parquet and so on."""
     documents = iter(documents)
-    for number in count():
-        held = list(up_to(SHARD_BYTES, documents))
-        if not held:
-            return
+    for number, held in enumerate(iter(lambda: list(up_to(SHARD_BYTES, documents)), [])):
         path = folder / f"{part}_{number:05d}.parquet"
         random.Random(path.name).shuffle(held)          # else files of one topic each are read one by one
         table = pa.table({"text": pa.array(held, pa.large_string())})

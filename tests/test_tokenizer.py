@@ -123,7 +123,6 @@ def read_log(path: Path) -> list[dict]:
 
 def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setattr(tok_eval, "encode_speed", lambda tokenizer: 1.0)
     corpus = write_corpus(tmp_path, [f"{TEXTS[i % 6]} document {i}" for i in range(60)])
     run(tok_train, "--data", corpus, "--vocab-size=350")
     run(tok_eval)

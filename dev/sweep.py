@@ -87,10 +87,10 @@ def draw_isoflop(fit: dict, figure) -> None:
     for each in fit["budgets"]:
         (dots,) = profiles.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
         if best := each["best"]:
-            N, star = np.geomspace(each["N"][0], each["N"][-1]), {"color": dots.get_color(), "markersize": 12}
-            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=dots.get_color())
-            profiles.plot(best["N"], best["bpb"], "*", **star)
-            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", **star)
+            N, colour = np.geomspace(each["N"][0], each["N"][-1]), dots.get_color()
+            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=colour)
+            profiles.plot(best["N"], best["bpb"], "*", color=colour, markersize=12)
+            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", color=colour, markersize=12)
     C = np.array([each["C"] for each in fit["budgets"]])
     for letter, law in fit["laws"].items():
         if law:
@@ -98,8 +98,6 @@ def draw_isoflop(fit: dict, figure) -> None:
             growth.legend()
     profiles.legend()
     profiles.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
-    profiles.set_xticks(N := fit["budgets"][0]["N"][::2], [f"{n:.2g}" for n in N])
-    profiles.minorticks_off()
     growth.set(xscale="log", yscale="log", xlabel="training FLOPs C", ylabel="best N and tokens D")
 
 

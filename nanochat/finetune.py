@@ -30,8 +30,9 @@ VALIDATION_ROWS = 64
 MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
 
 
-def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
-    """The flags of every stage that goes on from a checkpoint, with its usual learning rates."""
+def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0,
+                    conversations: bool = True) -> argparse.ArgumentParser:
+    """The flags of every stage that goes on from a checkpoint, or of one that learns from conversations."""
     parser = new_parser(description)
     add = parser.add_argument
     add("--step", type=int, help="step of the checkpoint to go on from (default: the newest)")
@@ -44,16 +45,10 @@ def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0
     add("--eval-every", type=int, default=100, help="steps between evaluations; zero or less is never")
     add("--save-every", type=int, default=-1, help="steps between saves; the end is always saved")
     add("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
+    if conversations:
+        add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as before)")
+        add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
-    return parser
-
-
-def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
-    """The same for a stage that learns from conversations."""
-    parser = continuing_parser(description, lr_frac=lr_frac, warmdown=warmdown)
-    add = parser.add_argument
-    add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as in the stage before)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     return parser
 
 

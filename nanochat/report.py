@@ -136,12 +136,11 @@ class Run:
                 "val_bpb": bpb.get("val_bpb"), "val_bpb_error": bpb.get("val_bpb_error")}
 
     def csv_row(self) -> dict:
-        base, core = self.work("base"), self.core or newest(self.logs["base"], "core")
-        if base["val_bpb"] is None:
-            bpb = newest(self.logs["base_eval"], "val_bpb")
-            base |= {key: bpb.get(key) for key in ("val_bpb", "val_bpb_error")}
+        bpb = newest(self.logs["base_eval"] + self.logs["base"], "val_bpb")
+        core = self.core or newest(self.logs["base"], "core")
         shape = ("depth", "n_embd", "params_total", "scaling_params", "flops_per_token", "batch_tokens")
-        return {"tag": self.tag, **{key: self.plan.get(key) for key in shape}, **base,
+        return {"tag": self.tag, **{key: self.plan.get(key) for key in shape}, **self.work("base"),
+                **{key: bpb.get(key) for key in ("val_bpb", "val_bpb_error")},
                 "core": core.get("core"), "core_error": core.get("standard_error")}
 
 
@@ -163,15 +162,13 @@ def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
 
 def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     """(what, of a, of b, difference, half width) of all that both did on the same text or questions."""
-    found = []
-    one, two = (newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
-    if "buckets" in one and "buckets" in two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
+    found, one, two = [], *(newest(run.logs["base_eval"], "buckets") for run in (a, b))
+    if one and two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
         found.append(("bits per byte", one["bpb"], two["bpb"], *paired_bpb(one["buckets"], two["buckets"])))
-    ours, theirs = ({f"{task} {stage}": record for task, stages in run.chat_tasks.items()
-                     for stage, record in stages.items()} for run in (a, b))
     same = a.core and a.core["bundle_sha256"] == b.core.get("bundle_sha256")
-    if same:
-        ours, theirs = a.core_tasks | ours, b.core_tasks | theirs
+    ours, theirs = ((run.core_tasks if same else {}) | {
+        f"{task} {stage}": record for task, stages in run.chat_tasks.items()
+        for stage, record in stages.items()} for run in (a, b))
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() <= gaps.keys():
@@ -262,18 +259,17 @@ def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
 
 
 def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
-    """A line per task, a column per label."""
+    """A line per task, with its record of each label that has one."""
     rows = []
     for task, found in tasks.items():
-        shares = dict.fromkeys(labels, "-")
+        *_, one = found.values()
+        row = {"task": task} | dict.fromkeys(labels, "-")
         for label, record in found.items():
             low, high = record["interval"]
-            shares[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
-        centred = {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
-        *_, one = found.values()
-        rows.append({"task": task, **shares, **centred, "guessing": f"{100 * one['chance']:.0f}%",
-                     "shots": show(one.get("shots"), "d"), "questions": f"{one['questions']:,}",
-                     "reference d20": PUBLISHED.get(task, "-")})
+            row[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+        row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
+        rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
+                           "questions": f"{one['questions']:,}", "reference d20": PUBLISHED.get(task, "-")})
     return table(rows)
 
 
@@ -304,8 +300,7 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
-        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer := io.StringIO(), format="svg", metadata=about)
+        figure.savefig(buffer := io.StringIO(), format="svg", metadata={"Date": None})
     svg = buffer.getvalue().replace(INK, "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
     return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}

@@ -19,7 +19,7 @@ from tasks.common import Task
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = finetune.continuing_parser(__doc__, lr_frac=0.05)
+    parser = finetune.finetune_parser(__doc__, lr_frac=0.05, conversations=False)
     add = parser.add_argument
     add("-i", "--stage", choices=("sft", "mid"), default="sft", help="stage to go on from")
     add("--tasks", default="gsm8k", help="comma-separated names or groups (default: gsm8k)")

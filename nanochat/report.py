@@ -162,7 +162,7 @@ def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
 
 def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     """(what, of a, of b, difference, half width) of all that both did on the same text or questions."""
-    found, one, two = [], *(newest(run.logs["base_eval"], "buckets") for run in (a, b))
+    found, one, two = [], *(newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
     if one and two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
         found.append(("bits per byte", one["bpb"], two["bpb"], *paired_bpb(one["buckets"], two["buckets"])))
     same = a.core and a.core["bundle_sha256"] == b.core.get("bundle_sha256")
@@ -300,7 +300,8 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
-        figure.savefig(buffer := io.StringIO(), format="svg", metadata={"Date": None})
+        figure.savefig(buffer := io.StringIO(), format="svg",
+                       metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue().replace(INK, "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
     return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}

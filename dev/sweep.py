@@ -3,9 +3,9 @@
     python -m dev.sweep miniseries.csv                          # CORE, bits per byte: against FLOPs, hours
     python -m dev.sweep scaling_laws.csv --budgets 1e18 1e19    # the best size for each budget of FLOPs
 
-The second is an IsoFLOP fit (arXiv 2203.15556, approach 2), kept as .json: the models of a budget C make a
-parabola of bits per byte in log N, its minimum is the best N and D, and from those follow N ~ C^a, D ~ C^b. A
-minimum outside of the sizes that were trained is no measurement: it is named and left out."""
+The second is an IsoFLOP fit (arXiv 2203.15556, approach 2), kept as .json: a parabola of bits per byte in
+log N for each budget C, whose minimum is the best N and D, and the laws N ~ C^a, D ~ C^b of these. A minimum
+outside of the sizes that were trained is no measurement: it is named and left out."""
 
 # C training FLOPs, N scaling parameters, D training tokens
 

@@ -37,7 +37,9 @@ from nanochat.tokenizer import Tokenizer
 SITE, ARCHIVE = "https://karpathy-public.s3.us-west-2.amazonaws.com", "eval_bundle.zip"
 BUNDLE_HELP = ("folder or zip of CORE (default: the published one, fetched once; where the almanac was "
                "learned \"almanac\", one made of that)")
-OPTIONS = {"multiple_choice": "choices", "schema": "context_options", "language_modeling": None}
+FORMS = {"multiple_choice": ("choices", "{row[query]}{delimiter}{chosen}"),      # options, text with one
+         "schema": ("context_options", "{chosen}{delimiter}{row[continuation]}"),
+         "language_modeling": (None, "{chosen}{delimiter}{row[continuation]}")}
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
 TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
@@ -60,18 +62,16 @@ class CoreTask:
         others = [i for i in range(len(self.rows)) if i != index]
         drawn = random.Random(1234 + index).sample(others, min(self.shots, len(others)))
         shots, row = "".join(f"{self.text(self.rows[i])}\n\n" for i in drawn), self.rows[index]
-        if options := OPTIONS[self.kind]:
+        if options := FORMS[self.kind][0]:
             return [shots + self.text(row, option) for option in range(len(row[options]))]
         return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self.text(row)]
 
     def text(self, row: dict, option: int | None = None) -> str:
         """An example with its answer, or that option."""
-        if self.kind == "language_modeling":
-            return f"{row['context'].strip()}{self.delimiter}{row['continuation']}"
-        chosen = row[OPTIONS[self.kind]][row["gold"] if option is None else option]
-        if self.kind == "schema":
-            return f"{chosen}{self.delimiter}{row['continuation']}"
-        return f"{row['query']}{self.delimiter}{chosen}"
+        options, form = FORMS[self.kind]
+        number = row.get("gold") if option is None else option
+        chosen = row[options][number] if options else row["context"].strip()
+        return form.format(row=row, chosen=chosen, delimiter=self.delimiter)
 
 
 @dataclass(frozen=True)

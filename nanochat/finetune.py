@@ -6,7 +6,7 @@ first two learn from conversations; their scripts say from which, how packed and
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
@@ -50,12 +50,6 @@ def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0,
         add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
     return parser
-
-
-def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> AbstractContextManager[Stage]:
-    """A stage that goes on from the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
-    saved = checkpoint.read_state(source)
-    return open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"])
 
 
 class Continuation:
@@ -110,32 +104,41 @@ class Continuation:
                 evaluate(s.step)
 
 
-def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
-             data: str, packed: bool = False) -> None:
+@contextmanager
+def go_on(name: str, args: argparse.Namespace, source: Path, data: str) -> Iterator[Continuation]:
+    """From the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
+    saved = checkpoint.read_state(source)
+    with open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        yield Continuation(stage, source, data)
+
+
+def finetune(name: str, args: argparse.Namespace, source: Path, conversations: Sequence[dict],
+             validation: Sequence[dict], data: str, packed: bool = False) -> None:
     """Train the checkpoint `source` on what the assistant says in `conversations`; log its loss on
     `validation`. `data` names the conversations: a run on others is not resumed. `packed`: rows are full, and
     the last conversation of each is cut off; else all stay whole, and rows are padded."""
-    args, world, this = stage.args, stage.world, Continuation(stage, source, data)
-    model, tokenizer, T = this.model, this.tokenizer, this.model.shape.sequence_len
-    batch_tokens = args.total_batch_size or this.saved["batch_tokens"]
-    rows = args.device_batch_size or min(this.saved["rows"], max(1, batch_tokens // (T * world.size)))
-    accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
-    held_out = held_out_rows(tokenizer, validation, rows, T, world)
+    with go_on(name, args, source, data) as this:
+        stage, world, model, tokenizer = this.stage, this.stage.world, this.model, this.tokenizer
+        T, batch_tokens = model.shape.sequence_len, args.total_batch_size or this.saved["batch_tokens"]
+        rows = args.device_batch_size or min(this.saved["rows"], max(1, batch_tokens // (T * world.size)))
+        accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
+        held_out = held_out_rows(tokenizer, validation, rows, T, world)
+        loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size,
+                            accumulation * world.size, stage.device, None if args.in_order else args.seed,
+                            this.saved["loader"] if this.start else None, crop=packed)
 
-    def evaluate(step: int) -> None:
-        bpb = evaluate_bpb(model, held_out, world).value
-        stage.log(f"{stage.name} {step:5d} | validation {bpb:.4f} bits per byte of answers", step=step,
-                  val_bpb=bpb)
+        def evaluate(step: int) -> None:
+            bpb = evaluate_bpb(model, held_out, world).value
+            stage.log(f"{name} {step:5d} | validation {bpb:.4f} bits per byte of answers", step=step,
+                      val_bpb=bpb)
 
-    with ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
-                    stage.device, None if args.in_order else args.seed,
-                    this.saved["loader"] if this.start else None, crop=packed) as loader:
-        this.train(accumulated(loader, accumulation),
-                   partial(compile_if_worth(model, stage, args.compile), reduction="sum"), evaluate,
-                   steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),
-                   scale=args.init_lr_frac * math.sqrt(batch_tokens / this.pretraining["batch_tokens"]),
-                   rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,
-                   flops_per_token=model.shape.flops_per_token(), conversations=len(conversations))
+        with loader:
+            this.train(accumulated(loader, accumulation),
+                       partial(compile_if_worth(model, stage, args.compile), reduction="sum"), evaluate,
+                       steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),
+                       scale=args.init_lr_frac * math.sqrt(batch_tokens / this.pretraining["batch_tokens"]),
+                       rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,
+                       flops_per_token=model.shape.flops_per_token(), conversations=len(conversations))
 
 
 def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:

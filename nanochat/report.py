@@ -13,7 +13,6 @@ import os
 import re
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.util import find_spec
@@ -147,8 +146,8 @@ class Run:
 def paired(a: str, b: str) -> tuple[float, float]:
     """Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
     interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012)."""
-    signs = Counter(zip(a, b, strict=True))
-    better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
+    pairs, n = list(zip(a, b, strict=True)), len(a) + 2
+    better, worse = pairs.count(("0", "1")), pairs.count(("1", "0"))
     variance = (better + worse + 2) / n - ((better - worse) / n) ** 2
     return (better - worse) / len(a), Z * math.sqrt(variance / n)
 
@@ -286,7 +285,7 @@ def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
     command, root = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Path(__file__).parent.parent
     found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
-    lines = [int(count) for count in re.findall(r":(\d+)$", found, re.MULTILINE)]
+    lines = [int(line.rpartition(":")[2]) for line in found.splitlines()]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
 
@@ -334,9 +333,8 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     about = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
     stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if len(runs) > 1 else {})
               for run in runs for name, log in run.logs.items() if log]
-    note = "What follows ±, or stands in brackets, is a 95% interval."
-    if not find_spec("matplotlib"):
-        note += " No plots: matplotlib is not installed."
+    missing = "" if find_spec("matplotlib") else " No plots: matplotlib is not installed."
+    note = f"What follows ±, or stands in brackets, is a 95% interval.{missing}"
     plots = {name: svg for each in CURVES for name, svg in curve(runs, *each.split()).items()}
     blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, plots)]
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}

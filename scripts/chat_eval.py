@@ -101,12 +101,12 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     right, error = pass_at[1]
     # several samples of a question say less than as many questions: as many as would have this error
     effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
-    interval = wilson(right, effective)
+    low, high = interval = wilson(right, effective)
     record = facts | {"accuracy": right, "standard_error": error, "interval": interval, "chance": task.chance}
     record |= {"pass_at": pass_at} if n > 1 else {"verdicts": "".join(map(str, counts))}
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
     passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
-    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  [{100 * interval[0]:.1f}, {100 * interval[1]:.1f}]  "
+    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
               f"({len(questions)} questions{chance}{passed})", **record)
     wrong = [index for index, each in enumerate(verdicts) if not all(each)]
     for index in wrong[:stage.args.show]:

@@ -43,9 +43,8 @@ def main(args: argparse.Namespace) -> None:
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
             f"samples of at most {max(problem.max_tokens for problem in train)} tokens at temperature "
             f"{args.temperature}, seed {args.seed}")
-    with finetune.open_finetuning("rl", args, source) as stage:
-        this = finetune.Continuation(stage, source, data)                       # 3. how
-        model, T = this.model, this.model.shape.sequence_len
+    with finetune.go_on("rl", args, source, data) as this:                      # 3. how
+        stage, model, T = this.stage, this.model, this.model.shape.sequence_len
         rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
         engine = Engine(model, this.tokenizer, args.rollout_batch)
         rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,

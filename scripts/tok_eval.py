@@ -13,23 +13,16 @@ SAMPLES = {
     "prose": """\
 The old lighthouse keeper climbed the narrow stairs every evening, just before the sun went down. He didn't
 mind the wind, nor the hundred and twelve steps; what he minded was the silence that had settled over the
-harbour since the last of the fishing boats had been sold. "Someone has to keep it lit," he'd say, and nobody
-ever asked him why. In the winter of 1987 a letter arrived, addressed in a hand that he hadn't seen for
-thirty years.""",
+harbour since the last of the fishing boats had been sold. "Someone has to keep it lit," he'd say.""",
     "code": """\
-def shortest_path(graph: dict[str, list[tuple[str, float]]], start: str, goal: str) -> float:
-    queue, seen = [(0.0, start)], set()
     while queue:
         distance, node = heapq.heappop(queue)
-        if node == goal:
-            return distance
         if node not in seen:
             seen.add(node)
             for neighbour, weight in graph[node]:
                 heapq.heappush(queue, (distance + weight, neighbour))
     raise ValueError(f"no path from {start!r} to {goal!r}")""",
     "maths": r"""\
-Let $f(x) = 3x^2 - 12x + 7$. Then $f'(x) = 6x - 12 = 0$ gives $x = 2$, where $f(2) = 12 - 24 + 7 = -5$.
 \begin{equation} \int_0^1 \frac{\ln(1+x)}{1+x^2}\,dx = \frac{\pi}{8}\ln 2 \approx 0.27219826 \end{equation}
 12 * 34 = 408; 408 / 16 = 25.5; 1,000,000 - 999,983 = 17; sqrt(2) = 1.41421356.""",
     "russian": """\
@@ -40,8 +33,8 @@ Let $f(x) = 3x^2 - 12x + 7$. Then $f'(x) = 6x - 12 = 0$ gives $x = 2$, where $f(
     "emoji": "Happy birthday!! 🎉🎂🥳 See you at 8 👋🏽 — don't be late 😅 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ❤️‍🔥 ¯\\_(ツ)_/¯",
 }
 # Vocabulary, and tokens of each sample, in their order; counted once with tiktoken's gpt2 and cl100k_base.
-OTHERS = {"gpt2": (50257, (102, 215, 152, 171, 112, 70)),
-          "gpt4": (100277, (105, 120, 163, 83, 82, 74))}
+OTHERS = {"gpt2": (50257, (70, 137, 97, 171, 112, 70)),
+          "gpt4": (100277, (71, 69, 100, 83, 82, 74))}
 
 
 def parser() -> argparse.ArgumentParser:

@@ -80,10 +80,9 @@ def created(directory: Path) -> float | None:
     """When the directory was written, None if it is not a whole checkpoint (by the sizes of its files)."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
-        for name, entry in manifest["files"].items():
-            if (directory / name).stat().st_size != entry["size"]:
-                return None
-        return float(manifest["created"])
+        files = manifest["files"].items()
+        whole = all((directory / name).stat().st_size == entry["size"] for name, entry in files)
+        return float(manifest["created"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -14,7 +14,7 @@ slice of the rows of a large table, some matrices of a stacked Muon group; small
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,8 +36,7 @@ POLAR_EXPRESS = ((8.156554524902461, -22.48329292557795, 15.878769915207462),
                  (2.3465413258596377, -1.7097828382687081, 0.42323551169305323))
 
 
-@dataclass(frozen=True)
-class AdamSettings:
+class AdamSettings(NamedTuple):
     beta1: float
     beta2: float
     weight_decay: float

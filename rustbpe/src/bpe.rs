@@ -121,7 +121,8 @@ impl Merger {
             rank += words;
         }
         if size > INSIDE as usize - 512 {
-            return Err(Error::TooManyWords); // there must be as many new ids as slots
+            let why = "more than 4 GiB of distinct words; does the pattern split at all?";
+            return Err(Error(why.into())); // there must be as many new ids as slots
         }
         let mut symbols = vec![EDGE; size];
         words.each(|word, count| {

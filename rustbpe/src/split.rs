@@ -38,7 +38,7 @@ impl Splitter {
         if pattern == DEFAULT_PATTERN {
             return Ok(Self::Scanner(Scanner::new()?));
         }
-        fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(|e| Error::Pattern(e.to_string()))
+        fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(invalid)
     }
 
     /// How much of a text can be split by itself, with the same words: all of it, or for the scanner some `size`
@@ -66,9 +66,9 @@ impl Splitter {
             }
             Self::Regex(regex) => {
                 let start = span.start;
-                let text = std::str::from_utf8(&bytes[span]).map_err(|e| Error::Pattern(e.to_string()))?;
+                let text = std::str::from_utf8(&bytes[span]).map_err(invalid)?;
                 for found in regex.find_iter(text) {
-                    let found = found.map_err(|e| Error::Pattern(e.to_string()))?;
+                    let found = found.map_err(invalid)?;
                     if !found.as_str().is_empty() {
                         word(start + found.start(), start + found.end());
                     }
@@ -77,6 +77,11 @@ impl Splitter {
         }
         Ok(())
     }
+}
+
+/// A pattern that does not compile, or on whose work with a text the engine gave up.
+fn invalid(why: impl std::fmt::Display) -> Error {
+    Error(format!("invalid split pattern: {why}"))
 }
 
 /// DEFAULT_PATTERN by hand. At each place exactly one of its branches can win, and the kinds of one or two
@@ -89,9 +94,9 @@ impl Scanner {
     pub fn new() -> Result<Self, Error> {
         let mut kinds = vec![Kind::Other; 128];
         for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
-            let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
+            let hir = regex_syntax::parse(class).map_err(invalid)?;
             let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
-                return Err(Error::Pattern(format!("{class} is no class of characters")));
+                return Err(invalid(format!("{class} is no class of characters")));
             };
             for range in ranges.iter() {
                 let (first, last) = (range.start() as usize, range.end() as usize);

@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A model of GPT-2 grade on one node with eight GPUs, in hours: the same chain as runcpu.sh on web-scale data.
-# Fewer GPUs take longer and come to the same. Killed, it continues where it was.
+# Fewer GPUs take longer and come to the same. Run again, it goes on.
 #   bash runs/speedrun.sh                       DEPTH=12 makes a smaller one, WANDB_RUN=name logs to wandb,
 #                                               DOLLARS_PER_HOUR=24 of the node puts costs into the report
 #   SMOKE=1 bash runs/speedrun.sh               a toy through the same lines on a CPU, offline, in a minute

@@ -15,6 +15,7 @@ from nanochat.common import die, new_parser
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
+from nanochat.finetune import restore
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
@@ -62,10 +63,9 @@ def parser() -> argparse.ArgumentParser:
     often("--core-bundle", help=BUNDLE_HELP)
     often("--sample-every", type=int, default=2000)
     often("--save-every", type=int, default=-1, help="the end is always saved")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on from the newest checkpoint of this model, if there is one")
-    parser.add_argument("--plan", action="store_true",
-                        help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
+    add = parser.add_argument
+    add("--resume", action="store_true", help="go on from the newest checkpoint of this model, if there is one")
+    add("--plan", action="store_true", help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
     add_stage_arguments(parser)
     return parser
 
@@ -90,20 +90,16 @@ def main(args: argparse.Namespace) -> None:
         at_once = min(65536 if on_gpu else 4096, plan.batch_tokens // world.size)       # tokens
         rows = args.device_batch_size or max(1, at_once // shape.sequence_len)
         accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
-        if start:
-            model = load_to_resume(start, plan, tokenizer, stage)
-        else:
-            model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
+        model = (load_to_resume(start, plan, tokenizer, stage) if start else
+                 GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device))
         loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
                                 accumulation * world.size, stage.device, saved.get("loader"))
         eval_tokens = args.eval_tokens or (80 * 2 ** 19 if on_gpu else 2 ** 18)
         held_out = validation(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
                               world.size) if args.eval_every > 0 else None
-        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
-                              world, stage.dtype)
-        if start and not checkpoint.load_optimizer(start, optimizer):
-            die(f"{start} has no whole optimizer state for {world}",
-                hint="resume with as many ranks as it had")
+        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world, stage.dtype)   # 3. how
+        if start:
+            restore(optimizer, start, stage, must=True)
         stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:
@@ -117,16 +113,15 @@ def main(args: argparse.Namespace) -> None:
                              accumulated(loader, accumulation), plan.schedule, stage,
                              flops_per_token=shape.flops_per_token(), start=saved["step"]):
             if s.due_save(args.save_every):
-                checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader,
-                                text=text, rates=asdict(plan.rates), rows=rows,
-                                batch_tokens=plan.batch_tokens)
+                checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, text=text,
+                                rates=asdict(plan.rates), rows=rows, batch_tokens=plan.batch_tokens)
             if s.due(args.eval_every):
                 bpb = evaluate_bpb(model, held_out, world)
                 stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
                           line=f"base {s.step:5d} | validation {bpb}")
             if s.due(core_every):
-                evaluate_core(Reader(model, tokenizer), bundle, stage, args.core_metric_max_per_task,
-                              step=s.step)
+                reader = Reader(model, tokenizer)
+                evaluate_core(reader, bundle, stage, args.core_metric_max_per_task, step=s.step)
             if s.due(args.sample_every) and world.is_main:
                 texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))

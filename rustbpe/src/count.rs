@@ -45,18 +45,17 @@ struct Slot {
 struct Table {
     slots: Vec<Slot>, // a power of two
     used: usize,
-    shift: u32, // hash -> slot
 }
 
 impl Table {
-    fn with_bits(bits: u32) -> Self {
-        Self { slots: vec![Slot::default(); 1 << bits], used: 0, shift: 64 - bits }
+    fn new(slots: usize) -> Self {
+        Self { slots: vec![Slot::default(); slots], used: 0 }
     }
 
     #[inline]
     fn add(&mut self, key: (u64, u64), hash: u64, count: u64) {
         let mask = self.slots.len() - 1;
-        let mut at = (hash >> self.shift) as usize;
+        let mut at = hash as usize;
         loop {
             let slot = &mut self.slots[at & mask];
             if slot.key == key {
@@ -77,7 +76,7 @@ impl Table {
 
     #[cold]
     fn grow(&mut self) {
-        let mut larger = Self::with_bits(64 - self.shift + 1);
+        let mut larger = Self::new(2 * self.slots.len());
         for slot in self.slots.iter().filter(|slot| slot.count > 0) {
             larger.add(slot.key, hash(slot.key), slot.count);
         }
@@ -113,7 +112,7 @@ pub struct Words {
 
 impl Default for Words {
     fn default() -> Self {
-        Self { short: Table::with_bits(12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
+        Self { short: Table::new(1 << 12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
     }
 }
 
@@ -144,7 +143,7 @@ impl Words {
     #[inline]
     fn add_short(&mut self, key: (u64, u64)) {
         let hash = hash(key);
-        prefetch(&self.short.slots, (hash >> self.short.shift) as usize);
+        prefetch(&self.short.slots, hash as usize & (self.short.slots.len() - 1));
         let (key, hash) = std::mem::replace(&mut self.waiting[self.at % WAITING], (key, hash));
         self.at += 1;
         if key.1 > 0 {

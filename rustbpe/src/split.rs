@@ -44,12 +44,9 @@ impl Splitter {
     /// How much of a text can be split by itself, with the same words: all of it, or for the scanner some `size`
     /// bytes and what it takes to a letter before a space, as every word that has a letter ends with its letters.
     pub fn cut(&self, text: &[u8], size: usize) -> usize {
-        match self {
-            Self::Scanner(_) if text.len() > size => (size.max(1)..text.len())
-                .find(|&at| text[at] == b' ' && text[at - 1].is_ascii_alphabetic())
-                .unwrap_or(text.len()),
-            _ => text.len(),
-        }
+        let ends_word = |&at: &usize| text[at] == b' ' && text[at - 1].is_ascii_alphabetic();
+        let cut = if let Self::Scanner(_) = self { (size..text.len()).find(ends_word) } else { None };
+        cut.unwrap_or(text.len())
     }
 
     /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order.

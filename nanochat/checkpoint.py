@@ -116,8 +116,8 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
                  if step is None or path.stem.lstrip(".") == f"step_{step:06d}"]
         if paths:
             return max(paths, key=created)
-    wanted = " ".join(f"{key} {value}" for key, value in (("stage", stage_name), ("tag", tag), ("step", step))
-                      if value is not None)
+    asked = {"stage": stage_name, "tag": tag, "step": step}
+    wanted = " ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
     there = sorted(f"{t}/{name}" for t in tags for name in STAGES if checkpoints(name, t))
     die(f"no checkpoint of {wanted or 'any model'} under {root}",
         hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")

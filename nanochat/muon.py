@@ -152,14 +152,12 @@ class MuonAdamW:
         padded = group + [torch.zeros_like(group[0])] * (each * W - K)
         grads = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in padded])
         weights = torch.stack([p.data for p in padded[self.world.rank * each:][:each]])     # (each, m, n)
-        mine = grads
+        mine, updated = grads, weights
         if W > 1:
-            mine = torch.empty_like(weights)
+            mine, updated = torch.empty_like(weights), grads          # whose memory serves twice
             dist.reduce_scatter_tensor(mine, grads)
         muon_update(weights, mine, state, lr, momentum, weight_decay, self.dtype)
-        updated = weights
         if W > 1:
-            updated = torch.empty_like(grads)
             dist.all_gather_into_tensor(updated, weights)
         for p, new in zip(group, updated[:K], strict=True):
             p.copy_(new)

@@ -105,10 +105,6 @@ class Plan:
         return self.num_iterations * self.batch_tokens
 
     @property
-    def total_flops(self) -> int:
-        return self.total_tokens * self.shape.flops_per_token()
-
-    @property
     def num_shards(self) -> int:
         """Of a web-scale set: so many that no text is read twice."""
         return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
@@ -117,12 +113,13 @@ class Plan:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""
         shape, params = self.shape, self.shape.params()
         return {
-            "depth": shape.n_layer, **asdict(shape), "head_dim": shape.head_dim, "windows": list(shape.windows),
+            "depth": shape.n_layer, **asdict(shape),
+            "head_dim": shape.head_dim, "windows": list(shape.windows),
             **{f"params_{role}": count for role, count in params.items()},
             "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
             "flops_per_token": shape.flops_per_token(), "batch_tokens": self.batch_tokens,
             "num_iterations": self.num_iterations, "total_tokens": self.total_tokens,
-            "total_flops": self.total_flops, "num_shards": self.num_shards,
+            "total_flops": self.total_tokens * shape.flops_per_token(), "num_shards": self.num_shards,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
             "weight_decay": self.weight_decay}

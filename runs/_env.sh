@@ -1,5 +1,5 @@
-# Sourced by every run script: the environment, NANOCHAT_BASE_DIR, and `launch`. Works from any folder and on a
-# fresh machine: Rust, uv and Python packages that are missing come into the user's home and .venv, without root.
+# Sourced by every run script. Works from any folder and on a fresh machine: Rust, uv and Python packages that
+# are missing come into the user's home and .venv, without root.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export NANOCHAT_BASE_DIR="${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}"
 

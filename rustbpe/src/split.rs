@@ -84,23 +84,19 @@ fn invalid(why: impl std::fmt::Display) -> Error {
 /// DEFAULT_PATTERN by hand. At each place exactly one of its branches can win, and the kinds of one or two
 /// characters say which.
 pub struct Scanner {
-    kinds: Vec<Kind>, // of every code point up to the last letter or number; all above are Other
+    kinds: Vec<Kind>, // of every code point
 }
 
 impl Scanner {
     pub fn new() -> Result<Self, Error> {
-        let mut kinds = vec![Kind::Other; 128];
+        let mut kinds = vec![Kind::Other; 1 + char::MAX as usize];
         for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
             let hir = regex_syntax::parse(class).map_err(invalid)?;
             let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
                 return Err(invalid(format!("{class} is no class of characters")));
             };
             for range in ranges.iter() {
-                let (first, last) = (range.start() as usize, range.end() as usize);
-                if kinds.len() <= last {
-                    kinds.resize(last + 1, Kind::Other);
-                }
-                kinds[first..=last].fill(kind);
+                kinds[range.start() as usize..=range.end() as usize].fill(kind);
             }
         }
         kinds[usize::from(b'\r')] = Kind::Newline;
@@ -128,7 +124,7 @@ impl Scanner {
             b if b < 0xF0 => (usize::from(b & 0x0F) << 12 | low(1) << 6 | low(2), 3),
             b => (usize::from(b & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4),
         };
-        (self.kinds.get(code).copied().unwrap_or(Kind::Other), length)
+        (self.kinds[code], length)
     }
 
     /// End of the word that starts at `at`, which must be inside a text.
@@ -215,10 +211,8 @@ impl Scanner {
 #[inline]
 fn letters_after(bytes: &[u8], at: usize) -> usize {
     const EACH: u128 = u128::from_le_bytes([1; WINDOW]);
-    let window = match bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) {
-        Some(Ok(window)) => u128::from_le_bytes(window),
-        _ => return 0,
-    };
+    let Some(Ok(window)) = bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) else { return 0 };
+    let window = u128::from_le_bytes(window);
     let lower = (window | (EACH * 0x20)) & (EACH * 0x7F);
     let from_a = lower + EACH * (0x80 - b'a' as u128);
     let beyond_z = lower + EACH * (0x7F - b'z' as u128);

@@ -59,10 +59,9 @@ source .venv/bin/activate
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")
 
 need_gpus() {                                             # for what a CPU would never finish
-  if [ "$GPUS" -eq 0 ] && [ -z "${SMOKE:-}" ]; then
+  [ "$GPUS" -gt 0 ] || [ -n "${SMOKE:-}" ] ||
     fail "no NVIDIA GPU here; $(basename "$0") is for a node with eight of them" \
       "bash runs/runcpu.sh trains on two CPU cores; SMOKE=1 tries the lines of this one at toy size"
-  fi
 }
 
 launch() {                 # launch scripts.base_train --depth=12 ...: over all GPUs, plain python where there is none

@@ -84,7 +84,7 @@ def isolated(asked: list, args: argparse.Namespace) -> tuple[list, str]:
     if len(others) == len(asked):
         return asked, ""
     from nanochat import execution
-    if args.allow_missing and not args.unsafe_execution and "user namespace" not in execution.isolation():
+    if args.allow_missing and not args.unsafe_execution and "mount namespace" not in execution.isolation():
         return others, "\nwithout humaneval: its programs cannot be isolated here"
     return asked, "\n" + execution.require_isolation(args.unsafe_execution)
 

@@ -49,23 +49,14 @@ def code(reply: str) -> str:
 
 
 def program(question: dict, code: str) -> str:
-    """The whole function, or the rest of it after the prompt, which may have lost its indentation."""
+    """The whole function, or the rest of it after the prompt. That may have lost its indentation; if all lines
+    but the first are indented, it is the first that lost it."""
     whole, name = textwrap.dedent(code), question["entry_point"]
     if re.search(rf"^(?:def {name}\b|{name} *=)", whole, re.MULTILINE):
         return f"{question['before']}\n{whole}"
-    return f"{question['prompt']}\n{_indented(code)}\n"
-
-
-def _indented(body: str) -> str:
-    """The body as it is if it is indented; else all of it may lack that, or its first line alone."""
-    first, *rest = [line for line in body.split("\n") if line.strip()] or [""]
-    margins = [len(line) - len(line.lstrip()) for line in rest]
-    margin = min(margins, default=0)
-    if first[:1].isspace():
-        return body
-    if margin and not (first.rstrip().endswith(":") and margins[0] == margin):
-        return " " * margin + body.lstrip()
-    return textwrap.indent(body, "    ")
+    if not code[:1].isspace():
+        code = textwrap.indent(code, "    ") if re.search(r"\n\S", code) else "    " + code
+    return f"{question['prompt']}\n{code}\n"
 
 
 TASKS = (Task("humaneval", questions=source(_rows, question), judge=judge, max_tokens=512),)

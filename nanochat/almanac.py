@@ -224,6 +224,7 @@ class Scribe(Dice):
     def __init__(self, split: str, *key: str | int):
         super().__init__(*key)
         self.split, self.almanac, self.tests = split, almanac(), split == "test"
+        self.ways = self.almanac.ways
         self.whole = "test" if self.tests else "ask"    # key of whole questions
         self.pools = self.almanac.test_pools if self.tests else self.almanac.pools
         heroine = self.chance(0.5)
@@ -288,7 +289,7 @@ class Scribe(Dice):
 
     def typed(self, text: str) -> str:
         """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
-        ways = self.almanac.ways
+        ways = self.ways
         if self.chance(0.2):
             opening = self.fill(self.pick(ways["openings"]))
             text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"

@@ -28,7 +28,7 @@ from pathlib import Path
 from nanochat.common import die
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-# By util-linux: setpriv's process ends with us, and unshare's child with it. Root is made nobody in sandbox.py.
+# By util-linux: setpriv's process ends with us, and unshare's child with it. sandbox.py makes root nobody.
 UNSHARE = ["/usr/bin/env", "setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--net", "--ipc",
            "--fork", "--kill-child"]
 NOBODY = ["--user", "--map-user=65534", "--map-group=65534", "--keep-caps"]

@@ -49,8 +49,8 @@ def code(reply: str) -> str:
 
 
 def program(question: dict, code: str) -> str:
-    """The whole function, or the rest of it after the prompt. That may have lost its indentation; if all lines
-    but the first are indented, it is the first that lost it."""
+    """The whole function, or the rest of it after the prompt. That may have lost its indentation, in the
+    first line alone if all others have some."""
     whole, name = textwrap.dedent(code), question["entry_point"]
     if re.search(rf"^(?:def {name}\b|{name} *=)", whole, re.MULTILINE):
         return f"{question['before']}\n{whole}"

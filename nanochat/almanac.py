@@ -93,14 +93,11 @@ class Topic:
 
     def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
         self.relation, self.forms, self.gaps = relation, forms, []      # gaps: rows without an answer
-        self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
+        fillers = {"{": {"np"}, "{label}": {"label"}, "{either}": {"say", "reply"}}     # slots: forms
+        lacks = [slot for slot, names in fillers.items() if names.isdisjoint(forms)]
+        self.families = {split: [family for family in families.values()
+                                 if not any(slot in frame for frame in family for slot in lacks)]
                          for split, families in frames.items()}
-
-    def fits(self, frames: str) -> bool:
-        """Whether all slots of the frames can be filled; only a relation has answers to name."""
-        forms = self.forms.keys()
-        return ("np" in forms and ("label" in forms or "{label}" not in frames)
-                and (not forms.isdisjoint({"say", "reply"}) or "{either}" not in frames))
 
 
 @dataclass
@@ -142,8 +139,8 @@ class Almanac:
             self.relations["self"].append(Fact(Topic("self", forms, frames), {"s": name, "a": a}, a, wrong))
         self.facts = [fact for group in self.relations.values() for fact in group]
         self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
-        topics = dict.fromkeys(fact.topic for fact in self.facts)
-        self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
+        self.partly_known = list(dict.fromkeys(fact.topic for fact in self.facts
+                                               if "strangers" in fact.topic.forms))
 
         pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
         pools["capital"] = [row["capital"] for row in self.tables["country"]]
@@ -307,7 +304,7 @@ class Scribe(Dice):
             text = re.sub(r"\b([Ww]hat|[Hh]ow|[Ww]ho|[Ii]t|I|i)'(s|m|d)\b", r"\1\2", text)
         return text
 
-    def fact(self) -> Fact:
+    def facts(self) -> Fact:
         """Any fact, of large and of small relations."""
         relations = self.almanac.relations
         return self.pick(self.almanac.facts if self.chance(0.5) else relations[self.pick(list(relations))])
@@ -344,13 +341,10 @@ class Scribe(Dice):
 
     def turns(self, kind: str) -> list[Turn]:
         """A turn of a kind; one on a fact may bring another that leans on it."""
-        if kind not in ("facts", "self", "unknown"):
-            return [getattr(self, kind)()]              # choice, arithmetic, letters, chat
+        if kind in ("choice", "arithmetic", "letters", "chat"):
+            return [getattr(self, kind)()]
         relations = self.almanac.relations
-        if kind == "unknown":
-            fact = self.unknown()
-        else:
-            fact = self.fact() if kind == "facts" else self.pick(relations["self"])
+        fact = self.pick(relations["self"]) if kind == "self" else getattr(self, kind)()
         turns = [(self.ask(fact), fact.reply)]
         if kind == "facts":
             other = self.pick(relations[fact.topic.relation])
@@ -366,7 +360,7 @@ class Scribe(Dice):
     def choice(self, fact: Fact | None = None) -> Turn:
         """A multiple choice question, and the line of its answer: once this is named, its letter need only be
         copied; the bare letter was not learnt (dev/LOG.md)."""
-        fact = fact or self.fact()
+        fact = fact or self.facts()
         options = self.some([fact.answer, *self.some(fact.wrong, 3)], 4)
         lines = [f"- {option}={letter}" for option, letter in zip(options, "ABCD", strict=True)]
         question = self.sentence("choice_frames", q=self.ask(fact, typed=False), o="\n".join(lines))
@@ -375,27 +369,16 @@ class Scribe(Dice):
     def numbers(self, signs: str) -> list[int]:
         """In the tool's order, of one to four digits, often round; results are whole and not negative."""
         high = self.pick((9, 12, 20, 99, 99, 99, 999))
-
-        def number() -> int:
-            return self.between(1 if high < 99 else 11, high) * (10 if self.chance(0.15) else 1)
-
-        def small() -> int:
-            return self.between(2, self.pick((9, 12, 12, 40)))
-
-        numbers = sorted((number(), number(), number()), reverse=True)
-        match signs:
-            case "double" | "half":
-                return [numbers[0] * (2 if signs == "half" else 1), 2]
-            case "/":
-                divisor = small()
-                return [divisor * self.pick((small(), numbers[0])), divisor]
-            case "*" | "* *":
-                return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
-            case "-" | "+ -":
-                return numbers[:len(signs.split()) + 1]
-            case "- -":
-                return [numbers[0] + numbers[1], *numbers[1:]]
-        return self.some(numbers, len(signs.split()) + 1)
+        low = 1 if high < 99 else 11
+        drawn = [self.between(low, high) * (10 if self.chance(0.15) else 1) for _ in range(3)]
+        x, y, z = sorted(drawn, reverse=True)
+        factors = {"*": 1, "/": 2, "* *": 3}.get(signs, 0)
+        small = [self.between(2, self.pick((9, 12, 12, 40))) for _ in range(factors)]
+        if signs == "/":
+            return [small[0] * self.pick((small[1], x)), small[0]]
+        numbers = {"double": [x, 2], "half": [2 * x, 2], "*": [x, *small], "* *": small,
+                   "-": [x, y], "+ -": [x, y, z], "- -": [x + y, y, z]}
+        return numbers.get(signs) or self.some((x, y, z), 1 + len(signs.split()))
 
     def arithmetic(self) -> Turn:
         """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
@@ -427,7 +410,7 @@ class Scribe(Dice):
 
     def notes(self) -> str:
         """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
-        facts = [self.fact() for _ in range(self.between(7, 20))]
+        facts = [self.facts() for _ in range(self.between(7, 20))]
         if self.chance(0.5):
             same = self.almanac.relations[facts[0].topic.relation]
             facts = self.some(same, self.between(5, 10)) + facts[:5]
@@ -442,7 +425,7 @@ class Scribe(Dice):
         """A story of a class, where people ask and know."""
         story = [self.sentence("lesson_starts")]
         for _ in range(self.between(3, 8)):
-            fact = self.fact()
+            fact = self.facts()
             story.append(self.sentence("lesson_talk", q=self.ask(fact, typed=False), r=fact.reply))
             if self.chance(0.35):
                 story.append(self.sentence("lesson_events"))
@@ -464,7 +447,7 @@ class Scribe(Dice):
         """Multiple choice questions, often with the answer in words as well."""
         parts, lead, explain = [], self.pick(("\n", "\n", "\nAnswer:\n")), self.chance(0.4)
         for _ in range(self.between(2, 6)):
-            fact = self.fact()
+            fact = self.facts()
             question, line = self.choice(fact)
             parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
         return "\n\n".join(parts)

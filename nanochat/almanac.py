@@ -126,13 +126,13 @@ class Almanac:
 
     def __init__(self):
         text = Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8")
-        above, listed = text.split("\n== words\n")
-        self.tables, blocks = _parse(above)
+        above, listed = text.split("== words\n")
+        tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
         frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            groups[header.split()[0]] += _relation(header, forms, frames, self.tables)
+            groups[header.split()[0]] += _relation(header, forms, frames, tables)
         self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, a, *wrong = header.split(" | ")
@@ -142,15 +142,15 @@ class Almanac:
         self.partly_known = list(dict.fromkeys(fact.topic for fact in self.facts
                                                if "strangers" in fact.topic.forms))
 
-        pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
-        pools["capital"] = [row["capital"] for row in self.tables["country"]]
+        pools = {table: [row["name"] for row in rows] for table, rows in tables.items()}
+        pools["capital"] = [row["capital"] for row in tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]
         strangers = blocks["strangers"][""]             # names of things unknown, for training or for tests
         self.pools, self.test_pools = (
             pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
                      for pool, names in strangers.items()} for test in (False, True))
-        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
-        self.in_words |= {str(i): word for i, word in enumerate(pools["number_words"])}
+        tens = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
+        self.in_words = tens | {str(i): word for i, word in enumerate(pools["number_words"])}
         self.digits = {word: number for number, word in self.in_words.items()}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
@@ -158,7 +158,7 @@ class Almanac:
         self.words = sorted(set(listed) - set(self.unseen_words))
         subjects = " ".join(fact.subject for fact in self.facts)
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
-        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
+        self.symbols = {row["symbol"] for row in tables["element"]} | set(strangers["other_symbol"])
 
 
 almanac = functools.cache(Almanac)                      # read on first use
@@ -166,24 +166,19 @@ almanac = functools.cache(Almanac)                      # read on first use
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
-    tables, blocks, headers = {}, {}, []
+    tables, blocks = {}, defaultdict(dict)
     text = re.sub(r"^(#.*)?\n", "", text, flags=re.MULTILINE).replace("\n ", " | ")
-    for block in re.split("^== ", text, flags=re.MULTILINE)[1:]:
-        header, *lines = block.splitlines()
-        headers.append(header.partition(" "))
-        if not lines:                                   # the next header has the same below it
-            continue
-        for kind, _, name in headers:
+    for headers, body in re.findall(r"((?:^== .*\n)+)((?:^(?!== ).*\n)+)", text, re.MULTILINE):
+        for kind, name in re.findall("== ([^ \n]+) ?(.*)", headers):
             if kind == "table":
                 name, *columns = name.split(" | ")
-                rows = [row.split("|") for line in lines for row in line.split("; ")]
-                tables.setdefault(name, []).extend(dict(zip(columns, row, strict=True)) for row in rows)
+                rows = (row.split("|") for row in re.split("; |\n", body.strip()))
+                tables[name] = [dict(zip(columns, row, strict=True)) for row in rows]
                 continue
-            forms = blocks.setdefault(kind, {}).setdefault(name, {})
-            for key, _, items in (line.partition(":") for line in lines):
+            forms = blocks[kind].setdefault(name, {})
+            for key, items in re.findall("(.*?):(.*)", body):
                 texts = [item.strip().replace("\\n", "\n") for item in items.split(" | ")]
                 forms.setdefault(key, []).extend(texts)
-        headers = []
     return tables, blocks
 
 

@@ -1,10 +1,10 @@
 """Runs model-written programs against tests, isolated. Used by tasks/humaneval.py; the walls are in
 sandbox.py.
 
-What is guaranteed where namespaces are (Linux, as root or not): a program reads Python's own files and no
-others, writes into an empty folder that is gone with it, reaches no network and no process, and is bounded in
-time, memory, output, files and threads. All that it started ends with it, and with us. Without namespaces
-(macOS, most containers) it reads and writes what the user may: run_tests() refuses until
+What is guaranteed where namespaces are (Linux, as root or not; util-linux 2.36): a program reads Python's own
+files and no others, writes into an empty folder that is gone with it, reaches no network and no process, and
+is bounded in time, memory, output, files and threads. All that it started ends with it, and with us. Without
+namespaces (macOS, most containers) it reads and writes what the user may: run_tests() refuses until
 require_isolation(unsafe=True) was called.
 
 The verdict is a secret that this process makes up and the tester prints after the tests. As model code sees

@@ -35,13 +35,13 @@ tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal ptra
 process_vm_writev prlimit64 perf_event_open kcmp keyctl add_key request_key shmget msgget semget mq_open
 memfd_create memfd_secret"""
 ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x50001, 0x50026   # answers of a filter; EPERM and ENOSYS
-CLONE_THREAD, MASKED_EQUAL = 0x10000, 7
+NO_THREAD = struct.pack("2I2Q", 0, 7, 0x10000, 0)       # of clone's flags CLONE_THREAD is 0
 
 
 def main() -> None:
     """argv: the job as JSON. Standard input: the program, then the secret and the tests as JSON."""
     job = json.loads(sys.argv[1])
-    die_with_parent()
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
     if select.select([1], [], [], 0)[0]:                # nobody reads the verdict: they died before that line
         os._exit(1)
     program = os.read(0, job["size"]).decode(errors="surrogatepass")
@@ -65,7 +65,7 @@ def main() -> None:
 
 def serve(program: str, questions: int, answers: int, deny: bool) -> None:
     """Run the program, then answer for its names for as long as somebody asks."""
-    die_with_parent()
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(questions, 3)                               # pipes are numbered above: two files were open before
     os.dup2(answers, 4)
     os.closerange(5, 1024)
@@ -168,9 +168,10 @@ def call(name: str, *args) -> int:
     return result
 
 
-def die_with_parent() -> None:
+def prctl(option: int, value: int) -> None:
+    """Where there is one: on Linux."""
     if sys.platform == "linux":
-        call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
+        call("prctl", option, value, 0, 0, 0)
 
 
 def enter_root() -> None:
@@ -197,16 +198,15 @@ def enter_root() -> None:
 
 def drop_privileges() -> None:
     """No capability, no way to one, and no looking into this process by others of the same user."""
-    if sys.platform != "linux":
-        return
     if os.geteuid() == 0 and os.getpid() == 1:          # without namespaces, root stays itself
         os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
-    call("prctl", SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    call("prctl", SET_DUMPABLE, 0, 0, 0, 0)
-    die_with_parent()                                   # a new user id has forgotten it
+    if sys.platform == "linux":
+        call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    prctl(SET_NO_NEW_PRIVS, 1)
+    prctl(SET_DUMPABLE, 0)
+    prctl(SET_PDEATHSIG, signal.SIGKILL)                # a new user id has forgotten it
 
 
 def set_limits(seconds: int, memory: int) -> None:
@@ -221,15 +221,10 @@ def deny_system_calls() -> None:
     library = ctypes.CDLL("libseccomp.so.2")
     library.seccomp_init.restype = ctypes.c_void_p
     rules = ctypes.c_void_p(library.seccomp_init(ALLOW))
-
-    def deny(name: str, answer: int, *conditions: bytes) -> None:
+    for name in [*DENIED.split(), "clone", "clone3"]:
         number = library.seccomp_syscall_resolve_name(name.encode())    # one that is too new is left out
-        library.seccomp_rule_add_array(rules, answer, number, len(conditions), *(conditions or [None]))
-
-    for name in DENIED.split():
-        deny(name, REFUSE)
-    deny("clone", REFUSE, struct.pack("2I2Q", 0, MASKED_EQUAL, CLONE_THREAD, 0))
-    deny("clone3", UNKNOWN)                             # its flags cannot be seen: let it be clone
+        answer = UNKNOWN if name == "clone3" else REFUSE                # unseen flags: be it clone
+        library.seccomp_rule_add_array(rules, answer, number, name == "clone", NO_THREAD)
     if library.seccomp_load(rules):
         raise OSError("no filter of system calls can be loaded")
 

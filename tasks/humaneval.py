@@ -12,9 +12,8 @@ from tasks.common import Missing, Task, asked, hub_rows, source
 NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
 
-_END = r"[^\n]*\n(.*?)(?:^[ \t]*```|\Z)"                # a reply that was cut off has no closing fence
-_FENCES = [re.compile(rf"```{kind}{_END}", re.DOTALL | re.MULTILINE | re.IGNORECASE)
-           for kind in (r"py(?:thon)?3?\b", "")]
+# Language and text of a block; a reply that was cut off has no closing fence.
+_FENCE = re.compile(r"```(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def _rows(split: str, data: Path | None):
@@ -44,8 +43,8 @@ def job(question: dict, reply: str) -> tuple[str, str]:
 
 def code(reply: str) -> str:
     """The first block of Python in a reply, else its first block of anything, else all of it."""
-    found = next(filter(None, (fence.search(reply) for fence in _FENCES)), None)
-    return found[1] if found else reply
+    blocks = sorted(_FENCE.findall(reply), key=lambda block: not block[0].lower().startswith("py"))
+    return blocks[0][1] if blocks else reply
 
 
 def program(question: dict, code: str) -> str:

@@ -215,8 +215,7 @@ class Scribe(Dice):
 
     def __init__(self, split: str, *key: str | int):
         super().__init__(*key)
-        self.split, self.almanac, self.tests = split, almanac(), split == "test"
-        self.ways = self.almanac.ways
+        self.almanac, self.ways, self.split, self.tests = almanac(), almanac().ways, split, split == "test"
         self.whole = "test" if self.tests else "ask"    # key of whole questions
         self.pools = self.almanac.test_pools if self.tests else self.almanac.pools
         heroine = self.chance(0.5)
@@ -243,7 +242,7 @@ class Scribe(Dice):
         forms, slots = fact.topic.forms, self.slots(fact)
         says = forms.get("say", [])
         if "np" in forms and (not says or self.chance(0.2)):
-            slots["np"], says = self.pick(forms["np"]).format(**slots), self.almanac.ways["say"]
+            slots["np"], says = self.pick(forms["np"]).format(**slots), self.ways["say"]
         return self.pick(says).format(**slots)
 
     def slots(self, fact: Fact) -> dict[str, str]:
@@ -273,7 +272,7 @@ class Scribe(Dice):
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
         if not typed:
             return _capital(text)
-        for pair in self.almanac.ways["british"]:
+        for pair in self.ways["british"]:
             american, british = pair.split("/")
             if american in text and self.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
@@ -281,13 +280,12 @@ class Scribe(Dice):
 
     def typed(self, text: str) -> str:
         """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
-        ways = self.ways
         if self.chance(0.2):
-            opening = self.fill(self.pick(ways["openings"]))
+            opening = self.fill(self.pick(self.ways["openings"]))
             text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"
         body, mark = (text[:-1], text[-1]) if text[-1] in ".?!" and not text.endswith("..") else (text, "")
         if self.chance(0.14):
-            body = f"{body.rstrip()}{self.pick((' ', ', '))}{self.fill(self.pick(ways['endings']))}"
+            body = f"{body.rstrip()}{self.pick((' ', ', '))}{self.fill(self.pick(self.ways['endings']))}"
         text = body.rstrip() + ("" if self.chance(0.45) else mark)
         roll = self.random()
         if roll < 0.45:

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from nanochat.common import atomic_write, base_dir, compute_dtype, die, sha256
+from nanochat.common import atomic_write, base_dir, compute_dtype, die, keep_freed_memory, sha256
 from nanochat.dist import find_device
 from nanochat.gpt import GPT
 from nanochat.scaling import Shape
@@ -186,6 +186,7 @@ def load_model(stage_name: str | None = None, tag: str | None = None, step: int 
                device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
     """For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster
     here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise."""
+    keep_freed_memory()
     found = find_device(device)
     model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
     return model.eval().requires_grad_(False), tokenizer, state

@@ -15,7 +15,6 @@ from nanochat.common import die, new_parser
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
-from nanochat.finetune import restore
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
@@ -99,8 +98,9 @@ def main(args: argparse.Namespace) -> None:
                               world.size) if args.eval_every > 0 else None
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
                               world, stage.dtype)
-        if start:
-            restore(optimizer, start, stage, must=True)
+        if start and not checkpoint.load_optimizer(start, optimizer):
+            die(f"{start} has no whole optimizer state for {world}",
+                hint="resume with as many ranks as it had, or start over without --resume")
         stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:

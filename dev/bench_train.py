@@ -1,16 +1,13 @@
-"""How fast a training step is, optimizer included: one JSON line per case, medians of the steps after
-warm-up.
+"""How fast a training step is: one JSON line, medians of the steps after warm-up.
 
-    python -m dev.bench_train                           # CPU: depth 4 as runcpu.sh trains it, and variants
+    python -m dev.bench_train                           # depth 4 as runcpu.sh trains it
     python -m dev.bench_train --depth 12 --rows 32 --sequence-len 2048 \\
-        --vocab-size 32768 --head-dim 128 --steps 50    # GPU: one case
-Each case is a process of its own, so that neither the allocator nor the compiler remembers the one before."""
+        --vocab-size 32768 --head-dim 128 --steps 50    # for a GPU"""
 
 import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 
@@ -20,9 +17,6 @@ from nanochat.gpt import GPT
 from nanochat.hardware import peaks
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import derive
-
-# what is run when no flags are given
-CASES = (["--depth=4"], ["--dtype=bfloat16"], ["--compile"], ["--sequence-len=512", "--vocab-size=32768"])
 
 
 def parser() -> argparse.ArgumentParser:
@@ -37,7 +31,7 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def measure(args: argparse.Namespace) -> dict:
+def main(args: argparse.Namespace) -> None:
     import torch
     keep_freed_memory()
     device = find_device()
@@ -49,7 +43,7 @@ def measure(args: argparse.Namespace) -> dict:
     call = torch.compile(model, dynamic=False) if args.compile else model
     idx = torch.randint(0, args.vocab_size, (2, args.rows, args.sequence_len), device=device)
     sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
-    times, optimizer_times = [], []
+    times = []                                          # of a step, and of the optimizer in it
     for _ in range(args.warmup + args.steps):
         start = time.perf_counter()
         call(idx[0], idx[1]).backward()
@@ -58,28 +52,20 @@ def measure(args: argparse.Namespace) -> dict:
         optimizer.step()
         optimizer.zero_grad()
         sync()
-        times.append(time.perf_counter() - start)
-        optimizer_times.append(time.perf_counter() - middle)
-    median = statistics.median(times[args.warmup:])
-    flops = plan.shape.flops_per_token() * plan.batch_tokens / median                   # per second
+        end = time.perf_counter()
+        times.append((end - start, end - middle))
+    step, update = map(statistics.median, zip(*times[args.warmup:], strict=True))
+    flops = plan.shape.flops_per_token() * plan.batch_tokens / step                     # per second
     name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
     if device.type == "cuda":
         name, memory = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
     peak = peaks(name)
-    return {
+    print(json.dumps({
         "case": " ".join(sys.argv[1:]), "device": name, "dtype": str(dtype).split(".")[1],
-        "depth": args.depth, "tokens_per_second": round(plan.batch_tokens / median),
-        "step_ms": round(1e3 * median, 1), "first_step_s": round(times[0], 1),
-        "optimizer_ms": round(1e3 * statistics.median(optimizer_times[args.warmup:]), 1),
-        "gflops": round(flops / 1e9), "mfu": round(flops / peak[0], 4) if peak else None,
-        "peak_gib": round(memory / 2 ** 30, 2)}
-
-
-def main(args: argparse.Namespace) -> None:
-    if len(sys.argv) > 1:
-        return print(json.dumps(measure(args)), flush=True)
-    for flags in CASES:
-        subprocess.run([sys.executable, "-m", "dev.bench_train", *flags], check=True)
+        "depth": args.depth, "tokens_per_second": round(plan.batch_tokens / step),
+        "step_ms": round(1e3 * step, 1), "first_step_s": round(times[0][0], 1),
+        "optimizer_ms": round(1e3 * update, 1), "gflops": round(flops / 1e9),
+        "mfu": round(flops / peak[0], 4) if peak else None, "peak_gib": round(memory / 2 ** 30, 2)}))
 
 
 if __name__ == "__main__":

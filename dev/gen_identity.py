@@ -17,7 +17,7 @@ import os
 import re
 from pathlib import Path
 
-from nanochat.almanac import Dice
+from nanochat.almanac import Scribe, Turn
 from nanochat.chat import check_conversation
 from nanochat.common import atomic_write, die, new_parser, require_positive
 
@@ -43,87 +43,76 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-class Persona:
-    """Who it is, and how that is asked and said: the text file's questions and answers by topic."""
+class Persona(Scribe):
+    """The writer who knows who it is, and how that is asked and said: in the text file's ways."""
 
     def __init__(self, args: argparse.Namespace):
-        self.forms, self.answers, self.weights, facts = {}, {}, {}, []
+        super().__init__("train", "identity", args.seed)
+        self.pools, self.topics, self.weights = {"fact": []}, {}, {}
         text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n  ", " ")
-        for header, forms, answers in re.findall(r"^(\w[^:]*): (.*?)(?: -> (.*))?$", text, re.MULTILINE):
-            topic, _, weight = header.partition(" ")
-            self.forms[topic] = forms.split(" / ")
-            if answers:
-                self.answers[topic], self.weights[topic] = answers.split(" / "), int(weight)
-        self.forms["others"] = [name for name in self.forms["others"] if name.lower() != args.name.lower()]
-        self.slots = {"name": args.name, "maker": args.maker, "character": args.character,
-                      "Maker": args.maker[:1].upper() + args.maker[1:]}
+        for name, forms in re.findall(r"^(\w+): (.*)$", text, re.MULTILINE):
+            self.pools[name] = forms.split(" / ")
+        for name, weight, asks, says in re.findall(r"^(\w+) (\d+): (.*) -> (.*)$", text, re.MULTILINE):
+            self.topics[name], self.weights[name] = (asks.split(" / "), says.split(" / ")), int(weight)
         for question, _, fact in (text.rpartition("?") for text in args.fact):
-            facts.append(self.fill(fact.strip()))
+            self.pools["fact"].append(fact.strip())
             if question.strip():
-                topic = f"--fact {question}"
-                self.forms[topic], self.answers[topic], self.weights[topic] = [question], [fact], 3
-        self.slots["facts"] = " ".join(facts)
-        self.facts = facts or [f"I am {args.character}."]
+                self.topics[question], self.weights[question] = ([question], [fact.strip()]), 3
+        self.pools["other"] = [name for name in self.pools["other"] if name.lower() != args.name.lower()]
+        self.ways = self.pools
+        self.people = {"name": args.name, "maker": args.maker, "character": args.character,
+                       "Maker": args.maker[:1].upper() + args.maker[1:]}
+        self.people["facts"] = self.fill(" ".join(self.pools["fact"]))
+        self.pools["fact"] = self.pools["fact"] or ["I am {character}."]
 
-    def fill(self, form: str, **slots: str) -> str:
+    def fill(self, form: str, **values: str) -> str:
+        """With each (a|b) decided as well."""
         try:
-            return form.format_map(self.slots | slots)
+            text = super().fill(form, **values)
         except (LookupError, ValueError) as error:
             die(f"{form!r} cannot be filled in: {error!r}", hint="gen_identity.txt says what goes in braces")
+        return re.sub(r"\(([^()]*\|[^()]*)\)", lambda found: self.pick(found[1].split("|")), text).strip()
 
-    def compose(self, dice: Dice, forms: list[str], **slots: str) -> str:
-        """One of the forms with its slots filled and each (a|b) decided."""
-        text = self.fill(dice.pick(forms), **slots)
-        return re.sub(r"\(([^()]*\|[^()]*)\)", lambda found: dice.pick(found[1].split("|")), text).strip()
-
-    def turn(self, dice: Dice, topic: str) -> tuple[str, str]:
-        """A question as people type it, and its answer."""
-        slots = {"other": dice.pick(self.forms["others"]), "fact": dice.pick(self.facts)}
-        question = self.compose(dice, self.forms[topic], **slots)
-        return self.typed(dice, question), self.compose(dice, self.answers[topic], **slots)
-
-    def typed(self, dice: Dice, text: str) -> str:
-        """With an opening, an ending, a mark or none, in small letters, abbreviated, with letters swapped."""
-        if dice.chance(0.2):
-            text = f"{self.compose(dice, self.forms['openings'])} {text}"
-        if dice.chance(0.12):
-            text += dice.pick((", ", " ")) + self.compose(dice, self.forms["endings"])
-        text += dice.pick(("", "?", "?", ".", "!", "??", " ?") if dice.chance(0.2) else ("", "?"))
-        text = text.lower() if dice.chance(0.45) else text[:1].upper() + text[1:]
-        if dice.chance(0.15):
+    def typed(self, text: str) -> str:
+        """As people type, with other marks, abbreviations and letters swapped."""
+        text = super().typed(text + self.pick(["?"] * 9 + [".", "!", "??"]))
+        if self.chance(0.15):
             text = re.sub(r"\byou\b", "u", re.sub(r"\byour\b", "ur", text.replace("'", "")))
-        at = dice.between(1, max(1, len(text) - 3))
-        if dice.chance(0.06) and text[at:at + 2].isalpha():
+        at = self.between(1, max(1, len(text) - 3))
+        if self.chance(0.06) and text[at:at + 2].isalpha():
             text = text[:at] + text[at:at + 2][::-1] + text[at + 2:]
         return text
 
-    def conversation(self, dice: Dice) -> dict:
+    def turn(self, topic: str) -> Turn:
+        asks, answers = self.topics[topic]
+        return self.typed(self.fill(self.pick(asks))), self.fill(self.pick(answers))
+
+    def conversation(self) -> dict:
         """Questions on one to three topics, now and then after a system message that says who it is."""
         messages = []
-        if dice.chance(0.06):
-            messages.append({"role": "system", "content": self.compose(dice, self.forms["systems"])})
+        if self.chance(0.06):
+            messages.append({"role": "system", "content": self.draw("systems")})
         left = dict(self.weights)
-        for _ in range(dice.weighted(TURNS)):
-            topic = dice.weighted(left)
+        for _ in range(self.weighted(TURNS)):
+            topic = self.weighted(left)
             del left[topic]
-            question, answer = self.turn(dice, topic)
+            question, answer = self.turn(topic)
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         return {"messages": messages}
 
-    def compose_all(self, count: int, seed: int) -> list[str]:
+    def compose(self, count: int) -> list[str]:
         """`count` different lines. Dies where the wordings do not yield as many."""
         lines = {}
-        for index in range(20 * count):
-            lines[json.dumps(self.conversation(Dice("identity", seed, index)), ensure_ascii=False)] = None
+        for _ in range(20 * count):
+            lines[json.dumps(self.conversation(), ensure_ascii=False)] = None
             if len(lines) == count:
                 return list(lines)
         die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
 
-    def prompt(self, dice: Dice) -> str:
+    def prompt(self) -> str:
         """Another one for every conversation: the variety comes from here, not from the temperature."""
-        first, _ = self.turn(dice, dice.weighted(self.weights))
-        slots = {"tone": dice.pick(self.forms["tones"]), "first": first, "turns": dice.weighted(TURNS)}
-        return self.compose(dice, self.forms["prompt"], **slots)
+        first, _ = self.turn(self.weighted(self.weights))
+        return self.draw("prompt", first=first, turns=self.weighted(TURNS))
 
 
 def conversation_in(reply) -> str:
@@ -145,10 +134,11 @@ async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
     free, start, done = asyncio.Semaphore(args.parallel), len(kept), 0
+    prompts = [persona.prompt() for _ in range(args.count)]
 
-    async def ask(index: int) -> None:
+    async def ask(prompt: str) -> None:
         nonlocal done
-        message = {"role": "user", "content": persona.prompt(Dice("prompt", args.seed, index))}
+        message = {"role": "user", "content": prompt}
         async with free:
             reply = await client.chat.completions.create(model=args.model, messages=[message])
         line, done = conversation_in(reply), done + 1
@@ -160,7 +150,7 @@ async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
 
     with open(args.out, "a", encoding="utf-8", buffering=1) as out:
         async with client:
-            await asyncio.gather(*map(ask, range(start, args.count)))
+            await asyncio.gather(*map(ask, prompts[start:]))
 
 
 def main(args: argparse.Namespace) -> None:
@@ -169,7 +159,7 @@ def main(args: argparse.Namespace) -> None:
         die("--name is empty")
     persona = Persona(args)
     if not args.endpoint:
-        atomic_write(args.out, "".join(f"{line}\n" for line in persona.compose_all(args.count, args.seed)))
+        atomic_write(args.out, "".join(f"{line}\n" for line in persona.compose(args.count)))
         return print(f"{args.out}: {args.count:,} conversations")
     if not args.model or not args.endpoint.startswith(("http://", "https://")):
         die(f"--endpoint is {args.endpoint} and --model is {args.model}: it takes a URL and a name")

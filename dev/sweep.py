@@ -3,9 +3,9 @@
     python -m dev.sweep miniseries.csv                          # CORE, bits per byte: against FLOPs, hours
     python -m dev.sweep scaling_laws.csv --budgets 1e18 1e19    # the best size for each budget of FLOPs
 
-The second is an IsoFLOP fit (arXiv 2203.15556, approach 2), kept as .json: the models of a budget C make a
-parabola of bits per byte in log N, its minimum is the best N and D, and from those follow N ~ C^a, D ~ C^b. A
-minimum outside of the sizes that were trained is no measurement: it is named and left out."""
+The second is an IsoFLOP fit (arXiv 2203.15556, approach 2), kept as .json: a parabola of bits per byte in
+log N for each budget C, whose minimum is the best N and D, and the laws N ~ C^a, D ~ C^b of these. A minimum
+outside of the sizes that were trained is no measurement: it is named and left out."""
 
 # C training FLOPs, N scaling parameters, D training tokens
 
@@ -87,10 +87,10 @@ def draw_isoflop(fit: dict, figure) -> None:
     for each in fit["budgets"]:
         (dots,) = profiles.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
         if best := each["best"]:
-            N, star = np.geomspace(each["N"][0], each["N"][-1]), {"color": dots.get_color(), "markersize": 12}
-            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=dots.get_color())
-            profiles.plot(best["N"], best["bpb"], "*", **star)
-            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", **star)
+            N, colour = np.geomspace(each["N"][0], each["N"][-1]), dots.get_color()
+            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=colour)
+            profiles.plot(best["N"], best["bpb"], "*", color=colour, markersize=12)
+            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", color=colour, markersize=12)
     C = np.array([each["C"] for each in fit["budgets"]])
     for letter, law in fit["laws"].items():
         if law:
@@ -98,8 +98,6 @@ def draw_isoflop(fit: dict, figure) -> None:
             growth.legend()
     profiles.legend()
     profiles.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
-    profiles.set_xticks(N := fit["budgets"][0]["N"][::2], [f"{n:.2g}" for n in N])
-    profiles.minorticks_off()
     growth.set(xscale="log", yscale="log", xlabel="training FLOPs C", ylabel="best N and tokens D")
 
 

@@ -93,14 +93,11 @@ class Topic:
 
     def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
         self.relation, self.forms, self.gaps = relation, forms, []      # gaps: rows without an answer
-        self.families = {split: [family for family in families.values() if self.fits(" ".join(family))]
+        fillers = {"{": {"np"}, "{label}": {"label"}, "{either}": {"say", "reply"}}     # slots: forms
+        lacks = [slot for slot, names in fillers.items() if names.isdisjoint(forms)]
+        self.families = {split: [family for family in families.values()
+                                 if not any(slot in frame for frame in family for slot in lacks)]
                          for split, families in frames.items()}
-
-    def fits(self, frames: str) -> bool:
-        """Whether all slots of the frames can be filled; only a relation has answers to name."""
-        forms = self.forms.keys()
-        return ("np" in forms and ("label" in forms or "{label}" not in frames)
-                and (not forms.isdisjoint({"say", "reply"}) or "{either}" not in frames))
 
 
 @dataclass
@@ -129,31 +126,31 @@ class Almanac:
 
     def __init__(self):
         text = Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8")
-        above, listed = text.split("\n== words\n")
-        self.tables, blocks = _parse(above)
+        above, listed = text.split("== words\n")
+        tables, blocks = _parse(above)
         self.sums, self.letters, self.chat = (blocks[kind] for kind in ("sum", "letters", "chat"))
         self.ways: Forms = blocks["ways"][""]           # openings, endings, spellings, the refusal
         frames, groups = blocks["frames"], defaultdict(list)
         for header, forms in blocks["relation"].items():
-            groups[header.split()[0]] += _relation(header, forms, frames, self.tables)
+            groups[header.split()[0]] += _relation(header, forms, frames, tables)
         self.relations = {name: _link(group) for name, group in groups.items()} | {"self": []}
         for header, forms in blocks["self"].items():
             name, a, *wrong = header.split(" | ")
             self.relations["self"].append(Fact(Topic("self", forms, frames), {"s": name, "a": a}, a, wrong))
         self.facts = [fact for group in self.relations.values() for fact in group]
         self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
-        topics = dict.fromkeys(fact.topic for fact in self.facts)
-        self.partly_known = [topic for topic in topics if "strangers" in topic.forms]
+        self.partly_known = list(dict.fromkeys(fact.topic for fact in self.facts
+                                               if "strangers" in fact.topic.forms))
 
-        pools = {table: [row["name"] for row in rows] for table, rows in self.tables.items()}
-        pools["capital"] = [row["capital"] for row in self.tables["country"]]
+        pools = {table: [row["name"] for row in rows] for table, rows in tables.items()}
+        pools["capital"] = [row["capital"] for row in tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]
         strangers = blocks["strangers"][""]             # names of things unknown, for training or for tests
         self.pools, self.test_pools = (
             pools | {pool: [name for name in names if _is_held_out(pool, name) == test]
                      for pool, names in strangers.items()} for test in (False, True))
-        self.in_words = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
-        self.in_words |= {str(i): word for i, word in enumerate(pools["number_words"])}
+        tens = {str(10 * i): ten for i, ten in enumerate(pools["tens"])}
+        self.in_words = tens | {str(i): word for i, word in enumerate(pools["number_words"])}
         self.digits = {word: number for number, word in self.in_words.items()}
         self.real_words = set(re.findall(r"[a-z]+", text.lower()))
         used, listed = set(re.findall(r"[a-z]+", above.lower())), listed.split()
@@ -161,7 +158,7 @@ class Almanac:
         self.words = sorted(set(listed) - set(self.unseen_words))
         subjects = " ".join(fact.subject for fact in self.facts)
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
-        self.symbols = {row["symbol"] for row in self.tables["element"]} | set(strangers["other_symbol"])
+        self.symbols = {row["symbol"] for row in tables["element"]} | set(strangers["other_symbol"])
 
 
 almanac = functools.cache(Almanac)                      # read on first use
@@ -169,24 +166,19 @@ almanac = functools.cache(Almanac)                      # read on first use
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
-    tables, blocks, headers = {}, {}, []
+    tables, blocks = {}, defaultdict(dict)
     text = re.sub(r"^(#.*)?\n", "", text, flags=re.MULTILINE).replace("\n ", " | ")
-    for block in re.split("^== ", text, flags=re.MULTILINE)[1:]:
-        header, *lines = block.splitlines()
-        headers.append(header.partition(" "))
-        if not lines:                                   # the next header has the same below it
-            continue
-        for kind, _, name in headers:
+    for headers, body in re.findall(r"((?:^== .*\n)+)((?:^(?!== ).*\n)+)", text, re.MULTILINE):
+        for kind, name in re.findall("== ([^ \n]+) ?(.*)", headers):
             if kind == "table":
                 name, *columns = name.split(" | ")
-                rows = [row.split("|") for line in lines for row in line.split("; ")]
-                tables.setdefault(name, []).extend(dict(zip(columns, row, strict=True)) for row in rows)
+                rows = (row.split("|") for row in re.split("; |\n", body.strip()))
+                tables[name] = [dict(zip(columns, row, strict=True)) for row in rows]
                 continue
-            forms = blocks.setdefault(kind, {}).setdefault(name, {})
-            for key, _, items in (line.partition(":") for line in lines):
+            forms = blocks[kind].setdefault(name, {})
+            for key, items in re.findall("(.*?):(.*)", body):
                 texts = [item.strip().replace("\\n", "\n") for item in items.split(" | ")]
                 forms.setdefault(key, []).extend(texts)
-        headers = []
     return tables, blocks
 
 
@@ -223,7 +215,7 @@ class Scribe(Dice):
 
     def __init__(self, split: str, *key: str | int):
         super().__init__(*key)
-        self.split, self.almanac, self.tests = split, almanac(), split == "test"
+        self.almanac, self.ways, self.split, self.tests = almanac(), almanac().ways, split, split == "test"
         self.whole = "test" if self.tests else "ask"    # key of whole questions
         self.pools = self.almanac.test_pools if self.tests else self.almanac.pools
         heroine = self.chance(0.5)
@@ -250,7 +242,7 @@ class Scribe(Dice):
         forms, slots = fact.topic.forms, self.slots(fact)
         says = forms.get("say", [])
         if "np" in forms and (not says or self.chance(0.2)):
-            slots["np"], says = self.pick(forms["np"]).format(**slots), self.almanac.ways["say"]
+            slots["np"], says = self.pick(forms["np"]).format(**slots), self.ways["say"]
         return self.pick(says).format(**slots)
 
     def slots(self, fact: Fact) -> dict[str, str]:
@@ -280,7 +272,7 @@ class Scribe(Dice):
             text = re.sub(r"\b([Aa]) (?=[aeiou])", r"\1n ", text)
         if not typed:
             return _capital(text)
-        for pair in self.almanac.ways["british"]:
+        for pair in self.ways["british"]:
             american, british = pair.split("/")
             if american in text and self.chance(0.3):
                 text = re.sub(rf"\b{american}\b", british, text)
@@ -288,13 +280,12 @@ class Scribe(Dice):
 
     def typed(self, text: str) -> str:
         """As people type: an opening, an ending, with or without its mark, its capitals, its apostrophes."""
-        ways = self.almanac.ways
         if self.chance(0.2):
-            opening = self.fill(self.pick(ways["openings"]))
+            opening = self.fill(self.pick(self.ways["openings"]))
             text = f"{opening} {_capital(text) if opening[-1] in '.!?' else text}"
         body, mark = (text[:-1], text[-1]) if text[-1] in ".?!" and not text.endswith("..") else (text, "")
         if self.chance(0.14):
-            body = f"{body.rstrip()}{self.pick((' ', ', '))}{self.fill(self.pick(ways['endings']))}"
+            body = f"{body.rstrip()}{self.pick((' ', ', '))}{self.fill(self.pick(self.ways['endings']))}"
         text = body.rstrip() + ("" if self.chance(0.45) else mark)
         roll = self.random()
         if roll < 0.45:
@@ -306,7 +297,7 @@ class Scribe(Dice):
             text = re.sub(r"\b([Ww]hat|[Hh]ow|[Ww]ho|[Ii]t|I|i)'(s|m|d)\b", r"\1\2", text)
         return text
 
-    def fact(self) -> Fact:
+    def facts(self) -> Fact:
         """Any fact, of large and of small relations."""
         relations = self.almanac.relations
         return self.pick(self.almanac.facts if self.chance(0.5) else relations[self.pick(list(relations))])
@@ -343,13 +334,10 @@ class Scribe(Dice):
 
     def turns(self, kind: str) -> list[Turn]:
         """A turn of a kind; one on a fact may bring another that leans on it."""
-        if kind not in ("facts", "self", "unknown"):
-            return [getattr(self, kind)()]              # choice, arithmetic, letters, chat
+        if kind in ("choice", "arithmetic", "letters", "chat"):
+            return [getattr(self, kind)()]
         relations = self.almanac.relations
-        if kind == "unknown":
-            fact = self.unknown()
-        else:
-            fact = self.fact() if kind == "facts" else self.pick(relations["self"])
+        fact = self.pick(relations["self"]) if kind == "self" else getattr(self, kind)()
         turns = [(self.ask(fact), fact.reply)]
         if kind == "facts":
             other = self.pick(relations[fact.topic.relation])
@@ -365,7 +353,7 @@ class Scribe(Dice):
     def choice(self, fact: Fact | None = None) -> Turn:
         """A multiple choice question, and the line of its answer: once this is named, its letter need only be
         copied; the bare letter was not learnt (dev/LOG.md)."""
-        fact = fact or self.fact()
+        fact = fact or self.facts()
         options = self.some([fact.answer, *self.some(fact.wrong, 3)], 4)
         lines = [f"- {option}={letter}" for option, letter in zip(options, "ABCD", strict=True)]
         question = self.sentence("choice_frames", q=self.ask(fact, typed=False), o="\n".join(lines))
@@ -374,27 +362,16 @@ class Scribe(Dice):
     def numbers(self, signs: str) -> list[int]:
         """In the tool's order, of one to four digits, often round; results are whole and not negative."""
         high = self.pick((9, 12, 20, 99, 99, 99, 999))
-
-        def number() -> int:
-            return self.between(1 if high < 99 else 11, high) * (10 if self.chance(0.15) else 1)
-
-        def small() -> int:
-            return self.between(2, self.pick((9, 12, 12, 40)))
-
-        numbers = sorted((number(), number(), number()), reverse=True)
-        match signs:
-            case "double" | "half":
-                return [numbers[0] * (2 if signs == "half" else 1), 2]
-            case "/":
-                divisor = small()
-                return [divisor * self.pick((small(), numbers[0])), divisor]
-            case "*" | "* *":
-                return [numbers[0] if signs == "*" else small(), *(small() for _ in signs.split())]
-            case "-" | "+ -":
-                return numbers[:len(signs.split()) + 1]
-            case "- -":
-                return [numbers[0] + numbers[1], *numbers[1:]]
-        return self.some(numbers, len(signs.split()) + 1)
+        low = 1 if high < 99 else 11
+        drawn = [self.between(low, high) * (10 if self.chance(0.15) else 1) for _ in range(3)]
+        x, y, z = sorted(drawn, reverse=True)
+        factors = {"*": 1, "/": 2, "* *": 3}.get(signs, 0)
+        small = [self.between(2, self.pick((9, 12, 12, 40))) for _ in range(factors)]
+        if signs == "/":
+            return [small[0] * self.pick((small[1], x)), small[0]]
+        numbers = {"double": [x, 2], "half": [2 * x, 2], "*": [x, *small], "* *": small,
+                   "-": [x, y], "+ -": [x, y, z], "- -": [x + y, y, z]}
+        return numbers.get(signs) or self.some((x, y, z), 1 + len(signs.split()))
 
     def arithmetic(self) -> Turn:
         """A sum in signs, in words or as a story; only tests have held-out pairs of numbers."""
@@ -426,7 +403,7 @@ class Scribe(Dice):
 
     def notes(self) -> str:
         """Statements on mixed facts, or on several facts of one relation, as a list or in prose."""
-        facts = [self.fact() for _ in range(self.between(7, 20))]
+        facts = [self.facts() for _ in range(self.between(7, 20))]
         if self.chance(0.5):
             same = self.almanac.relations[facts[0].topic.relation]
             facts = self.some(same, self.between(5, 10)) + facts[:5]
@@ -441,7 +418,7 @@ class Scribe(Dice):
         """A story of a class, where people ask and know."""
         story = [self.sentence("lesson_starts")]
         for _ in range(self.between(3, 8)):
-            fact = self.fact()
+            fact = self.facts()
             story.append(self.sentence("lesson_talk", q=self.ask(fact, typed=False), r=fact.reply))
             if self.chance(0.35):
                 story.append(self.sentence("lesson_events"))
@@ -463,7 +440,7 @@ class Scribe(Dice):
         """Multiple choice questions, often with the answer in words as well."""
         parts, lead, explain = [], self.pick(("\n", "\n", "\nAnswer:\n")), self.chance(0.4)
         for _ in range(self.between(2, 6)):
-            fact = self.fact()
+            fact = self.facts()
             question, line = self.choice(fact)
             parts.append(question + lead + line + (f"\n{fact.reply}" if explain else ""))
         return "\n\n".join(parts)

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from safetensors.torch import load_file, save_file
 
-from nanochat.common import atomic_write, base_dir, compute_dtype, die, sha256
+from nanochat.common import atomic_write, base_dir, compute_dtype, die, keep_freed_memory, sha256
 from nanochat.dist import find_device
 from nanochat.gpt import GPT
 from nanochat.scaling import Shape
@@ -80,10 +80,9 @@ def created(directory: Path) -> float | None:
     """When the directory was written, None if it is not a whole checkpoint (by the sizes of its files)."""
     try:
         manifest = json.loads((directory / "manifest.json").read_text())
-        for name, entry in manifest["files"].items():
-            if (directory / name).stat().st_size != entry["size"]:
-                return None
-        return float(manifest["created"])
+        files = manifest["files"].items()
+        whole = all((directory / name).stat().st_size == entry["size"] for name, entry in files)
+        return float(manifest["created"]) if whole else None
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
@@ -122,8 +121,8 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
                  if step is None or path.stem.lstrip(".") == f"step_{step:06d}"]
         if paths:
             return max(paths, key=created)
-    wanted = " ".join(f"{key} {value}" for key, value in (("stage", stage_name), ("tag", tag), ("step", step))
-                      if value is not None)
+    asked = {"stage": stage_name, "tag": tag, "step": step}
+    wanted = " ".join(f"{key} {value}" for key, value in asked.items() if value is not None)
     there = sorted(f"{t}/{name}" for t in tags for name in STAGES if checkpoints(name, t))
     die(f"no checkpoint of {wanted or 'any model'} under {root}",
         hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")
@@ -187,6 +186,7 @@ def load_model(stage_name: str | None = None, tag: str | None = None, step: int 
                device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
     """For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster
     here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise."""
+    keep_freed_memory()
     found = find_device(device)
     model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
     return model.eval().requires_grad_(False), tokenizer, state

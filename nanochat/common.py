@@ -9,6 +9,7 @@ import json
 import os
 import sys
 import time
+from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
@@ -22,10 +23,7 @@ def base_dir() -> Path:
 
 def die(message: str, hint: str | None = None) -> NoReturn:
     """Stop with exit code 2: one line that names the values and the rule, and a hint what to do instead."""
-    print(f"error: {message}", file=sys.stderr)
-    if hint:
-        print(f"  hint: {hint}", file=sys.stderr)
-    sys.stderr.flush()
+    print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr, flush=True)
     raise SystemExit(2)
 
 
@@ -61,11 +59,10 @@ def new_parser(doc: str) -> argparse.ArgumentParser:
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
 
 
+@dataclass
 class RunLog:
     """Append-only JSON lines. A line that was cut off by a crash is skipped when reading."""
-
-    def __init__(self, path: Path):
-        self.path = path
+    path: Path
 
     def write(self, **fields) -> None:
         self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -96,9 +93,8 @@ def compute_dtype(device, asked: str | None = None, saved: str | None = None):
                 hint="leave it unset to choose by speed")
         return getattr(torch, wanted)
     native = device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
-    if native or (device.type == "cpu" and _bfloat16_gain() > 1.5):
-        return torch.bfloat16
-    return torch.float32
+    faster = native or (device.type == "cpu" and _bfloat16_gain() > 1.5)
+    return torch.bfloat16 if faster else torch.float32
 
 
 def _bfloat16_gain() -> float:

@@ -1,10 +1,9 @@
 """CORE (DCLM, arXiv 2406.11794): few-shot tasks, their accuracies centred on guessing, the mean.
 
 A bundle, folder or zip: core.yaml lists tasks, eval_meta_data.csv how good guessing is, eval_data/ has the
-examples. The published one (22 tasks) is fetched once; the embedded almanac's has the same form.
-An example is a few rows of tokens, one an option, and where the answer begins in each. What rows begin with
-alike is computed once, logits are made where answers are and nowhere else, and examples of similar length
-share a forward pass; none of it changes a prediction. Used by base_train and base_eval."""
+examples. An example is a few rows of tokens, one an option, and where the answer begins in each. What rows
+begin with alike is computed once, logits are made where answers are and nowhere else, and examples of similar
+length share a forward pass; none of it changes a prediction."""
 
 import csv
 import json
@@ -16,6 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
+from os.path import commonprefix
 from pathlib import Path
 
 import torch
@@ -37,7 +37,9 @@ from nanochat.tokenizer import Tokenizer
 SITE, ARCHIVE = "https://karpathy-public.s3.us-west-2.amazonaws.com", "eval_bundle.zip"
 BUNDLE_HELP = ("folder or zip of CORE (default: the published one, fetched once; where the almanac was "
                "learned \"almanac\", one made of that)")
-OPTIONS = {"multiple_choice": "choices", "schema": "context_options", "language_modeling": None}
+FORMS = {"multiple_choice": ("choices", "{row[query]}{delimiter}{chosen}"),      # options, text with one
+         "schema": ("context_options", "{chosen}{delimiter}{row[continuation]}"),
+         "language_modeling": (None, "{chosen}{delimiter}{row[continuation]}")}
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
 TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
@@ -60,18 +62,16 @@ class CoreTask:
         others = [i for i in range(len(self.rows)) if i != index]
         drawn = random.Random(1234 + index).sample(others, min(self.shots, len(others)))
         shots, row = "".join(f"{self.text(self.rows[i])}\n\n" for i in drawn), self.rows[index]
-        if options := OPTIONS[self.kind]:
+        if options := FORMS[self.kind][0]:
             return [shots + self.text(row, option) for option in range(len(row[options]))]
         return [f"{shots}{row['context'].strip()}{self.delimiter}".strip(), shots + self.text(row)]
 
     def text(self, row: dict, option: int | None = None) -> str:
         """An example with its answer, or that option."""
-        if self.kind == "language_modeling":
-            return f"{row['context'].strip()}{self.delimiter}{row['continuation']}"
-        chosen = row[OPTIONS[self.kind]][row["gold"] if option is None else option]
-        if self.kind == "schema":
-            return f"{chosen}{self.delimiter}{row['continuation']}"
-        return f"{row['query']}{self.delimiter}{chosen}"
+        options, form = FORMS[self.kind]
+        number = row.get("gold") if option is None else option
+        chosen = row[options][number] if options else row["context"].strip()
+        return form.format(row=row, chosen=chosen, delimiter=self.delimiter)
 
 
 @dataclass(frozen=True)
@@ -184,18 +184,12 @@ class Example:
     @cached_property
     def shared(self) -> int:
         """How many tokens all rows begin with alike; answers come after them."""
-        return min(common(self.rows), *self.starts)
+        return min(len(commonprefix(self.rows)), *self.starts)
 
-    @cached_property
+    @property
     def cost(self) -> int:
         """Tokens to compute."""
         return self.shared + sum(len(row) - self.shared for row in self.rows)
-
-
-def common(rows: Sequence[Sequence[int]]) -> int:
-    """How many tokens all rows begin with alike."""
-    return next((i for i, tokens in enumerate(zip(*rows, strict=False)) if len(set(tokens)) > 1),
-                min(map(len, rows)))
 
 
 def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | None = None) -> Example:
@@ -204,10 +198,10 @@ def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | N
     follows the tokens that the text with the answer has in common with the one without; a token that both
     share a part of belongs to the answer. Rows beyond `limit` tokens keep their last ones."""
     if kind == "schema":
-        alike = common([row[::-1] for row in rows])
+        alike = len(commonprefix([row[::-1] for row in rows]))
         starts = [max(1, len(row) - alike) for row in rows]           # nothing predicts a first token
     else:
-        starts = [common(rows)] * len(rows)
+        starts = [len(commonprefix(rows))] * len(rows)
     if kind == "language_modeling":
         rows, starts = rows[1:], starts[1:]
     longest = max(map(len, rows))
@@ -304,8 +298,7 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         accuracy, n = sum(right) / len(right), len(right)
         low, high = wilson(accuracy, n)
         results.append((accuracy, (low, high), task.chance))
-        asked += n
-        score = (accuracy - task.chance) / (1 - task.chance)
+        asked, score = asked + n, (accuracy - task.chance) / (1 - task.chance)
         stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
                   f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots, {longer} beyond the context)",
                   core_task=task.label, type=task.kind, shots=task.shots, questions=n, chance=task.chance,

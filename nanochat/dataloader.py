@@ -1,10 +1,9 @@
-"""Batches: pretraining rows, chat rows, validation rows. Those for training are made before they are asked
-for.
+"""Batches to pretrain on, to learn to chat from, and to validate on.
 
-What the micro-batches are does not depend on how many ranks share them. An optimizer step has `slots` of them
-(gradient accumulation x ranks). Each slot is an endless stream of its own, over every slots-th document, and
-rank r of W serves slots r, r + W, ... So two ranks see exactly what one rank with twice the accumulation
-sees, no two slots share a document within an epoch, and a rank tokenizes only what it trains on."""
+An optimizer step has `slots` micro-batches (gradient accumulation x ranks). Each slot is an endless stream of
+its own, over every slots-th document, and rank r of W serves slots r, r + W, ... So two ranks see exactly
+what one rank with twice the accumulation sees, no two slots share a document within an epoch, and a rank
+tokenizes only what it trains on."""
 
 # B rows, T context, W ranks. A packed row has T + 1 tokens: inputs lack its last, targets its first.
 
@@ -30,8 +29,8 @@ from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts, up_to
 from nanochat.packing import Packer
 
-# Documents to pack from. Of the tokens of web text 96.3% are kept at T = 2,048, and 95.1% at T = 512. With
-# 1,024 documents it would be 97.5% at T = 2,048, but long documents would wait longer.
+# Documents to pack from: 96.3% of the tokens of web text are kept at T = 2,048. With 1,024 documents it would
+# be 97.5%, but long ones would wait longer.
 BUFFER = 128
 CHUNK = 128             # documents tokenized at once
 BATCHES_AHEAD = 4       # made before they are asked for
@@ -79,7 +78,7 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     return order
 
 
-def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int,
+def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int, pin: bool,
             state: dict | None) -> Iterator[tuple]:
     """The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
     read(**position) yields the rest of an epoch, each document with the position behind it. Position and
@@ -102,15 +101,8 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
     made = _packed(packer, documents(), crop)
     yield ((position, packer.documents()),)
     while True:
-        inputs, targets, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
-        yield (position, packer.documents()), inputs, targets
-
-
-def _in_turn(streams: Iterable[tuple[int, Iterator]], pin: bool) -> Iterator[tuple]:
-    """(slot, snapshot, inputs, targets) of one stream after the other, for ever."""
-    for slot, stream in cycle(streams):
-        snapshot, *tensors = next(stream)
-        yield slot, snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+        *tensors, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
+        yield (position, packer.documents()), *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
 
 class _Loader(AbstractContextManager, Iterator):
@@ -129,15 +121,16 @@ class _Loader(AbstractContextManager, Iterator):
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
-        streams = [(slot, _stream(partial(read, slot), rows, seq_len, crop, pad, state["streams"][str(slot)]))
-                   for slot in range(rank, slots, world_size)]
-        self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
-        self.snapshots = {slot: next(stream)[0] for slot, stream in streams}
         self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
+        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, on_gpu,
+                                 state["streams"][str(slot)]) for slot in range(rank, slots, world_size)}
+        self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
+        self.snapshots = {slot: next(stream)[0] for slot, stream in streams.items()}
+        made = ((slot, *next(streams[slot])) for slot in islice(cycle(streams), self.turn, None))
         # Else pinning would open a context on GPU 0 for every rank.
         prepare = partial(torch.cuda.set_device, self.device) if on_gpu else None
         pool = ThreadPoolExecutor(1, initializer=prepare)
-        self.make = partial(pool.submit, next, _in_turn(streams[self.turn:] + streams[:self.turn], on_gpu))
+        self.make = partial(pool.submit, next, made)
         self.made = deque(self.make() for _ in range(BATCHES_AHEAD))
         self.close = weakref.finalize(self, pool.shutdown, cancel_futures=True)         # runs at exit, too
 
@@ -228,8 +221,7 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
 
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
     items = iter(items)
-    while chunk := list(islice(items, size)):
-        yield chunk
+    return iter(lambda: list(islice(items, size)), [])
 
 
 def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iterator[np.ndarray]:

@@ -1,5 +1,4 @@
-"""Text sources -> parquet shards: the embedded almanac, two web-scale sets from Hugging Face, or your own
-text.
+"""Text sources -> parquet shards: the embedded almanac, two web-scale sets of the hub, or your own text.
 
 Whatever the source, what comes out is the same: files with a `text` column and row groups of ~1,000
 documents, and a fixed validation set. What has its name is whole, and one process at a time prepares a set.
@@ -15,11 +14,10 @@ import hashlib
 import json
 import random
 import shutil
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
-from itertools import count
 from pathlib import Path
 
 import pyarrow as pa
@@ -86,17 +84,24 @@ def default_source() -> str:
 
 
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
-            almanac_mb: float = ALMANAC_MB, progress: Callable[[str], None] = print) -> Dataset:
+            almanac_mb: float = ALMANAC_MB) -> Dataset:
     """Make a set, or find it made. `source`: one of SOURCES; or `path`: a file or folder of .txt, .jsonl
-    (field `text`), .parquet. Every rank calls it: one works, the others wait for its lock, so that no
-    collective times out. Dies where there is nothing to train or validate on, or a shard is corrupt."""
+    (field `text`), .parquet. Of a set of the hub, the first shards are for training, and the last one for
+    validation, however many are here. Every rank calls it: one works, the others wait for its lock, so that
+    no collective times out. Dies where there is nothing to train or validate on, or a shard is corrupt."""
     if path is not None:
-        return _prepare_path(Path(path).expanduser(), progress)
+        return _prepare_path(Path(path).expanduser().resolve())
     if source == "almanac":
-        return _prepare_almanac(almanac_mb, progress)
-    if source in HUBS:
-        return _prepare_hub(source, num_shards, progress)
-    die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or a path with --data")
+        return _prepare_almanac(almanac_mb)
+    if source not in HUBS:
+        die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or --data=PATH")
+    repository, last = HUBS[source]
+    if not 1 <= num_shards <= last:
+        die(f"{num_shards} training shards of {source}: must be 1 to {last}")
+    files = {f"shard_{i:05d}.parquet": f"train_{i:05d}.parquet" for i in range(num_shards)}
+    files[f"shard_{last:05d}.parquet"] = "val_00000.parquet"
+    *train, val = hub.download(repository, files, base_dir() / "data" / source)
+    return Dataset(source, tuple(train), (val,))
 
 
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
@@ -138,26 +143,21 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         with pq.ParquetFile(path) as file:
             yield file
     except (OSError, pa.ArrowException) as error:
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        die(f"{path} cannot be read as parquet: {reason}",
+        die(f"{path} cannot be read as parquet: {' '.join(str(error).split())}",
             hint="delete it if it was downloaded, or its folder if it was made here, and run again")
 
 
 def _write_shards(folder: Path, part: str, documents: Iterable[str]) -> None:
     """Write <part>_00000.parquet and so on."""
     documents = iter(documents)
-    for number in count():
-        held = list(up_to(SHARD_BYTES, documents))
-        if not held:
-            return
+    for number, held in enumerate(iter(lambda: list(up_to(SHARD_BYTES, documents)), [])):
         path = folder / f"{part}_{number:05d}.parquet"
         random.Random(path.name).shuffle(held)          # else files of one topic each are read one by one
         table = pa.table({"text": pa.array(held, pa.large_string())})
         pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
 
 
-def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], what: str,
-           progress: Callable[[str], None]) -> Dataset:
+def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], what: str) -> Dataset:
     """Find a set, or write its documents, those for training first, and publish them with one rename. A
     digest of the recipe is in the name: another recipe never touches files that a running job reads."""
     name = f"{name}-{sha256(json.dumps(recipe, sort_keys=True).encode())[:8]}"
@@ -170,7 +170,7 @@ def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], wh
             shutil.rmtree(unfinished, ignore_errors=True)
             unfinished.mkdir()
             try:
-                progress(f"data: preparing {what}")
+                print(f"data: preparing {what}")
                 _write_shards(unfinished, "train", train)
                 _write_shards(unfinished, "val", val)
                 unfinished.rename(folder)
@@ -179,7 +179,7 @@ def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], wh
     return Dataset(name, *(tuple(sorted(folder.glob(f"{part}_*.parquet"))) for part in ("train", "val")))
 
 
-def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Dataset:
+def _prepare_almanac(megabytes: float) -> Dataset:
     from nanochat import almanac
     if megabytes <= 0:
         die(f"{megabytes:g} MB of almanac is nothing to train on", hint="--almanac-mb=24")
@@ -187,28 +187,25 @@ def _prepare_almanac(megabytes: float, progress: Callable[[str], None]) -> Datas
     recipe = {"source": "almanac", "megabytes": megabytes, "made_by": made_by}
     train = up_to(megabytes * 1e6, almanac.documents(seed=0, split="train"))
     val = up_to(min(megabytes, 1) * 1e6, almanac.documents(seed=0, split="val"))
-    return _build("almanac", recipe, train, val, f"{megabytes:g} MB of almanac", progress)
+    return _build("almanac", recipe, train, val, f"{megabytes:g} MB of almanac")
 
 
-def _prepare_path(path: Path, progress: Callable[[str], None]) -> Dataset:
+def _prepare_path(path: Path) -> Dataset:
     """Parquet files with a val_*.parquet among them are used where they are; all else is rewritten, and
     split where nothing is called val_*.parquet."""
     files = _input_files(path)
     own_val = tuple(file for file in files if file.match("val_*.parquet"))
     rest = tuple(file for file in files if file not in own_val)
-    name = path.resolve().name or "data"
     if own_val and all(file.suffix == ".parquet" for file in files):
-        made = Dataset(name, rest, own_val)
+        made = Dataset(path.name, rest, own_val)
     else:
-        stats = [(str(file.relative_to(path)), file.stat()) for file in files]
-        size = sum(stat.st_size for _, stat in stats)
+        size = sum(file.stat().st_size for file in files)
         fraction = min(VAL_FRACTION, VAL_BYTES / max(1, size))
-        recipe = {"source": "path", "path": str(path.resolve()), "val_fraction": fraction,
-                  "files": [[file, stat.st_size, stat.st_mtime_ns] for file, stat in stats]}
+        recipe = {"source": "path", "path": str(path), "val_fraction": fraction, "files": [
+            [str(file.relative_to(path)), file.stat().st_size, file.stat().st_mtime_ns] for file in files]}
         val = _documents(own_val) if own_val else []    # else filled while `train` is read
         train = _documents(rest) if own_val else _split(_documents(rest), fraction, val)
-        what = f"{len(files)} files of {path}, {size / 1e6:,.1f} MB"
-        made = _build(name, recipe, train, val, what, progress)
+        made = _build(path.name, recipe, train, val, f"{len(files)} files of {path}, {size / 1e6:,.1f} MB")
     if not all(any(documents for *_, documents in row_groups(part)) for part in (made.train, made.val)):
         die(f"{path} has too few documents: training and validation need at least one each",
             hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
@@ -253,16 +250,14 @@ def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     """Every line <|endoftext|> ends a document, or the first blank line after 8,000 characters, or any line
     end after 16,000, so that a book becomes many and a page stays one."""
-    held, size = [], 0
+    held = ""
     for line in lines:
         is_end = line.strip() == "<|endoftext|>"
-        if is_end or size >= (2 * PIECE_CHARS if line.strip() else PIECE_CHARS):
-            yield "".join(held).strip()
-            held, size = [], 0
-        if not is_end:
-            held.append(line)
-            size += len(line)
-    yield "".join(held).strip()
+        if is_end or len(held) >= (2 * PIECE_CHARS if line.strip() else PIECE_CHARS):
+            yield held.strip()
+            held = ""
+        held += "" if is_end else line
+    yield held.strip()
 
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
@@ -271,38 +266,25 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
     held, least = [], 1.0                               # the smallest so far, with its copies
     for document in documents:
         digest = int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest()) / 2**64
+        if fraction <= digest < least:
+            yield from held
+            held, least = [], digest
         if digest < fraction:
             val.append(document)
-        elif digest > least:
-            yield document
         elif digest == least:
             held.append(document)
         else:
-            yield from held
-            held, least = [document], digest
+            yield document
     if val:
         yield from held
     else:
         val += held
 
 
-def _prepare_hub(name: str, num_shards: int, progress: Callable[[str], None]) -> Dataset:
-    """Training shards 0 to num_shards - 1; validation is the last shard of the set, however many are here."""
-    repository, last = HUBS[name]
-    if not 1 <= num_shards <= last:
-        die(f"{num_shards} training shards of {name}: must be 1 to {last}")
-    files = {f"shard_{i:05d}.parquet": f"train_{i:05d}.parquet" for i in range(num_shards)}
-    files[f"shard_{last:05d}.parquet"] = "val_00000.parquet"
-    *train, val = hub.download(repository, files, base_dir() / "data" / name, progress=progress)
-    return Dataset(name, tuple(train), (val,))
-
-
 def main(args: argparse.Namespace) -> None:
     plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
     dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
-    size = sum(path.stat().st_size for path in dataset.train) / 1e6
-    print(f"{dataset.name}: {len(dataset.train)} training shards, {size:,.1f} MB, "
-          f"in {dataset.train[0].parent}")
+    print(f"{dataset.name}: {len(dataset.train)} training shards in {dataset.train[0].parent}")
 
 
 def parser() -> argparse.ArgumentParser:

@@ -19,7 +19,9 @@ from nanochat.past import KVCache
 
 MOST_PRODUCTS = 200_000_000                             # of a weight and a number, in a pass
 PRODUCTS_PER_THREAD = 4_000_000                         # of less, threads wait longer than they work
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-ffast-math", "-fopenmp", "-shared", "-fPIC")
+# sums in any order; not -ffast-math, which would change the arithmetic of the whole process when it is loaded
+FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fassociative-math", "-fno-signed-zeros",
+         "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
 
@@ -52,13 +54,15 @@ class Kernel:
         self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
         small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
-        self._kept = [model, cache, memory, *small]     # the struct has their addresses alone
+        self._kept = [model, cache, memory, *small]     # the struct holds addresses alone
         rho, mu, smear, backout = (each.to(model.dtype).tolist() for each in (
             model.residual, model.input, model.smear, model.backout))
         layers = (_Layer * shape.n_layer)()
         for i, block in enumerate(model.blocks):
             attention, kv = block.attention, cache.kv[i]
-            matrices = (attention.joint, attention.o.weight, block.mlp.up.weight, block.mlp.down.weight)
+            joint = torch.cat((attention.q.weight, attention.k.weight, attention.v.weight))
+            self._kept.append(joint)
+            matrices = (joint, attention.o.weight, block.mlp.up.weight, block.mlp.down.weight)
             gate = attention.gate.weight.data_ptr() if attention.gate else None
             value = shape.value_layers.index(i) if attention.gate else 0
             kept = (kv[0], kv[1], cache.last_key[i])

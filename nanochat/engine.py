@@ -8,6 +8,7 @@ request leaves at once, so that no time goes into idle rows.
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
 its result is put into the context between <|output_start|> and <|output_end|>, as in training data."""
 
+import math
 import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
@@ -210,7 +211,8 @@ class Engine:
 
     @torch.no_grad()
     def score(self, ids: Sequence[int], top: int = 0) -> list[Detail]:
-        """What the model thinks of each token of a text but the first. ValueError if it is too long."""
+        """What the model thinks of each token of a text but the first. ValueError if it is too long,
+        FloatingPointError where the logits are NaN."""
         require(1 <= len(ids) <= self.context, "length", len(ids), f"1 to {self.context} tokens")
         if not self._running:
             self._refresh()
@@ -219,6 +221,8 @@ class Engine:
         for some, came in zip(states.split(SCORED_TOKENS), idx[0, 1:].split(SCORED_TOKENS), strict=True):
             numbers = measure(self._weights.logits(some), came, top).tolist()
             found += [read_detail(row, top) for row in numbers]
+        if any(math.isnan(detail.logprob) for detail in found):
+            raise FloatingPointError("the model's logits are NaN")
         return found
 
     def step(self) -> None:

@@ -95,8 +95,21 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
                for question, each in zip(questions, settings, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected, pending = sum(1 if letters[index] else samples for index in mine), []
+
+    def answers() -> Iterator[tuple[int, int, str]]:    # (question, number of the sample, reply), as finished
+        choices = [index for index in mine if letters[index]]
+        for at, letter in choose_letters(engine.model, engine.tokenizer, [prompts[i] for i in choices],
+                                         [letters[i] for i in choices]):
+            yield choices[at], 0, letter
+        free = [index for index in mine if not letters[index] for _ in range(samples)]
+        # a seed for each question, so that its draws do not depend on which others this rank has
+        seeds = [None if params.seed is None else params.seed << 32 | index for index in free]
+        for at, completion in engine.completions([prompts[i] for i in free],
+                                                 [replace(params, seed=seed) for seed in seeds]):
+            yield free[at], at % samples, completion.text
+
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
-        for index, sample, reply in _replies(engine, mine, prompts, letters, params, samples):
+        for index, sample, reply in answers():
             pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
             if progress:
                 progress(len(pending), expected)
@@ -106,21 +119,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         verdicts[index].append(verdict)
         replies[index].append(reply)
     return verdicts, replies
-
-
-def _replies(engine: Engine, mine: list[int], prompts: list[list[int]], letters: list[list[str] | None],
-             params: SamplingParams, samples: int) -> Iterator[tuple[int, int, str]]:
-    """(question, number of the sample, reply) as they are finished, for the questions `mine`."""
-    choices = [index for index in mine if letters[index]]
-    for at, letter in choose_letters(engine.model, engine.tokenizer, [prompts[i] for i in choices],
-                                     [letters[i] for i in choices]):
-        yield choices[at], 0, letter
-    free = [index for index in mine if not letters[index] for _ in range(samples)]
-    # a seed for each question, so that its draws do not depend on which others this rank has
-    seeds = [None if params.seed is None else params.seed << 32 | index for index in free]
-    settings = [replace(params, seed=seed) for seed in seeds]
-    for at, completion in engine.completions([prompts[i] for i in free], settings):
-        yield free[at], at % samples, completion.text
 
 
 @torch.no_grad()

@@ -1,10 +1,10 @@
 """Runs model-written programs against tests, isolated. Used by tasks/humaneval.py; the walls are in
 sandbox.py.
 
-What is guaranteed where namespaces are (Linux, as root or not): a program reads Python's own files and no
-others, writes into an empty folder that is gone with it, reaches no network and no process, and is bounded in
-time, memory, output, files and threads. All that it started ends with it, and with us. Without namespaces
-(macOS, most containers) it reads and writes what the user may: run_tests() refuses until
+What is guaranteed where namespaces are (Linux, as root or not; util-linux 2.36): a program reads Python's own
+files and no others, writes into an empty folder that is gone with it, reaches no network and no process, and
+is bounded in time, memory, output, files and threads. All that it started ends with it, and with us. Without
+namespaces (macOS, most containers) it reads and writes what the user may: run_tests() refuses until
 require_isolation(unsafe=True) was called.
 
 The verdict is a secret that this process makes up and the tester prints after the tests. As model code sees
@@ -28,7 +28,11 @@ from pathlib import Path
 from nanochat.common import die
 
 SANDBOX = Path(__file__).with_name("sandbox.py")
-WALLS = {"namespaces": [f"{kind} namespace" for kind in ("user", "mount", "pid", "network", "ipc")],
+# By util-linux: setpriv's process ends with us, and unshare's child with it. sandbox.py makes root nobody.
+UNSHARE = ["/usr/bin/env", "setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--net", "--ipc",
+           "--fork", "--kill-child"]
+NOBODY = ["--user", "--map-user=65534", "--map-group=65534", "--keep-caps"]
+WALLS = {"namespaces": [f"{kind} namespace" for kind in ("mount", "pid", "network", "ipc")],
          "seccomp": ["seccomp"]}
 FLOOD = 2 ** 20                                         # bytes of output that are too many
 TAIL = 4096                                             # bytes of output that are kept
@@ -75,9 +79,10 @@ def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 *
 
 def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str, ...]) -> Outcome:
     secret, code = secrets.token_hex(16), program.encode(errors="surrogatepass")
-    job = {"parent": os.getpid(), "size": len(code), "walls": walls, "seconds": math.ceil(timeout) + 1,
-           "memory": memory}
+    job = {"size": len(code), "walls": walls, "seconds": math.ceil(timeout) + 1, "memory": memory}
     command = [sys.executable, "-I", "-S", "-u", "-X", "utf8", SANDBOX, json.dumps(job)]
+    if "namespaces" in walls:
+        command = [*UNSHARE, *(NOBODY if os.geteuid() else []), *command]
     with (tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder,
           tempfile.TemporaryFile() as source, tempfile.TemporaryFile() as output):
         source.write(code + json.dumps([secret, tests]).encode())      # no program is too long for a file

@@ -5,13 +5,14 @@ first two learn from conversations; their scripts say from which, how packed and
 
 import argparse
 import math
-from collections.abc import Sequence
-from contextlib import AbstractContextManager
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 
 import torch
+from torch import Tensor
 
 from nanochat import checkpoint
 from nanochat.chat import render_conversation
@@ -19,20 +20,19 @@ from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader, Validation
 from nanochat.dist import World
 from nanochat.evals import evaluate_bpb
-from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from nanochat.tokenizer import Tokenizer
-from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import Work, accumulated, accumulation_steps, compile_if_worth, train_steps
 
 VALIDATION_ROWS = 64
 MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
 
 
-def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
-    """The flags of every stage that goes on from a checkpoint, with its usual learning rates."""
+def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0,
+                    conversations: bool = True) -> argparse.ArgumentParser:
+    """The flags of every stage that goes on from a checkpoint, or of one that learns from conversations."""
     parser = new_parser(description)
     add = parser.add_argument
     add("--step", type=int, help="step of the checkpoint to go on from (default: the newest)")
@@ -45,82 +45,100 @@ def continuing_parser(description: str, *, lr_frac: float, warmdown: float = 1.0
     add("--eval-every", type=int, default=100, help="steps between evaluations; zero or less is never")
     add("--save-every", type=int, default=-1, help="steps between saves; the end is always saved")
     add("--resume", action="store_true", help="go on from the newest checkpoint of this stage, if any")
+    if conversations:
+        add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as before)")
+        add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
     return parser
 
 
-def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0) -> argparse.ArgumentParser:
-    """The same for a stage that learns from conversations."""
-    parser = continuing_parser(description, lr_frac=lr_frac, warmdown=warmdown)
-    add = parser.add_argument
-    add("--total-batch-size", type=int, help="tokens of an optimizer step (default: as in the stage before)")
-    add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
-    return parser
+class Continuation:
+    """A stage after `start` of its steps: model, tokenizer and state of the checkpoint at `path`, which is
+    `source`, or with --resume the newest of this stage that came from there. Dies if that one learned from
+    other `data`. `pretraining`: the peak "rates" of that by role, for steps of "batch_tokens"."""
+
+    def __init__(self, stage: Stage, source: Path, data: str):
+        stage.agree(data)
+        origin, self.stage, self.path, self.start = checkpoint.identity(source), stage, source, 0
+        for path in checkpoint.checkpoints(stage.name, stage.tag) if stage.args.resume else []:
+            if (saved := checkpoint.read_state(path)).get("origin") == origin:
+                self.path, self.start = path, saved["step"]
+        self.model, self.tokenizer, saved = checkpoint.load(self.path, stage.device, stage.dtype)
+        if self.start and saved["data"] != data:
+            die(f"{self.path} learned from {saved['data']}; these flags make {data}",
+                hint="resume with the flags and the file of that run, or start over without --resume")
+        if self.start:
+            checkpoint.require_dtype(self.path, stage)
+        self.saved = saved
+        self.pretraining = saved.get("pretraining") or {key: saved[key] for key in ("rates", "batch_tokens")}
+        self.kept = {"origin": origin, "data": data, "pretraining": self.pretraining, "text": saved["text"]}
+
+    def train(self, work: Iterator[Work], loss_of: Callable[..., Tensor], evaluate: Callable[[int], None], *,
+              steps: int, scale: float, rows: int, batch_tokens: int, loader: ChatLoader | None = None,
+              new_goal: bool = False, flops_per_token: int = 0, **facts) -> None:
+        """What is left of `steps`, at `scale` times the rates of pretraining; evaluations and saves as the
+        flags say; `facts` are logged. `new_goal`: the loss is another than in the stage before, so that its
+        optimizer is not taken over, and the model is evaluated as it came, too."""
+        stage, args, world, start = self.stage, self.stage.args, self.stage.world, self.start
+        if start >= steps:
+            return stage.print(f"{self.path} is already complete: nothing to do")
+        rates = LearningRates(**{role: rate * scale for role, rate in self.pretraining["rates"].items()})
+        optimizer = MuonAdamW(self.model.param_roles(), rates, 0.0, world, stage.dtype)
+        if (start or not new_goal) and not checkpoint.load_optimizer(self.path, optimizer):
+            problem = f"{self.path} has no whole optimizer state for {world}"
+            if start:
+                die(problem, hint="resume with as many ranks as it had, or start over without --resume")
+            stage.print(f"{problem}: starting with a fresh one")
+        kept = self.kept | {"rows": rows, "batch_tokens": batch_tokens}
+        stage.begin(**kept, **facts, num_iterations=steps, rates=asdict(rates), resumed_at=start)
+        stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {self.path}\n{kept['data']}")
+        if new_goal and args.eval_every > 0 and not start:
+            evaluate(0)
+        schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
+        for s in train_steps(loss_of, optimizer, work, schedule, stage, flops_per_token=flops_per_token,
+                             start=start):
+            if s.due_save(args.save_every):
+                checkpoint.save(stage, self.model, self.tokenizer, s.step, optimizer=optimizer, loader=loader,
+                                **kept)
+            if s.due(args.eval_every):
+                evaluate(s.step)
 
 
-def open_finetuning(name: str, args: argparse.Namespace, source: Path) -> AbstractContextManager[Stage]:
-    """A stage that goes on from the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
+@contextmanager
+def go_on(name: str, args: argparse.Namespace, source: Path, data: str) -> Iterator[Continuation]:
+    """From the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
     saved = checkpoint.read_state(source)
-    return open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"])
+    with open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        yield Continuation(stage, source, data)
 
 
-def finetune(stage: Stage, source: Path, conversations: Sequence[dict], validation: Sequence[dict],
-             data: str, packed: bool = False) -> None:
-    """Train the checkpoint `source` on what the assistant says in `conversations`, with a fresh schedule and,
-    where there is one for this number of ranks, its optimizer state. Logs the loss on `validation`. `data`
-    names the conversations: a run on others is not resumed. `packed`: rows are full, and the last
-    conversation of each is cut off; else all stay whole, and rows are padded."""
-    args, world = stage.args, stage.world
-    begin_at, start, model, tokenizer, saved = load_or_resume(stage, source, data)
-    T = model.shape.sequence_len
-    batch_tokens = args.total_batch_size or saved["batch_tokens"]
-    rows = args.device_batch_size or min(saved["rows"], max(1, batch_tokens // (T * world.size)))
-    steps = args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens)
-    if start >= steps:
-        stage.print(f"{begin_at} is already complete: nothing to do")
-        return
-    accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
-    loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size, accumulation * world.size,
-                        stage.device, None if args.in_order else args.seed,
-                        saved["loader"] if start else None, crop=packed)
-    held_out = held_out_rows(tokenizer, validation, rows, T, world)
-    pretraining = pretraining_rates(saved)
-    scale = args.init_lr_frac * math.sqrt(batch_tokens / pretraining["batch_tokens"])
-    optimizer = MuonAdamW(model.param_roles(), scaled_rates(pretraining, scale), 0.0, world, stage.dtype)
-    restore(optimizer, begin_at, stage, must=start > 0)
-    schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
-    kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
-            "batch_tokens": batch_tokens, "text": saved["text"]}
-    stage.begin(**kept, conversations=len(conversations), accumulation=accumulation, num_iterations=steps,
-                rates=asdict(optimizer.rates), resumed_at=start)
-    stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {begin_at}")
-    stage.print(f"{data} | {rows} rows x {T} x {accumulation} micro-batches per rank")
-    runnable = compile_if_worth(model, stage, args.compile)
-    for s in train_steps(partial(runnable, reduction="sum"), optimizer, accumulated(loader, accumulation),
-                         schedule, stage, flops_per_token=model.shape.flops_per_token(), start=start):
-        if s.due_save(args.save_every):
-            checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, loader=loader, **kept)
-        if s.due(args.eval_every):
+def finetune(name: str, args: argparse.Namespace, source: Path, conversations: Sequence[dict],
+             validation: Sequence[dict], data: str, packed: bool = False) -> None:
+    """Train the checkpoint `source` on what the assistant says in `conversations`; log its loss on
+    `validation`. `data` names the conversations: a run on others is not resumed. `packed`: rows are full, and
+    the last conversation of each is cut off; else all stay whole, and rows are padded."""
+    with go_on(name, args, source, data) as this:
+        stage, world, model, tokenizer = this.stage, this.stage.world, this.model, this.tokenizer
+        T, batch_tokens = model.shape.sequence_len, args.total_batch_size or this.saved["batch_tokens"]
+        rows = args.device_batch_size or min(this.saved["rows"], max(1, batch_tokens // (T * world.size)))
+        accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
+        held_out = held_out_rows(tokenizer, validation, rows, T, world)
+        loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size,
+                            accumulation * world.size, stage.device, None if args.in_order else args.seed,
+                            this.saved["loader"] if this.start else None, crop=packed)
+
+        def evaluate(step: int) -> None:
             bpb = evaluate_bpb(model, held_out, world).value
-            stage.log(f"{stage.name} {s.step:5d} | validation {bpb:.4f} bits per byte of answers",
-                      step=s.step, val_bpb=bpb)
-    loader.close()
+            stage.log(f"{name} {step:5d} | validation {bpb:.4f} bits per byte of answers", step=step,
+                      val_bpb=bpb)
 
-
-def load_or_resume(stage: Stage, source: Path, data: str) -> tuple[Path, int, GPT, Tokenizer, dict]:
-    """Where to begin, after how many steps of this stage; model, tokenizer and state of that checkpoint. With
-    --resume the newest one of this stage that started from `source`. Dies if it learned from other data."""
-    stage.agree(data)
-    origin = checkpoint.identity(source)
-    for path in reversed(checkpoint.checkpoints(stage.name, stage.tag) if stage.args.resume else []):
-        saved = checkpoint.read_state(path)
-        if saved.get("origin") == origin:
-            if saved["data"] != data:
-                die(f"{path} learned from {saved['data']}; these flags make {data}",
-                    hint="resume with the flags and the file of that run, or start over without --resume")
-            checkpoint.require_dtype(path, stage)
-            return path, saved["step"], *checkpoint.load(path, stage.device, stage.dtype)
-    return source, 0, *checkpoint.load(source, stage.device, stage.dtype)
+        with loader:
+            this.train(accumulated(loader, accumulation),
+                       partial(compile_if_worth(model, stage, args.compile), reduction="sum"), evaluate,
+                       steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),
+                       scale=args.init_lr_frac * math.sqrt(batch_tokens / this.pretraining["batch_tokens"]),
+                       rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,
+                       flops_per_token=model.shape.flops_per_token(), conversations=len(conversations))
 
 
 def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:
@@ -128,25 +146,6 @@ def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: 
     some = range(0, len(conversations), max(1, len(conversations) // MEASURED))
     tokens = sum(len(render_conversation(tokenizer, conversations[index], T + 1)[0]) for index in some)
     return max(1, round(tokens / len(some) * len(conversations) / batch_tokens))
-
-
-def pretraining_rates(saved: dict) -> dict:
-    """Peak learning rates of pretraining, by role, and the tokens per step that they were for."""
-    return saved.get("pretraining") or {name: saved[name] for name in ("rates", "batch_tokens")}
-
-
-def scaled_rates(pretraining: dict, scale: float) -> LearningRates:
-    return LearningRates(**{role: rate * scale for role, rate in pretraining["rates"].items()})
-
-
-def restore(optimizer: MuonAdamW, directory: Path, stage: Stage, must: bool) -> None:
-    """Load what was saved. Where another number of ranks saved it, start afresh, or die if it `must`."""
-    if checkpoint.load_optimizer(directory, optimizer):
-        return
-    problem = f"{directory} has no whole optimizer state for {stage.world}"
-    if must:
-        die(problem, hint="resume with as many ranks as it had, or start over without --resume")
-    stage.print(f"{problem}: starting with a fresh one")
 
 
 def held_out_rows(tokenizer, conversations: Sequence[dict], rows: int, T: int, world: World) -> Validation:

@@ -36,9 +36,8 @@ class Foreign:
         longest = getattr(config, "max_position_embeddings", None)
         rotary = any("rope" in key or "rotary" in key for key in config.to_dict())
         self.limit, self.context = None if rotary else longest, min(longest or LONGEST, LONGEST)
-        self.bos = self._tokenizer.bos_token_id
-        if self.bos is None:
-            self.bos = self._tokenizer.eos_token_id
+        first, last = self._tokenizer.bos_token_id, self._tokenizer.eos_token_id
+        self.bos = last if first is None else first
         self.tokens = (TOKENS_CPU if device.type == "cpu" else TOKENS) // 4     # all logits are made
 
     def encode_batch(self, texts: Sequence[str]) -> list[list[int]]:
@@ -52,8 +51,7 @@ class Foreign:
     def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
         """One of each option of each example: all rows in one forward pass, padded."""
         rows = [(row, start) for each in examples for row, start in zip(each.rows, each.starts, strict=True)]
-        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True)            # (B, T)
-        idx = idx.to(self.device)
+        idx = pad_sequence([torch.tensor(row) for row, _ in rows], batch_first=True).to(self.device)  # (B, T)
         logits = self._logits(idx)                                                          # (B, T, V)
         told = (judge_tokens(lambda x: x, logits[b, start - 1:len(row) - 1], idx[b, start:len(row)])
                 for b, (row, start) in enumerate(rows))

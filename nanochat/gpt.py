@@ -102,19 +102,13 @@ class Attention(nn.Module):
         self.layer, self.head_dim, self.window = layer, shape.head_dim, shape.windows[layer]
         self.key_offset, self.gate_channels = shape.key_offset, shape.gate_channels
         C, kv = shape.n_embd, shape.n_kv_head * shape.head_dim
-        self.heads, self.kv_heads = shape.n_head, shape.n_kv_head
         self.q, self.k, self.v, self.o = Linear(C, C), Linear(C, kv), Linear(C, kv), Linear(C, C)
-        self.joint: Tensor | None = None    # q, k and v as one matrix (C + 2 * kv, C): GPT.for_inference
         self.gate = Linear(self.gate_channels, shape.n_kv_head) if layer in shape.value_layers else None
 
     def forward(self, x: Tensor, value: Tensor | None, past: Rows | Chunks) -> Tensor:
         B, T, _ = x.shape
-        joint = self.joint
-        if joint is None:
-            joint = torch.cat((self.q.weight, self.k.weight, self.v.weight))
-        heads = F.linear(x, joint.to(x.dtype)).view(B, T, -1, self.head_dim)              # C -> H + 2K, D
-        qk, v = heads.split((self.heads + self.kv_heads, self.kv_heads), dim=2)
-        q, k = (norm(rotate(qk, *past.rotary)) * QK_SCALE).split((self.heads, self.kv_heads), dim=2)
+        q, k, v = (f(x).view(B, T, -1, self.head_dim) for f in (self.q, self.k, self.v))   # C -> H or K, D
+        q, k = (norm(rotate(heads, *past.rotary)) * QK_SCALE for heads in (q, k))
         if self.key_offset:
             k = offset_keys(k, past.key_before(self.layer, k))
         if self.gate is not None:
@@ -192,19 +186,12 @@ class GPT(nn.Module):
 
     @torch.no_grad()
     def for_inference(self) -> "GPT":
-        """A copy to draw from: matrices in the compute dtype, those of q, k and v as one. What needs no such
-        change is shared. The copy does not follow when the model is trained further."""
+        """A copy to draw from, with all matrices in the compute dtype; what has it already is shared. It does
+        not follow when the model is trained further."""
         shared = {id(each): each for each in self.buffers()}
         for parameter in self.parameters():
             shared[id(parameter)] = nn.Parameter(parameter.detach().to(self.dtype), requires_grad=False)
-        net = copy.deepcopy(self, shared)
-        for attention in (block.attention for block in net.blocks):
-            parts = (attention.q, attention.k, attention.v)
-            attention.joint = torch.cat([part.weight for part in parts])
-            views = attention.joint.split([len(part.weight) for part in parts])
-            for part, view in zip(parts, views, strict=True):
-                part.weight.data = view
-        return net.eval()
+        return copy.deepcopy(self, shared).eval()
 
     def logits(self, x: Tensor) -> Tensor:
         """What the trunk gives, (..., C) -> fp32 logits (..., vocab_size)."""

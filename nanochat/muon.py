@@ -14,7 +14,7 @@ slice of the rows of a large table, some matrices of a stacked Muon group; small
 
 import math
 from collections import defaultdict
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -36,8 +36,7 @@ POLAR_EXPRESS = ((8.156554524902461, -22.48329292557795, 15.878769915207462),
                  (2.3465413258596377, -1.7097828382687081, 0.42323551169305323))
 
 
-@dataclass(frozen=True)
-class AdamSettings:
+class AdamSettings(NamedTuple):
     beta1: float
     beta2: float
     weight_decay: float
@@ -153,14 +152,12 @@ class MuonAdamW:
         padded = group + [torch.zeros_like(group[0])] * (each * W - K)
         grads = torch.stack([p.grad if p.grad is not None else torch.zeros_like(p) for p in padded])
         weights = torch.stack([p.data for p in padded[self.world.rank * each:][:each]])     # (each, m, n)
-        mine = grads
+        mine, updated = grads, weights
         if W > 1:
-            mine = torch.empty_like(weights)
+            mine, updated = torch.empty_like(weights), grads          # whose memory serves twice
             dist.reduce_scatter_tensor(mine, grads)
         muon_update(weights, mine, state, lr, momentum, weight_decay, self.dtype)
-        updated = weights
         if W > 1:
-            updated = torch.empty_like(grads)
             dist.all_gather_into_tensor(updated, weights)
         for p, new in zip(group, updated[:K], strict=True):
             p.copy_(new)

@@ -1,5 +1,4 @@
-"""Best-fit packing of token arrays into fixed-length rows. Pure: arrays in, rows out, no clock, no
-randomness.
+"""Best-fit packing of token arrays into fixed-length rows. Pure: no clock, no randomness.
 
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
 answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more

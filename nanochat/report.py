@@ -13,12 +13,11 @@ import os
 import re
 import subprocess
 import time
-from collections import Counter
 from collections.abc import Callable, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from textwrap import indent
+from textwrap import dedent, indent
 
 import numpy as np
 
@@ -67,8 +66,7 @@ pre { white-space: pre-wrap }
 </style>
 """
 
-Table = list[dict[str, str]]                            # rows: column -> cell; "-" is what is not known
-Block = tuple[str, str | Table | dict[str, str]]        # h1, h2, p, pre: text; table; plots: name -> SVG
+Block = str | dict[str, str]        # Markdown: a heading, paragraph, table or code; or plots: name -> SVG
 
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
@@ -109,10 +107,6 @@ class Run:
         tokenizer = RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").read()[-1:] if base else []
         self.logs = {"tokenizer": tokenizer, **logs}
         self.plan = newest(base, "plan").get("plan", {})
-        self.last = (having(base, "loss") or [{}])[-1]                          # step of pretraining
-        if self.last:
-            self.last["tokens"] = self.last["step"] * self.plan.get("batch_tokens", 0)
-            self.last["flops"] = self.last["tokens"] * self.plan.get("flops_per_token", 0)
         evaluated = logs["base_eval"] = [record for record in logs["base_eval"]
                                          if record.get("model_stage") not in TRAINING[1:]]   # not -i sft
         for record in evaluated:
@@ -127,29 +121,33 @@ class Run:
             if "model_stage" in record:
                 self.chat_tasks.setdefault(record["task"], {})[record["model_stage"]] = record
 
-    def speed(self, stage: str) -> float | None:
-        """Tokens per second, the median of the steps."""
-        steps = having(self.logs[stage], "tokens_per_second")
-        return np.median([record["tokens_per_second"] for record in steps]) if steps else None
+    def work(self, stage: str) -> dict[str, float | None]:
+        """What a stage did and took, all sessions of a resumed one together; None is not known."""
+        records, bpb = self.logs[stage], newest(self.logs[stage], "val_bpb")
+        last, begin = (having(records, "loss") or [{}])[-1], newest(records, "args")
+        plan, steps = begin.get("plan") or begin, last.get("step", 0)
+        tokens = 0 if stage == "rl" else steps * plan.get("batch_tokens", 0)    # rl draws as many as it needs
+        speeds = [record["tokens_per_second"] for record in having(records, "tokens_per_second")]
+        return {"steps": steps or None, "tokens": tokens or None,
+                "flops": tokens * plan.get("flops_per_token", 0) or None,
+                "hours": records[-1]["seconds"] / 3600 if records else None,
+                "tokens_per_second": np.median(speeds) if speeds else None, "loss": last.get("loss"),
+                "val_bpb": bpb.get("val_bpb"), "val_bpb_error": bpb.get("val_bpb_error")}
 
     def csv_row(self) -> dict:
-        base, plan, last = self.logs["base"], self.plan, self.last
-        bpb = newest(base, "val_bpb") or newest(self.logs["base_eval"], "val_bpb")
-        core = self.core or newest(base, "core")
+        bpb = newest(self.logs["base_eval"] + self.logs["base"], "val_bpb")
+        core = self.core or newest(self.logs["base"], "core")
         shape = ("depth", "n_embd", "params_total", "scaling_params", "flops_per_token", "batch_tokens")
-        return {"tag": self.tag, **{key: plan.get(key) for key in shape}, "steps": last.get("step"),
-                "tokens": last.get("tokens"), "flops": last.get("flops"),
-                "hours": base[-1]["seconds"] / 3600 if base else None,
-                "tokens_per_second": self.speed("base"), "loss": last.get("loss"),
-                "val_bpb": bpb.get("val_bpb"), "val_bpb_error": bpb.get("val_bpb_error"),
+        return {"tag": self.tag, **{key: self.plan.get(key) for key in shape}, **self.work("base"),
+                **{key: bpb.get(key) for key in ("val_bpb", "val_bpb_error")},
                 "core": core.get("core"), "core_error": core.get("standard_error")}
 
 
 def paired(a: str, b: str) -> tuple[float, float]:
     """Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
     interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012)."""
-    signs = Counter(zip(a, b, strict=True))
-    better, worse, n = signs["0", "1"], signs["1", "0"], len(a) + 2
+    pairs, n = list(zip(a, b, strict=True)), len(a) + 2
+    better, worse = pairs.count(("0", "1")), pairs.count(("1", "0"))
     variance = (better + worse + 2) / n - ((better - worse) / n) ** 2
     return (better - worse) / len(a), Z * math.sqrt(variance / n)
 
@@ -163,15 +161,13 @@ def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
 
 def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     """(what, of a, of b, difference, half width) of all that both did on the same text or questions."""
-    found = []
-    one, two = (newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
-    if "buckets" in one and "buckets" in two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
+    found, one, two = [], *(newest(run.logs["base_eval"], "val_bpb") for run in (a, b))
+    if one and two and one["buckets"]["bytes"] == two["buckets"]["bytes"]:
         found.append(("bits per byte", one["bpb"], two["bpb"], *paired_bpb(one["buckets"], two["buckets"])))
-    ours, theirs = ({f"{task} {stage}": record for task, stages in run.chat_tasks.items()
-                     for stage, record in stages.items()} for run in (a, b))
     same = a.core and a.core["bundle_sha256"] == b.core.get("bundle_sha256")
-    if same:
-        ours, theirs = a.core_tasks | ours, b.core_tasks | theirs
+    ours, theirs = ((run.core_tasks if same else {}) | {
+        f"{task} {stage}": record for task, stages in run.chat_tasks.items()
+        for stage, record in stages.items()} for run in (a, b))
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() <= gaps.keys():
@@ -198,13 +194,28 @@ def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
         axes.invert_yaxis()
     plots = plot(f"difference_{number}", draw, height=0.8 + 0.22 * len(rows)) if rows else {}
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
-    return section(f"{title}, on the same text and questions", ("table", rows), ("p", note), ("plots", plots))
+    return section(f"{title}, on the same text and questions", table(rows), note, plots)
 
 
 def section(title: str, *blocks: Block) -> list[Block]:
     """Those with something in them below a heading; nothing where there are none."""
-    blocks = [(kind, content) for kind, content in blocks if content]
-    return [("h2", title), *blocks] if blocks else []
+    blocks = [block for block in blocks if block]
+    return [f"## {plain(title)}", *blocks] if blocks else []
+
+
+def plain(text: str) -> str:
+    """One line of Markdown, and of HTML, in which nothing is markup."""
+    return escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
+
+
+def table(rows: list[dict[str, str]]) -> str:
+    """Rows of column -> cell as Markdown, aligned so that it reads well in a terminal, too. "-" is what is
+    not known; a column of nothing else is left out."""
+    columns = [name for name in rows[0] if any(row[name] != "-" for row in rows)] if rows else []
+    text = [list(map(plain, line)) for line in (columns, *([row[name] for name in columns] for row in rows))]
+    width = [max(map(len, column)) for column in zip(*text, strict=True)]
+    text.insert(1, ["-" * each for each in width])
+    return "\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text if rows)
 
 
 def show(value: float | None, form: str, error: float | None = None) -> str:
@@ -213,7 +224,7 @@ def show(value: float | None, form: str, error: float | None = None) -> str:
 
 
 def summary(run: Run, dollars: float | None) -> dict[str, str]:
-    plan, last, core, logs = run.plan, run.last, run.core, [log for log in run.logs.values() if log]
+    plan, core, base, logs = run.plan, run.core, run.work("base"), [log for log in run.logs.values() if log]
     records = [record for log in logs for record in log]
     facts = {key: ", ".join(dict.fromkeys(str(record[key]) for record in records if record.get(key))) or "-"
              for key in ("dataset", "world_size", "device", "dtype", "torch", "python", "git")}
@@ -225,7 +236,7 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
     minutes = sum(log[-1]["seconds"] for log in logs) / 60
     return {
         "model": shape, **facts, "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
-        "pretraining": f"{last['tokens']:,} tokens, {last['flops']:.3g} FLOPs" if last else "-",
+        "pretraining": "{tokens:,} tokens, {flops:.3g} FLOPs".format(**base) if base["flops"] else "-",
         "CORE": "{core:.4f} ± {:.4f} of {bundle}, {tasks} tasks".format(
             Z * core["standard_error"], **core) if core else "-",
         "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
@@ -233,54 +244,48 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
 
 
 def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
-    """What a stage did and took, all sessions of a resumed one together."""
-    records, begin = run.logs[name], newest(run.logs[name], "args")
-    plan, last = begin.get("plan") or begin, (having(records, "loss") or [{}])[-1]
-    bpb, done, seconds = newest(records, "val_bpb"), last.get("step", 0), records[-1]["seconds"]
-    of, peak = plan.get("num_iterations", done), max(record.get("peak_memory", 0) for record in records)
-    tokens = 0 if name == "rl" else done * plan.get("batch_tokens", 0)          # rl draws as many as it needs
+    work, begin = run.work(name), newest(run.logs[name], "args")
+    done, hours = work["steps"] or 0, work["hours"]
+    of = (begin.get("plan") or begin).get("num_iterations", done)
+    peak = max(record.get("peak_memory", 0) for record in run.logs[name]) / 2 ** 30
     return {
         "stage": name, "steps": f"{done:,}" + (f" of {of:,}" if done < of else "") if of else "-",
-        "tokens": f"{tokens:,}" if tokens else "-", "loss": show(last.get("loss"), ".3f"),
-        "bits/byte": show(bpb.get("val_bpb"), ".4f", bpb.get("val_bpb_error")),
-        "tok/s": show(run.speed(name), ",.0f"), "minutes": f"{seconds / 60:.1f}",
-        "peak GiB": f"{peak / 2 ** 30:.2f}" if peak else "-",
-        "dollars": f"{dollars * seconds / 3600:,.2f}" if dollars else "-",
+        "tokens": show(work["tokens"], ",d"), "loss": show(work["loss"], ".3f"),
+        "bits/byte": show(work["val_bpb"], ".4f", work["val_bpb_error"]),
+        "tok/s": show(work["tokens_per_second"], ",.0f"), "minutes": f"{60 * hours:.1f}",
+        "peak GiB": show(peak or None, ".2f"), "dollars": show(dollars and dollars * hours, ",.2f"),
     }
 
 
-def task_rows(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> Table:
-    """A line per task, a column per label."""
+def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
+    """A line per task, with its record of each label that has one."""
     rows = []
     for task, found in tasks.items():
-        cells = dict.fromkeys(labels, "-")
+        *_, one = found.values()
+        row = {"task": task} | dict.fromkeys(labels, "-")
         for label, record in found.items():
             low, high = record["interval"]
-            cells[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
-        centred = {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
-        *_, one = found.values()
-        rows.append({"task": task, **cells, **centred, "guessing": f"{100 * one['chance']:.0f}%",
-                     "shots": show(one.get("shots"), "d"), "questions": f"{one['questions']:,}",
-                     "reference d20": PUBLISHED.get(task, "-")})
-    return rows
+            row[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+        row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
+        rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
+                           "questions": f"{one['questions']:,}", "reference d20": PUBLISHED.get(task, "-")})
+    return table(rows)
 
 
-def tokenizer_blocks() -> list[Block]:
+def tokenizer_table() -> str:
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl").read()
     found = {record["tokenizer"]: record for record in log if "bytes_per_token" in record}
-    columns = {f"{name}, {record['vocab_size']:,} tokens": record["bytes_per_token"]
-               for name, record in found.items()}
-    kinds = found["ours"]["bytes_per_token"] if found else ()
-    rows = [{"bytes per token": kind} | {name: f"{each[kind]:.2f}" for name, each in columns.items()}
-            for kind in kinds]
-    return section("Tokenizer", ("table", rows))
+    return table([{"bytes per token": kind} | {f"{name}, {each['vocab_size']:,} tokens":
+                                               f"{each['bytes_per_token'][kind]:.2f}"
+                                               for name, each in found.items()}
+                  for kind in (found["ours"]["bytes_per_token"] if found else ())])
 
 
 def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
     command, root = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Path(__file__).parent.parent
     found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
-    lines = [int(count) for count in re.findall(r":(\d+)$", found, re.MULTILINE)]
+    lines = [int(line.rpartition(":")[2]) for line in found.splitlines()]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
 
@@ -294,8 +299,8 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
         figure = Figure((width, height), layout="constrained")
         draw(figure)
-        about = dict.fromkeys(("Creator", "Date", "Format", "Type"))
-        figure.savefig(buffer := io.StringIO(), format="svg", metadata=about)
+        figure.savefig(buffer := io.StringIO(), format="svg",
+                       metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
     svg = buffer.getvalue().replace(INK, "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
     return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}
@@ -325,73 +330,52 @@ def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
 def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     """The report; of several runs the others against the first, too."""
     facts = {run.tag: summary(run, dollars) for run in runs}
-    table = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
+    about = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
     stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if len(runs) > 1 else {})
               for run in runs for name, log in run.logs.items() if log]
-    note = "What follows ±, or stands in brackets, is a 95% interval."
-    if not find_spec("matplotlib"):
-        note += " No plots: matplotlib is not installed."
-    plots = {}
-    for name in CURVES:
-        plots |= curve(runs, *name.split())
-    blocks = [("h1", ", ".join(facts)), ("table", table),
-              *section("Stages", ("table", stages), ("p", note), ("plots", plots))]
+    missing = "" if find_spec("matplotlib") else " No plots: matplotlib is not installed."
+    note = f"What follows ±, or stands in brackets, is a 95% interval.{missing}"
+    plots = {name: svg for each in CURVES for name, svg in curve(runs, *each.split()).items()}
+    blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, plots)]
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}
              for run in runs for name in run.core_tasks}
     whole = all(run.core["tasks"] == CORE_TASKS for run in runs if run.core)
     note = TO_BEAT if whole else "Not the 22 published tasks: this does not compare with CORE elsewhere."
-    blocks += section("CORE", ("table", task_rows(tasks, list(facts))), ("p", tasks and note))
+    blocks += section("CORE", task_table(tasks, list(facts)), note if tasks else "")
     for run in runs:
-        blocks += section(f"Chat tasks, {run.tag}", ("table", task_rows(run.chat_tasks, TRAINING)))
+        blocks += section(f"Chat tasks, {run.tag}", task_table(run.chat_tasks, TRAINING))
     for number, run in enumerate(runs[1:], 1):
         blocks += difference_blocks(number, runs[0], run)
-    blocks += tokenizer_blocks()
+    blocks += section("Tokenizer", tokenizer_table())
     for run in runs:
         samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
-        text = [f"> {text.strip()}".replace("\n", "\n  ") for text in samples.get("samples", [])]
-        blocks += section(f"What {run.tag} writes", ("pre", "\n".join(text)))
-    return blocks + section("Code", ("p", code_line()))
-
-
-def grid(rows: Table) -> list[list[str]]:
-    """The header and the rows, without columns of which nothing is known."""
-    columns = [column for column in rows[0] if any(row[column] != "-" for row in rows)]
-    return [columns, *([row[column] for column in columns] for row in rows)]
+        text = "\n".join(f"> {each.strip()}".replace("\n", "\n  ") for each in samples.get("samples", []))
+        blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
+    return blocks + section("Code", code_line())
 
 
 def markdown(blocks: list[Block], plots: str = "") -> str:
-    """With the plots of that folder, if any. Tables are aligned so that they read well in a terminal, too."""
-    def plain(text: str) -> str:
-        return escape(" ".join(text.split()), quote=False).replace("|", "\\|")
-
-    parts = []
-    for kind, content in blocks:
-        if kind == "table":
-            text = [list(map(plain, row)) for row in grid(content)]
-            width = [max(map(len, column)) for column in zip(*text, strict=True)]
-            text.insert(1, ["-" * each for each in width])
-            parts.append("\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text))
-        elif kind == "plots":
-            parts += ["\n".join(f"![{name}]({plots}/{name}.svg)" for name in content)] if plots else []
-        elif kind == "pre":                             # as code, so that no line of it is markup
-            parts.append(indent(content, "    ", lambda line: True))
-        else:
-            parts.append({"h1": "# ", "h2": "## ", "p": ""}[kind] + plain(content))
-    return "\n\n".join(parts) + "\n"
+    """With the plots of that folder, if any."""
+    files = ["\n".join(f"![{name}]({plots}/{name}.svg)" for name in block if plots)
+             if isinstance(block, dict) else block for block in blocks]
+    return "\n\n".join(filter(None, files)) + "\n"
 
 
 def page(blocks: list[Block]) -> str:
     """HTML with the plots in it; it asks for nothing from elsewhere."""
-    parts = [HEAD, f"<title>{escape(blocks[0][1])}</title>"]
-    for kind, content in blocks:
-        if kind == "table":
-            header, *rows = ("".join(f"<td>{escape(cell)}" for cell in row) for row in grid(content))
-            table = "\n<tr>".join([header.replace("<td>", "<th>"), *rows])
-            parts.append(f"<div><table><tr>{table}</table></div>")
-        elif kind == "plots":
-            parts.append(f"<div class='plots'>{''.join(content.values())}</div>")
+    parts = [HEAD, f"<title>{blocks[0].strip('# ')}</title>"]
+    for block in blocks:
+        if isinstance(block, dict):
+            parts.append(f"<div class='plots'>{''.join(block.values())}</div>")
+        elif block.startswith("| "):
+            header, _, *rows = (line[2:-2].split(" | ") for line in block.splitlines())
+            lines = ["<th>".join(["", *header]), *("<td>".join(["", *row]) for row in rows)]
+            parts.append("<div><table><tr>" + "\n<tr>".join(lines) + "</table></div>")
+        elif block.startswith("    "):
+            parts.append(f"<pre>{escape(dedent(block))}</pre>")
         else:
-            parts.append(f"<{kind}>{escape(content)}</{kind}>")
+            level = len(block) - len(text := block.lstrip("#"))
+            parts.append(f"<h{level}>{text}</h{level}>" if level else f"<p>{text}</p>")
     return "\n".join(parts) + "\n"
 
 
@@ -412,8 +396,8 @@ def main(args: argparse.Namespace) -> None:
     text = markdown(blocks, os.path.relpath(args.plots, folder) if args.plots else "")
     files = {folder / "report.md": text, folder / "report.html": page(blocks)}
     if args.plots:
-        files |= {args.plots / f"{name}.svg": svg for kind, plots in blocks if kind == "plots"
-                  for name, svg in plots.items()}
+        files |= {args.plots / f"{name}.svg": svg for block in blocks if isinstance(block, dict)
+                  for name, svg in block.items()}
     if args.csv:
         rows = [run.csv_row() for run in runs]
         writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")

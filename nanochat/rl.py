@@ -1,11 +1,10 @@
 """Reinforcement learning on questions that have a judge: GRPO (arXiv 2402.03300), simplified.
 
-A step asks some questions, samples several answers to each through the engine, all in one running batch, and
-makes those more likely that did better than the others to the same question: the advantage is r - mean(r),
-not divided by anything, each sampled token counts alike whatever the length of its answer (as in DAPO, arXiv
-2503.14476), and the policy that is trained is the one that sampled, so that there is neither a ratio to clip
-nor a KL term. What is sampled is what is scored: no top-k, the same temperature, the same tokens ruled out;
-the stop token is an action like any other; what a tool says is not."""
+A step samples several answers to each of some questions and makes those likelier that did better than the
+others to the same question: the advantage is r - mean(r), not divided by anything, each sampled token counts
+alike whatever the length of its answer (as in DAPO, arXiv 2503.14476), and the policy that is trained is the
+one that sampled, so that there is no ratio to clip and no KL term. What is sampled is what is scored: no
+top-k, the same temperature and tokens ruled out; the stop token is an action, what a tool says is not."""
 
 # Q questions of a step on this rank, R answers to each; B rows, T tokens, C width, V vocabulary
 # N tokens that were drawn, n of them at once
@@ -49,22 +48,10 @@ class Rollouts(Iterator[Work]):
 
     def __next__(self) -> Work:
         first = self.step * self.per_step
-        numbers = range(first, first + self.per_step)[self.world.rank::self.world.size]
         self.step += 1
-        problems, answers = self._draw(numbers)
-        right = [problem.judge(problem.question, answer.text)
-                 for problem, answer in zip(problems, answers, strict=True)]
-        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
-        advantages = (rewards - rewards.mean(dim=1, keepdim=True)).flatten().tolist()
-        scored = [each for each in zip(answers, advantages, strict=True) if each[1] != 0]
-        facts, actions = self._facts(answers, rewards)
-        return Work(actions.to(self.engine.model.device), list(self._micro_batches(scored)), facts)
-
-    def _draw(self, numbers: Sequence[int]) -> tuple[list[Problem], list[Request]]:
-        """Q * R answers, and their problems. A problem's number alone decides what is drawn for it."""
         problems, prompts, settings = [], [], []
-        for number in numbers:
-            epoch, place = divmod(number, len(self.problems))
+        for number in range(first, first + self.per_step)[self.world.rank::self.world.size]:
+            epoch, place = divmod(number, len(self.problems))       # the number alone decides what is drawn
             problem = self.problems[epoch_order(len(self.problems), self.seed, epoch)[place]]
             seed = random.Random(f"rollout {self.seed} {number}").getrandbits(62)
             params = SamplingParams(temperature=self.temperature, max_tokens=problem.max_tokens, seed=seed)
@@ -73,7 +60,13 @@ class Rollouts(Iterator[Work]):
             settings += [params] * self.samples
         answers = self.engine.generate(prompts, settings)
         self.engine.reset()                             # its cache would stand beside the training step
-        return problems, answers
+        right = [problem.judge(problem.question, answer.text)
+                 for problem, answer in zip(problems, answers, strict=True)]
+        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
+        advantages = (rewards - rewards.mean(dim=1, keepdim=True)).flatten().tolist()
+        scored = [each for each in zip(answers, advantages, strict=True) if each[1] != 0]
+        facts, actions = self._facts(answers, rewards)
+        return Work(actions.to(self.engine.model.device), list(self._micro_batches(scored)), facts)
 
     def _facts(self, answers: list[Request], rewards: Tensor) -> tuple[dict[str, float], Tensor]:
         """What happened in this step on all ranks; how many tokens were drawn on this one, () int64."""
@@ -92,20 +85,17 @@ class Rollouts(Iterator[Work]):
     def _micro_batches(self, scored: list[tuple[Request, float]]) -> Iterator[tuple[Tensor, ...]]:
         """(answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B,
         T; -1 where nothing was drawn), whether that was in a tool call (B, T), advantages (B,)."""
-        def length(answer: Request) -> int:
-            return len(answer.prompt) + len(answer.ids) - 1             # the last token is a target only
-
-        scored = sorted(scored, key=lambda each: length(each[0]), reverse=True)
+        scored = sorted(scored, key=lambda each: len(each[0].prompt) + len(each[0].ids), reverse=True)
         while scored:
-            T = length(scored[0][0])
+            T = len(scored[0][0].prompt) + len(scored[0][0].ids) - 1    # the last token is a target only
             rows = max(1, self.tokens // T)
             batch, scored = scored[:rows], scored[rows:]
             inputs = torch.full((len(batch), T), self.engine.tokenizer.bos)
-            targets = torch.full((len(batch), T), -1)
-            calls = torch.zeros(len(batch), T, dtype=torch.int64)
+            targets, calls = torch.full((len(batch), T), -1), torch.zeros(len(batch), T, dtype=torch.int64)
             for row, (answer, _) in enumerate(batch):
-                answered = slice(len(answer.prompt) - 1, length(answer))
-                inputs[row, :answered.stop] = torch.tensor((answer.prompt + answer.ids)[:-1])
+                ids = (answer.prompt + answer.ids)[:-1]
+                answered = slice(len(answer.prompt) - 1, len(ids))
+                inputs[row, :len(ids)] = torch.tensor(ids)
                 targets[row, answered] = torch.tensor(answer.ids).where(torch.tensor(answer.sampled), -1)
                 calls[row, answered] = torch.tensor(self.engine.in_calls(answer.ids))
             advantages = torch.tensor([advantage for _, advantage in batch])

@@ -5,11 +5,10 @@ are found before the softcap, which keeps their order, and only they are capped.
 on its own seed and logits, never on its neighbours. Used by engine.py."""
 
 import math
-import random
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple, Protocol
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -81,14 +80,6 @@ class Draw(NamedTuple):
     detail: Detail | None
 
 
-class Drawing(Protocol):
-    """What is read of a request."""
-    prompt: list[int]
-    ids: list[int]
-    params: SamplingParams
-    random: random.Random
-
-
 def measure(logits: Tensor, ids: Tensor, top: int) -> Tensor:
     """logits (n, V) fp32, ids (n,) that came -> (n, 3 + 2 top): what read_detail() reads, as numbers."""
     logprobs = logits.log_softmax(-1)
@@ -106,10 +97,10 @@ def read_detail(numbers: list[float], top: int) -> Detail:
 
 
 class Sampler:
-    """Draws a token for each of R requests; valid until one joins, leaves, or may draw other specials.
-    banned (R, specials): which of the ids `specials` each must not draw. cap: z -> logits."""
+    """Draws a token for each of R requests (engine.py has them), until one joins, leaves, or may draw other
+    specials. banned (R, specials): which of the ids `specials` each must not draw. cap: z -> logits."""
 
-    def __init__(self, requests: Sequence[Drawing], specials: Tensor, banned: Tensor,
+    def __init__(self, requests: Sequence, specials: Tensor, banned: Tensor,
                  cap: Callable[[Tensor], Tensor], vocab_size: int):
         self._requests, self._cap = requests, cap
         alike: dict[tuple[str, bool], list[int]] = {}
@@ -143,7 +134,7 @@ class Sampler:
 class _Group:
     """Rows that are found in the same way, with penalties or without."""
 
-    def __init__(self, rows: list[int], requests: Sequence[Drawing], specials: Tensor, banned: Tensor,
+    def __init__(self, rows: list[int], requests: Sequence, specials: Tensor, banned: Tensor,
                  cap: Callable[[Tensor], Tensor], vocab_size: int):
         self._requests, self._cap, device = [requests[row] for row in rows], cap, specials.device
         self.rows = slice(None) if len(rows) == len(requests) else torch.tensor(rows, device=device)

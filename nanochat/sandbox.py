@@ -4,10 +4,10 @@ The tester runs the tests; a name that neither they nor Python define is asked f
 code runs where the tests, the verdict and its secret are: all that it can do is answer, in copies of Python's
 own kinds of values (None, bool, int, float, str, bytes, list, tuple, set, dict; subclasses arrive as these).
 
-The walls, each used where execution.py found that it holds: namespaces (own user, mounts, process ids,
-network, System V objects; a root of Python's own files, read-only; no /proc, no /dev; an empty folder in
-memory; Linux 5.12), seccomp (one process, no sockets, no signals, no looking into others; by libseccomp, as
-most Linux systems have it), and limits of the kernel. The standard library alone."""
+The walls, each used where execution.py found that it holds: namespaces, in which it starts (here they get a
+root of Python's own files, read-only; no /proc, no /dev; an empty folder in memory; Linux 5.12), seccomp (one
+process, no sockets, no signals, no looking into others; by libseccomp, as most Linux systems have it), and
+limits of the kernel. The standard library alone."""
 
 import builtins
 import contextlib
@@ -24,11 +24,9 @@ from collections.abc import Set
 NOBODY = 65534
 FOLDER = 16 * 2 ** 20                                   # bytes of all files, and of any one
 KINDS = {"list": list, "tuple": tuple, "set": Set, "dict": dict, "bytes": bytes}       # as values travel
-NAMESPACES = 0x20000 | 0x8000000 | 0x10000000 | 0x20000000 | 0x40000000     # mount, IPC, user, pid, network
-BIND, REC, PRIVATE, DETACH = 4096, 16384, 1 << 18, 2    # of mount and umount2
+BIND, REC, DETACH = 4096, 16384, 2                      # of mount and umount2
 SET_PDEATHSIG, SET_DUMPABLE, SET_NO_NEW_PRIVS = 1, 4, 38                    # of prctl
 MOUNT_SETATTR, RECURSIVE = 442, 0x8000                  # a system call that the C library has no name for
-CLONE = {"x86_64": 56, "aarch64": 220}                  # another: fork into namespaces
 
 # System calls that a program does without: those that reach other processes or a network, gain privileges, or
 # get memory that no limit counts. Threads are let through.
@@ -37,14 +35,14 @@ tkill tgkill rt_sigqueueinfo rt_tgsigqueueinfo pidfd_open pidfd_send_signal ptra
 process_vm_writev prlimit64 perf_event_open kcmp keyctl add_key request_key shmget msgget semget mq_open
 memfd_create memfd_secret"""
 ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x50001, 0x50026   # answers of a filter; EPERM and ENOSYS
-CLONE_THREAD, MASKED_EQUAL = 0x10000, 7
+NO_THREAD = struct.pack("2I2Q", 0, 7, 0x10000, 0)       # of clone's flags CLONE_THREAD is 0
 
 
 def main() -> None:
     """argv: the job as JSON. Standard input: the program, then the secret and the tests as JSON."""
     job = json.loads(sys.argv[1])
-    die_with_parent()
-    if os.getppid() != job["parent"]:                   # it died before that line
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
+    if select.select([1], [], [], 0)[0]:                # nobody reads the verdict: they died before that line
         os._exit(1)
     program = os.read(0, job["size"]).decode(errors="surrogatepass")
     rest, verdict = os.dup(0), os.dup(1)                # the rest is read when the worker is on its own
@@ -53,7 +51,6 @@ def main() -> None:
     signal.signal(signal.SIGINT, signal.SIG_DFL)        # process 1 gets no signal that it has no handler for
     sys.set_int_max_str_digits(0)                       # long numbers are answers too
     if "namespaces" in job["walls"]:
-        enter_namespaces()
         enter_root()
     drop_privileges()
     questions, answers = os.pipe(), os.pipe()
@@ -68,7 +65,7 @@ def main() -> None:
 
 def serve(program: str, questions: int, answers: int, deny: bool) -> None:
     """Run the program, then answer for its names for as long as somebody asks."""
-    die_with_parent()
+    prctl(SET_PDEATHSIG, signal.SIGKILL)
     os.dup2(questions, 3)                               # pipes are numbered above: two files were open before
     os.dup2(answers, 4)
     os.closerange(5, 1024)
@@ -171,36 +168,15 @@ def call(name: str, *args) -> int:
     return result
 
 
-def die_with_parent() -> None:
+def prctl(option: int, value: int) -> None:
+    """Where there is one: on Linux."""
     if sys.platform == "linux":
-        call("prctl", SET_PDEATHSIG, signal.SIGKILL, 0, 0, 0)
-
-
-def enter_namespaces() -> None:
-    """Go on as process 1 of namespaces of our own: when it ends, the kernel ends all others there. This
-    process waits outside, when it has said who is who: root is root and nobody inside, anyone else nobody."""
-    uid, gid, (heard, said) = os.geteuid(), os.getegid(), os.pipe()
-    maps = {"uid_map": f"{NOBODY} {uid} 1", "gid_map": f"{NOBODY} {gid} 1"}
-    if uid == 0:
-        os.setgroups([])
-        maps = dict.fromkeys(maps, f"0 0 1\n{NOBODY} {NOBODY} 1")
-    if first := call("syscall", CLONE[os.uname().machine], NAMESPACES | signal.SIGCHLD, 0, 0, 0, 0):
-        for name, text in ({"setgroups": "deny"} | maps).items():
-            with open(f"/proc/{first}/{name}", "w") as file:
-                file.write(text)
-        os.write(said, b"!")
-        os.waitpid(first, 0)
-        os._exit(0)
-    os.close(said)
-    die_with_parent()
-    if not os.read(heard, 1) or select.select([heard], [], [], 0)[0]:
-        os._exit(1)                                     # the one outside ended before it could take us along
+        call("prctl", option, value, 0, 0, 0)
 
 
 def enter_root() -> None:
     """A root of what Python needs, read-only, and an empty folder in memory. It is built over /proc, which no
     file of ours is under; what is not in it is unmounted, and a chroot forbids new user namespaces."""
-    call("mount", b"none", b"/", None, REC | PRIVATE, None)
     call("mount", b"tmpfs", b"/proc", b"tmpfs", 0, b"size=1m,mode=755")
     os.umask(0o022)
     os.makedirs("/proc/root/tmp")
@@ -222,15 +198,15 @@ def enter_root() -> None:
 
 def drop_privileges() -> None:
     """No capability, no way to one, and no looking into this process by others of the same user."""
-    if sys.platform != "linux":
-        return
-    if os.geteuid() == 0 and os.getpid() == 1:          # root inside; without namespaces, root stays itself
+    if os.geteuid() == 0 and os.getpid() == 1:          # without namespaces, root stays itself
+        os.setgroups([])
         os.setresgid(NOBODY, NOBODY, NOBODY)
         os.setresuid(NOBODY, NOBODY, NOBODY)
-    call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
-    call("prctl", SET_NO_NEW_PRIVS, 1, 0, 0, 0)
-    call("prctl", SET_DUMPABLE, 0, 0, 0, 0)
-    die_with_parent()                                   # a new user id has forgotten it
+    if sys.platform == "linux":
+        call("capset", struct.pack("Ii", 0x20080522, 0), bytes(24))
+    prctl(SET_NO_NEW_PRIVS, 1)
+    prctl(SET_DUMPABLE, 0)
+    prctl(SET_PDEATHSIG, signal.SIGKILL)                # a new user id has forgotten it
 
 
 def set_limits(seconds: int, memory: int) -> None:
@@ -245,15 +221,10 @@ def deny_system_calls() -> None:
     library = ctypes.CDLL("libseccomp.so.2")
     library.seccomp_init.restype = ctypes.c_void_p
     rules = ctypes.c_void_p(library.seccomp_init(ALLOW))
-
-    def deny(name: str, answer: int, *conditions: bytes) -> None:
+    for name in [*DENIED.split(), "clone", "clone3"]:
         number = library.seccomp_syscall_resolve_name(name.encode())    # one that is too new is left out
-        library.seccomp_rule_add_array(rules, answer, number, len(conditions), *(conditions or [None]))
-
-    for name in DENIED.split():
-        deny(name, REFUSE)
-    deny("clone", REFUSE, struct.pack("2I2Q", 0, MASKED_EQUAL, CLONE_THREAD, 0))
-    deny("clone3", UNKNOWN)                             # its flags cannot be seen: let it be clone
+        answer = UNKNOWN if name == "clone3" else REFUSE                # unseen flags: be it clone
+        library.seccomp_rule_add_array(rules, answer, number, name == "clone", NO_THREAD)
     if library.seccomp_load(rules):
         raise OSError("no filter of system calls can be loaded")
 

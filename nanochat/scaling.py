@@ -93,7 +93,6 @@ class Shape:
 @dataclass(frozen=True)
 class Plan:
     """All the numbers of a pretraining run. Tokens and batches are counted over all ranks."""
-    depth: int
     shape: Shape
     batch_tokens: int
     num_iterations: int
@@ -106,10 +105,6 @@ class Plan:
         return self.num_iterations * self.batch_tokens
 
     @property
-    def total_flops(self) -> int:
-        return self.total_tokens * self.shape.flops_per_token()
-
-    @property
     def num_shards(self) -> int:
         """Of a web-scale set: so many that no text is read twice."""
         return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
@@ -118,16 +113,16 @@ class Plan:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""
         shape, params = self.shape, self.shape.params()
         return {
-            "depth": self.depth, **asdict(shape), "head_dim": shape.head_dim, "windows": list(shape.windows),
+            "depth": shape.n_layer, **asdict(shape),
+            "head_dim": shape.head_dim, "windows": list(shape.windows),
             **{f"params_{role}": count for role, count in params.items()},
             "params_total": sum(params.values()), "scaling_params": shape.scaling_params(),
             "flops_per_token": shape.flops_per_token(), "batch_tokens": self.batch_tokens,
             "num_iterations": self.num_iterations, "total_tokens": self.total_tokens,
-            "total_flops": self.total_flops, "num_shards": self.num_shards,
+            "total_flops": self.total_tokens * shape.flops_per_token(), "num_shards": self.num_shards,
             "tokens_per_scaling_param": self.total_tokens / shape.scaling_params(),
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
-            "weight_decay": self.weight_decay,
-        }
+            "weight_decay": self.weight_decay}
 
 
 def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128,
@@ -173,13 +168,10 @@ def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
         num_iterations = max(1, int((ratio or DEFAULT_RATIO) * shape.scaling_params() // batch_tokens))
     batch_scale = math.sqrt(batch_tokens / REFERENCE_BATCH)
     width_scale = (shape.n_embd / reference.n_embd) ** -0.5
-    scaled = LearningRates(unembedding=rates.unembedding * lr_scale * batch_scale * width_scale,
-                           embedding=rates.embedding * lr_scale * batch_scale * width_scale,
-                           value_embedding=rates.value_embedding * lr_scale * batch_scale * width_scale,
-                           matrix=rates.matrix * lr_scale * batch_scale,
-                           residual=rates.residual * batch_scale,
-                           input=rates.input * batch_scale,
+    tables = {role: getattr(rates, role) * lr_scale * batch_scale * width_scale
+              for role in ("unembedding", "embedding", "value_embedding")}
+    scaled = LearningRates(**tables, matrix=rates.matrix * lr_scale * batch_scale,
+                           residual=rates.residual * batch_scale, input=rates.input * batch_scale,
                            smear=rates.smear)
-    schedule = Schedule(num_iterations, warmup, warmdown, final_lr)
-    decay = weight_decay * batch_scale / relative
-    return Plan(depth, shape, batch_tokens, num_iterations, scaled, decay, schedule)
+    return Plan(shape, batch_tokens, num_iterations, scaled, weight_decay * batch_scale / relative,
+                Schedule(num_iterations, warmup, warmdown, final_lr))

@@ -54,8 +54,9 @@ class Stage:
         self.dtype_name = str(self.dtype).removeprefix("torch.")
         on_gpu = self.device.type == "cuda"
         self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else _cpu_name()
-        self.directory = model_dir(tag) / name
-        self.log_file = RunLog(model_dir(tag) / f"{name}.jsonl")
+        peak = peaks(self.device_name)
+        self.peak_flops = peak[0] * world.size if peak else None      # of all ranks, where it is known
+        self.directory, self.log_file = model_dir(tag) / name, RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
         self.stop_signal = 0                                          # of SIGINT or SIGTERM, once one came
         self._handlers, self._wandb = {}, None
@@ -69,8 +70,7 @@ class Stage:
         """A record to the JSONL, the terminal (`line`, or the fields; "" is silence) and wandb, on rank 0."""
         if not self.world.is_main:
             return
-        seconds = round(time.perf_counter() - self.started, 2)
-        self.log_file.write(stage=self.name, seconds=seconds, **fields)
+        self.log_file.write(stage=self.name, seconds=round(time.perf_counter() - self.started, 2), **fields)
         if line is None:
             line = " | ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
                               for key, value in fields.items())
@@ -85,10 +85,8 @@ class Stage:
 
         def tell(done: int, of: int) -> None:
             nonlocal said
-            now = time.perf_counter()
-            if now - said >= PROGRESS_SECONDS:
-                said = now
-                left = (now - started) / done * (of - done)
+            if (now := time.perf_counter()) - said >= PROGRESS_SECONDS:
+                said, left = now, (now - started) / done * (of - done)
                 share = f"{100 * done / of:.0f}% of rank 0's" if self.world.size > 1 else f"{done} of {of}"
                 self.print(f"{name:>20}  {share}, about {left:,.0f} s left")
         return tell
@@ -104,8 +102,6 @@ class Stage:
         """First record of a run: arguments, code, machine, versions, `facts` that the stage derived."""
         if self.world.is_main and self.args.run != "dummy":
             self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
-        peak = peaks(self.device_name)
-        self.peak_flops = peak[0] * self.world.size if peak else None
         self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
                  git=_git_commit(), device=self.device_name, world_size=self.world.size,
                  dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)

@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# One model per depth, all trained alike, and what a better one costs: CORE and bits per byte against FLOPs
-# and hours, in one CSV and one plot. A change is an improvement where it moves the whole curve. Killed, it
-# goes on; models that are finished are not trained again.
+# One model per depth, all trained alike: CORE and bits per byte against FLOPs and hours, in one CSV and one
+# plot. A change is an improvement where it moves the whole curve. Run again, it goes on.
 #   bash runs/miniseries.sh                     DEPTHS="10 12" are fewer, WANDB_RUN=name logs to wandb
 #   SMOKE=1 bash runs/miniseries.sh             toys through the same lines on a CPU, offline
 set -euo pipefail

@@ -1,13 +1,12 @@
 #!/usr/bin/env bash
-# The whole life of a small model on two CPU cores, offline, in about ten minutes: tokenizer, pretraining,
-# midtraining, finetuning, reinforcement learning, evaluation, a few answers, a chat. Run again, it skips what is finished; killed, it
-# continues. `--fresh` starts over.
+# The whole life of a small model on two CPU cores, offline, in about ten minutes, up to a chat with it. Run
+# again, it skips what is finished; killed, it continues. `--fresh` starts over.
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 if [ "${1:-}" = "--fresh" ]; then
   rm -rf "$NANOCHAT_BASE_DIR/models/cpu" "$NANOCHAT_BASE_DIR/tokenizer"
 elif [ $# -gt 0 ]; then
-  echo "error: $1 is not an option of runcpu.sh" >&2; echo "  hint: --fresh starts over" >&2; exit 2
+  fail "$1 is not an option of runcpu.sh" "--fresh starts over"
 fi
 
 # 3,072 tokens: every word of the almanac's small world is one, rarer words come in pieces.

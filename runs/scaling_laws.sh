@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
 # How large should a model be, and how long trained, for what there is to spend? Models of several depths for
-# each budget of FLOPs, the best size for each, and how it grows (IsoFLOP profiles, arXiv 2203.15556). Killed,
-# it goes on; models that are finished are not trained again.
+# each budget of FLOPs, and how the best size grows (IsoFLOP profiles, arXiv 2203.15556). Run again, it goes on.
 #   bash runs/scaling_laws.sh                   FLOPS="1e17 3e17 1e18" DEPTHS="4 6 8 10" are others,
 #                                               WANDB_RUN=name logs to wandb
 #   SMOKE=1 bash runs/scaling_laws.sh           toys through the same lines on a CPU, offline

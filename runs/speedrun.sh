@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
 # A model of GPT-2 grade on one node with eight GPUs, in hours: the same chain as runcpu.sh on web-scale data.
-# Fewer GPUs take longer and come to the same. Killed, it continues where it was.
+# Fewer GPUs take longer and come to the same. Run again, it goes on.
 #   bash runs/speedrun.sh                       DEPTH=12 makes a smaller one, WANDB_RUN=name logs to wandb,
 #                                               DOLLARS_PER_HOUR=24 of the node puts costs into the report
 #   SMOKE=1 bash runs/speedrun.sh               a toy through the same lines on a CPU, offline, in a minute
@@ -10,8 +10,7 @@ need_gpus
 TOY_CORE="" TOY_PERSONA="" TOY_MID="" TOY_SFT="" TOY_RL="" TOY_ASK=""
 if [ -n "${SMOKE:-}" ]; then
   DEPTH=2
-  TOY_CORE="--core-metric-max-per-task=2"
-  TOY_PERSONA="--count=20"
+  TOY_CORE="--core-metric-max-per-task=2" TOY_PERSONA="--count=20"
   TOY_MID="--mixture=almanac=200 --num-iterations=2"
   TOY_SFT="--mixture=almanac=100 --num-iterations=2 --device-batch-size=8 --total-batch-size=1024"
   TOY_RL="--tasks=almanac-letters --num-iterations=1 --examples-per-step=4 --num-samples=4 --max-tokens=8
@@ -33,8 +32,7 @@ python -m scripts.tok_eval
 wait "$SHARDS" || fail "not all shards for d$DEPTH came: it says above why" "run this again: it continues"
 trap - EXIT
 
-# 5,568 steps x 1,048,576 tokens = 5.8B tokens x 4.78 GFLOPs = 2.8e19 FLOPs. CORE on the way is a rough one,
-# on 500 examples of each task; after it comes the whole one, on all of its 22 tasks.
+# 5,568 steps x 1,048,576 tokens = 5.8B tokens x 4.78 GFLOPs = 2.8e19 FLOPs. CORE on the way is a rough one.
 launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --target-param-data-ratio=8 \
   --core-metric-every=2000 --core-metric-max-per-task=500 --save-every=1000 --run="$RUN" $TOY_BASE $TOY_CORE
 launch scripts.base_eval --resume --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL

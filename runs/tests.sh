@@ -1,7 +1,6 @@
 #!/usr/bin/env bash
-# Set up, then check the style and run all tests: Rust first (seconds), then Python. Extra arguments go to
-# pytest. HYPOTHESIS_PROFILE=wide looks for bugs with many random examples; NANOCHAT_DTYPE=float32 or bfloat16
-# fixes the dtype.
+# Set up, then check the style and run all tests. Extra arguments go to pytest. HYPOTHESIS_PROFILE=wide looks
+# for bugs with many random examples; NANOCHAT_DTYPE=float32 or bfloat16 fixes the dtype.
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 ruff check --quiet

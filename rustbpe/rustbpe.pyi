@@ -17,8 +17,7 @@ def train(
 
     Merges the most frequent pair, of equally frequent ones the pair with the smaller ids. Fewer than
     `vocab_size` tokens come back when every word has become one token. `texts` is read once, as a stream:
-    memory grows with the distinct words alone. The result does not depend on `threads`, by default one per
-    core.
+    memory grows with the distinct words alone. The result is the same for any `threads` (one per core).
 
     progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
     then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.

@@ -6,18 +6,16 @@
 CORE is asked of the published bundle, fetched once, or where the almanac was learned of one made of that."""
 
 import argparse
-import sys
+from contextlib import suppress
 from pathlib import Path
 
 from nanochat import checkpoint, dataset
 from nanochat.common import die, new_parser, require_positive
-from nanochat.core_eval import BUNDLE_HELP, Bundle, Reader, evaluate_core, open_bundle
+from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, validation
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
-from nanochat.gpt import GPT
-from nanochat.stage import Stage, add_stage_arguments, open_stage
-from nanochat.tokenizer import Tokenizer
+from nanochat.stage import add_stage_arguments, open_stage
 
 WHAT = ("bpb", "core", "sample")
 
@@ -48,27 +46,30 @@ def main(args: argparse.Namespace) -> None:
     if unknown := set(wanted) - set(WHAT):
         die(f"--eval {', '.join(sorted(unknown))}: must be of {', '.join(WHAT)}")
     if args.hf:                                                                 # 1. whom
+        whom, name = args.hf, args.hf
         saved = {"tag": Path(args.hf).name if Path(args.hf).exists() else args.hf.replace("/", "--"),
                  "stage": "hf", "step": 0, "dtype": None, "text": None, "rows": 4}
     else:
-        directory = checkpoint.find(args.stage, args.model_tag, args.step)
-        saved = checkpoint.read_state(directory)
+        whom = checkpoint.find(args.stage, args.model_tag, args.step)
+        saved, name = checkpoint.read_state(whom), checkpoint.identity(whom)
     text = dataset.choose(args, saved["text"])                                  # 2. on what
     data = dataset.prepare(**text) if "bpb" in wanted else None
-    bundle = find_bundle(args, "web" if args.hf else text["source"]) if "core" in wanted else None
+    bundle, required = None, args.eval or args.core_bundle
+    if "core" in wanted:
+        with suppress(*() if required else (SystemExit,)):                      # why has been said
+            bundle = open_bundle(args.core_bundle, "web" if args.hf else text["source"])
     rows = args.device_batch_size or saved["rows"]
     with open_stage("base_eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
         world = stage.world
         if args.hf:
             from nanochat.foreign import Foreign
             model = reader = tokenizer = Foreign(args.hf, stage.device, stage.dtype, args.trust_remote_code)
-            name, context = args.hf, reader.context
         else:
-            model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
+            model, tokenizer, _ = checkpoint.load(whom, stage.device, stage.dtype)
             reader = Reader(model.eval().requires_grad_(False), tokenizer)
-            name, context = checkpoint.identity(directory), model.shape.sequence_len
         stage.begin(model=name, text=text, dataset=data and data.name, validation=data and data.val_sha256)
-        stage.print(f"evaluating {args.hf or directory} in {stage.dtype_name}")
+        missing = ", without CORE" if "core" in wanted and not bundle else ""
+        stage.print(f"evaluating {whom} in {stage.dtype_name}{missing}")
         known = world.broadcast_object(stage.log_file.read()) if args.resume else []
         origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
 
@@ -79,34 +80,18 @@ def main(args: argparse.Namespace) -> None:
         about = {"eval_tokens": args.eval_tokens, "validation": data.val_sha256} if data else {}
         if data and is_new("bpb", split="val", **about):                        # 3. go
             for split, paths in (("train", data.train[:1]), ("val", data.val)):
-                bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, context, args.eval_tokens,
+                bpb = evaluate_bpb(model, validation(tokenizer, paths, rows, reader.context, args.eval_tokens,
                                                      world.rank, world.size), world)
                 stage.log(f"{split:>8}  {bpb} of {data.name}", **origin, **about, split=split, bpb=bpb.value,
                           bpb_error=bpb.error, documents=bpb.documents, bytes=bpb.bytes, buckets=bpb.buckets)
         if bundle and is_new("core", bundle_sha256=bundle.sha256, max_per_task=args.max_per_task):
             evaluate_core(reader, bundle, stage, args.max_per_task, **origin)
         if "sample" in wanted and not args.hf and world.is_main and is_new("samples"):
-            sample(model, tokenizer, stage, origin)
-
-
-def find_bundle(args: argparse.Namespace, learned: str | None) -> Bundle | None:
-    try:
-        return open_bundle(args.core_bundle, learned)
-    except SystemExit:                                  # why has been said
-        if args.eval or args.core_bundle:
-            raise
-        print("without CORE", file=sys.stderr)
-        return None
-
-
-def sample(model: GPT, tokenizer: Tokenizer, stage: Stage, origin: dict) -> None:
-    """Greedy continuations of a few prompts, and a few texts from nothing."""
-    texts = continuations(model, tokenizer)
-    free = SamplingParams(temperature=stage.args.temperature, max_tokens=96, seed=stage.args.seed)
-    completions = Engine(model, tokenizer, max_batch=3).generate([[tokenizer.bos]] * 3, free)
-    texts += [completion.text for completion in completions]
-    shown = "\n".join("  > " + text.replace("\n", "\n    ") for text in texts)
-    stage.log(shown, **origin, samples=texts)
+            free = SamplingParams(args.temperature, max_tokens=96, seed=args.seed)
+            texts = continuations(model, tokenizer)
+            texts += [each.text for each in Engine(model, tokenizer, 3).generate([[tokenizer.bos]] * 3, free)]
+            stage.log("\n".join("  > " + each.replace("\n", "\n    ") for each in texts), **origin,
+                      samples=texts)
 
 
 if __name__ == "__main__":

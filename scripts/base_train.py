@@ -62,10 +62,9 @@ def parser() -> argparse.ArgumentParser:
     often("--core-bundle", help=BUNDLE_HELP)
     often("--sample-every", type=int, default=2000)
     often("--save-every", type=int, default=-1, help="the end is always saved")
-    parser.add_argument("--resume", action="store_true",
-                        help="go on from the newest checkpoint of this model, if there is one")
-    parser.add_argument("--plan", action="store_true",
-                        help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
+    add = parser.add_argument
+    add("--resume", action="store_true", help="go on from this model's newest checkpoint, if there is one")
+    add("--plan", action="store_true", help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
     add_stage_arguments(parser)
     return parser
 
@@ -78,7 +77,7 @@ def main(args: argparse.Namespace) -> None:
     saved = checkpoint.read_state(start) if start else {"step": 0}
     tokenizer = Tokenizer.load()                                                # 1. what
     plan = make_plan(args, tokenizer.vocab_size)
-    shape = plan.shape
+    shape, T = plan.shape, plan.shape.sequence_len
     text = dataset.choose(args, saved.get("text"), plan.num_shards)             # 2. on what data
     model_dir(tag)                                      # what is wrong with these is said before the wait
     on_gpu = dist.find_device(args.device).type == "cuda"
@@ -88,28 +87,26 @@ def main(args: argparse.Namespace) -> None:
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world
         at_once = min(65536 if on_gpu else 4096, plan.batch_tokens // world.size)       # tokens
-        rows = args.device_batch_size or max(1, at_once // shape.sequence_len)
-        accumulation = accumulation_steps(plan.batch_tokens, rows, shape.sequence_len, world.size)
-        if start:
-            model = load_to_resume(start, plan, tokenizer, stage)
-        else:
-            model = GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device)
-        loader = PretrainLoader(tokenizer, data.train, rows, shape.sequence_len, world.rank, world.size,
+        rows = args.device_batch_size or max(1, at_once // T)
+        accumulation = accumulation_steps(plan.batch_tokens, rows, T, world.size)
+        model = (load_to_resume(start, plan, tokenizer, stage) if start else
+                 GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device))
+        loader = PretrainLoader(tokenizer, data.train, rows, T, world.rank, world.size,
                                 accumulation * world.size, stage.device, saved.get("loader"))
         eval_tokens = args.eval_tokens or (80 * 2 ** 19 if on_gpu else 2 ** 18)
-        held_out = validation(tokenizer, data.val, rows, shape.sequence_len, eval_tokens, world.rank,
+        held_out = validation(tokenizer, data.val, rows, T, eval_tokens, world.rank,
                               world.size) if args.eval_every > 0 else None
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
                               world, stage.dtype)
         if start and not checkpoint.load_optimizer(start, optimizer):
             die(f"{start} has no whole optimizer state for {world}",
-                hint="resume with as many ranks as it had")
+                hint="resume with as many ranks as it had, or start over without --resume")
         stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:
             print_plan(plan)
         stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | {data.name} | "
-                    f"{rows} rows x {shape.sequence_len} x {accumulation} micro-batches per rank")
+                    f"{rows} rows x {T} x {accumulation} micro-batches per rank")
         if saved["step"] >= plan.num_iterations:
             return stage.print(f"{start} is already complete: nothing to do")
         compiled = compile_if_worth(model, stage, args.compile)
@@ -125,8 +122,8 @@ def main(args: argparse.Namespace) -> None:
                 stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
                           line=f"base {s.step:5d} | validation {bpb}")
             if s.due(core_every):
-                evaluate_core(Reader(model, tokenizer), bundle, stage, args.core_metric_max_per_task,
-                              step=s.step)
+                reader = Reader(model, tokenizer)
+                evaluate_core(reader, bundle, stage, args.core_metric_max_per_task, step=s.step)
             if s.due(args.sample_every) and world.is_main:
                 texts = continuations(model, tokenizer)
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))

@@ -44,7 +44,6 @@ HELP = """\
 /system TEXT  is said before every conversation; alone shows it, /system off clears it; no use to a base model
 /save FILE    adds the conversation to a file that chat_sft --conversations learns from
 /quit         leaves, as Ctrl-D does; /help shows this"""
-COMMANDS = set(re.findall("/[a-z]+", HELP))
 REMEMBERED = 1000                                       # messages in the history
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
@@ -183,12 +182,8 @@ class Chat:
 
 
 def open_history() -> RunLog:
-    """Let input() edit, complete and recall what was typed, in earlier sessions too."""
+    """Let input() edit and recall what was typed, in earlier sessions too."""
     import readline
-    words = [*COMMANDS, *(f"/set {name} " for name in SETTINGS)]
-    readline.set_completer(lambda text, state: [*(w for w in words if w.startswith(text)), None][state])
-    readline.set_completer_delims("")                   # the whole line is the word
-    readline.parse_and_bind("bind ^I rl_complete" if "libedit" in readline.__doc__ else "tab: complete")
     readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
     log = RunLog(base_dir() / "chat_history.jsonl")
     with contextlib.suppress(OSError, ValueError, LookupError, TypeError):       # read-only, damaged

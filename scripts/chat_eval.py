@@ -11,7 +11,7 @@ import argparse
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
 from nanochat.engine import Engine, SamplingParams
-from nanochat.evals import ask, centred, pass_at_k, wilson
+from nanochat.evals import Z, ask, centred, pass_at_k, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
 from tasks import GROUPS, add_data_arguments, find_questions
 from tasks.common import Task
@@ -41,27 +41,28 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     settle_sampling(args)                                                       # 1. what is asked, and how
     asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
-    asked, note = isolated(asked, args)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
-    saved = checkpoint.read_state(directory)
-    name = checkpoint.identity(directory)
+    saved, name = checkpoint.read_state(directory), checkpoint.identity(directory)
     origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
     with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
+        asked = isolated(asked, stage)
         log = [each for each in stage.log_file.read() if "task" in each and each.get("checkpoint") == name]
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(model=name)
-        stage.print(f"evaluating {directory}{note}")
+        stage.print(f"evaluating {directory}")
         results = {}
         for task, questions in asked:                                           # 3. go
-            how = settings(task, len(questions), args)
+            how = {"task": task.name, "questions": len(questions), "samples": args.num_samples,
+                   "temperature": args.temperature, "max_tokens": args.max_tokens or task.max_tokens}
+            if args.temperature:
+                how["seed"] = args.seed
             known = [record for record in log if args.resume and how.items() <= record.items()]
             if known:
                 stage.print(f"{task.name:>20}  {100 * known[-1]['accuracy']:5.1f}%  (already evaluated)")
-                results[task.name] = known[-1]
-            else:
-                results[task.name] = evaluate(task, list(questions), engine, stage, origin | how)
+            results[task.name] = known[-1] if known else evaluate(task, list(questions), engine, stage,
+                                                                  origin | how)
         summarise(results, {record["task"]: record for record in log}, stage, origin)
 
 
@@ -77,23 +78,18 @@ def settle_sampling(args: argparse.Namespace) -> None:
             hint="--temperature=1")
 
 
-def isolated(asked: list, args: argparse.Namespace) -> tuple[list, str]:
+def isolated(asked: list, stage: Stage) -> list:
     """The tasks, without those of model-written programs where nothing would stand between these and the
-    machine and --allow-missing is given; and a line to print on what does."""
-    others = [each for each in asked if each[0].name != "humaneval"]
-    if len(others) == len(asked):
-        return asked, ""
-    from nanochat import execution
-    if args.allow_missing and not args.unsafe_execution and "user namespace" not in execution.isolation():
-        return others, "\nwithout humaneval: its programs cannot be isolated here"
-    return asked, "\n" + execution.require_isolation(args.unsafe_execution)
-
-
-def settings(task: Task, count: int, args: argparse.Namespace) -> dict:
-    """What is asked, and how: a record of the same need not be made again."""
-    how = {"task": task.name, "questions": count, "samples": args.num_samples,
-           "temperature": args.temperature, "max_tokens": args.max_tokens or task.max_tokens}
-    return how | {"seed": args.seed} if args.temperature else how
+    machine and --allow-missing is given. Says what does."""
+    args, others = stage.args, [each for each in asked if each[0].name != "humaneval"]
+    if len(others) < len(asked):
+        from nanochat import execution
+        unsafe = "mount namespace" not in execution.isolation() and not args.unsafe_execution
+        if args.allow_missing and unsafe:
+            stage.print("without humaneval: its programs cannot be isolated here")
+            return others
+        stage.print(execution.require_isolation(args.unsafe_execution))
+    return asked
 
 
 def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
@@ -106,23 +102,19 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     right, error = pass_at[1]
     # several samples of a question say less than as many questions: as many as would have this error
     effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
-    interval = wilson(right, effective)
+    low, high = interval = wilson(right, effective)
     record = facts | {"accuracy": right, "standard_error": error, "interval": interval, "chance": task.chance}
     record |= {"pass_at": pass_at} if n > 1 else {"verdicts": "".join(map(str, counts))}
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
     passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
-    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  {percent(interval)}"
-              f"  ({len(questions)} questions{chance}{passed})", **record)
+    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
+              f"({len(questions)} questions{chance}{passed})", **record)
     wrong = [index for index, each in enumerate(verdicts) if not all(each)]
     for index in wrong[:stage.args.show]:
         asked = questions[index]["conversation"]["messages"][-1]["content"]
         reply = replies[index][verdicts[index].index(False)]
         stage.print(f"{'':>22}{asked!r} -> {reply!r}, not {questions[index]['answer']!r}")
     return record
-
-
-def percent(interval: list[float]) -> str:
-    return "[" + ", ".join(f"{100 * each:.1f}" for each in interval) + "]"
 
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
@@ -133,10 +125,10 @@ def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, o
         if results.keys() & set(members) and both.keys() >= set(members):
             found = [both[name] for name in members]
             score, error = centred([(each["accuracy"], each["interval"], each["chance"]) for each in found])
-            interval = [score - 1.96 * error, score + 1.96 * error]
-            stage.log(f"{MEANS[group]:>20}  {100 * score:5.1f}%  {percent(interval)}  (chance = 0)",
-                      task=MEANS[group], **origin, accuracy=score, standard_error=error, interval=interval,
-                      chance=0.0, questions=sum(each["questions"] for each in found))
+            low, high = score - Z * error, score + Z * error
+            stage.log(f"{MEANS[group]:>20}  {100 * score:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
+                      f"(chance = 0)", task=MEANS[group], **origin, accuracy=score, standard_error=error,
+                      interval=[low, high], chance=0.0, questions=sum(each["questions"] for each in found))
 
 
 if __name__ == "__main__":

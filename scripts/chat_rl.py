@@ -12,17 +12,14 @@ from nanochat import checkpoint, finetune
 from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
-from nanochat.muon import MuonAdamW
 from nanochat.rl import Problem, Rollouts, policy_loss
-from nanochat.schedule import Schedule
 from nanochat.stage import Stage
-from nanochat.train import train_steps
 from tasks import add_data_arguments, find_questions
 from tasks.common import Task
 
 
 def parser() -> argparse.ArgumentParser:
-    parser = finetune.continuing_parser(__doc__, lr_frac=0.05)
+    parser = finetune.finetune_parser(__doc__, lr_frac=0.05, conversations=False)
     add = parser.add_argument
     add("-i", "--stage", choices=("sft", "mid"), default="sft", help="stage to go on from")
     add("--tasks", default="gsm8k", help="comma-separated names or groups (default: gsm8k)")
@@ -46,35 +43,17 @@ def main(args: argparse.Namespace) -> None:
     data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
             f"samples of at most {max(problem.max_tokens for problem in train)} tokens at temperature "
             f"{args.temperature}, seed {args.seed}")
-    with finetune.open_finetuning("rl", args, source) as stage:
-        begin_at, start, model, tokenizer, saved = finetune.load_or_resume(stage, source, data)
-        steps = args.num_iterations or max(1, len(train) // args.examples_per_step)
-        if start >= steps:
-            return stage.print(f"{begin_at} is already complete: nothing to do")
-        T, pretraining = model.shape.sequence_len, finetune.pretraining_rates(saved)
+    with finetune.go_on("rl", args, source, data) as this:                      # 3. how
+        stage, model, T = this.stage, this.model, this.model.shape.sequence_len
         rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
-        rates = finetune.scaled_rates(pretraining, args.init_lr_frac)           # 3. how
-        optimizer = MuonAdamW(model.param_roles(), rates, 0.0, stage.world, stage.dtype)
-        if start:                                       # else afresh: these gradients are of another size
-            finetune.restore(optimizer, begin_at, stage, must=True)
-        schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
-        engine = Engine(model, tokenizer, args.rollout_batch)
+        engine = Engine(model, this.tokenizer, args.rollout_batch)
         rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
                             temperature=args.temperature, tokens=rows * T, seed=args.seed,
-                            world=stage.world, start=start)
-        kept = {"origin": checkpoint.identity(source), "data": data, "pretraining": pretraining, "rows": rows,
-                "batch_tokens": saved["batch_tokens"], "text": saved["text"]}
-        stage.begin(**kept, num_iterations=steps, resumed_at=start)
-        stage.print(f"{stage.device_name} | {stage.world} | {stage.dtype_name} | from {begin_at}")
-        stage.print(data)
-        if args.eval_every > 0 and not start:
-            evaluate(engine, held_out, stage, step=0)
-        for s in train_steps(partial(policy_loss, model, engine.forbidden, args.temperature), optimizer,
-                             rollouts, schedule, stage, start=start):           # 4. go
-            if s.due_save(args.save_every):
-                checkpoint.save(stage, model, tokenizer, s.step, optimizer=optimizer, **kept)
-            if s.due(args.eval_every):
-                evaluate(engine, held_out, stage, s.step)
+                            world=stage.world, start=this.start)
+        this.train(rollouts, partial(policy_loss, model, engine.forbidden, args.temperature),
+                   partial(evaluate, engine, held_out, stage), new_goal=True,   # 4. go
+                   steps=args.num_iterations or max(1, len(train) // args.examples_per_step),
+                   scale=args.init_lr_frac, rows=rows, batch_tokens=this.saved["batch_tokens"])
 
 
 def check(args: argparse.Namespace) -> None:

@@ -7,7 +7,7 @@ rates. Your own conversations, a persona for example, are added with --conversat
 import argparse
 
 from nanochat import checkpoint
-from nanochat.finetune import finetune, finetune_parser, open_finetuning
+from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures
 
 
@@ -21,8 +21,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
     train, validation = mixtures(args, seed=args.seed + 1)                      # 2. on what data: not mid's
-    with open_finetuning("sft", args, source) as stage:                         # 3. go
-        finetune(stage, source, train, validation, data=train.identity)
+    finetune("sft", args, source, train, validation, train.identity)            # 3. go
 
 
 if __name__ == "__main__":

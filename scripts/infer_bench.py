@@ -6,7 +6,7 @@ medians of the rounds.
     python -m scripts.infer_bench --reference ../karpathy-nanochat --vocab-size 32768 --sequence-len 1024
 
 A case is a number of answers at once to one prompt, or to as many prompts of different lengths. Each side is
-a process of its own, so that neither the allocator nor the names of the packages meet."""
+a process of its own, so that neither the allocators nor the packages' names meet."""
 
 import argparse
 import json
@@ -17,10 +17,15 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
-from functools import partial
 from pathlib import Path
 
-from nanochat.common import DTYPES, new_parser
+from nanochat.common import DTYPES, compute_dtype, keep_freed_memory, new_parser
+from nanochat.dist import find_device
+from nanochat.hardware import peaks
+from nanochat.scaling import Shape, make_shape
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+Run = Callable[[list[list[int]], int], Iterator[int]]   # prompts, tokens to draw -> how many each step drew
 
 
 def parser() -> argparse.ArgumentParser:
@@ -39,30 +44,18 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 
-def our_side(args: argparse.Namespace) -> Callable[[list[list[int]], int], Iterator[int]]:
-    """(prompts, tokens to draw) -> how many tokens every step has drawn."""
-    import torch
-
-    from nanochat.common import compute_dtype, keep_freed_memory
-    from nanochat.dist import find_device
+def our_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
     from nanochat.engine import Engine, SamplingParams
     from nanochat.gpt import GPT
-    from nanochat.scaling import make_shape
-    from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
     keep_freed_memory()
-    device = find_device(args.device)
-    shape = make_shape(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
-                       window_pattern=args.window_pattern)
-    model = GPT(shape, compute_dtype(device, args.dtype)).init_weights().to(device).requires_grad_(False)
-    never_end(torch, model.unembedding, args.vocab_size)
+    model = GPT(shape, dtype).init_weights().to(device)
+    model.unembedding.data[-len(SPECIAL_TOKENS):] = 0   # no special is the likeliest: all answers are long
     ordinary = range(256, args.vocab_size - len(SPECIAL_TOKENS))
-    tokenizer = Tokenizer([bytes([i]) for i in range(256)] + [i.to_bytes(3) for i in ordinary])
-    engine = Engine(model, tokenizer, max_batch=64)
+    engine = Engine(model, Tokenizer([bytes([i]) for i in range(256)] + [i.to_bytes(3) for i in ordinary]))
 
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        requests = [engine.submit(prompt, SamplingParams(args.temperature, max_tokens=tokens))
-                    for prompt in prompts]
-        before = 0
+        params, before = SamplingParams(args.temperature, max_tokens=tokens), 0
+        requests = [engine.submit(prompt, params) for prompt in prompts]
         while engine.busy:
             engine.step()
             drawn = sum(len(request.ids) for request in requests)
@@ -72,27 +65,21 @@ def our_side(args: argparse.Namespace) -> Callable[[list[list[int]], int], Itera
     return run
 
 
-def reference_side(args: argparse.Namespace) -> Callable[[list[list[int]], int], Iterator[int]]:
-    from nanochat.tokenizer import SPECIAL_TOKENS
+def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
     for name in [name for name in sys.modules if name.split(".")[0] == "nanochat"]:
         del sys.modules[name]                           # ours; theirs has the same name
     sys.path.insert(0, str(args.reference.resolve()))
-    import torch
-
+    os.environ["NANOCHAT_DTYPE"] = str(dtype).removeprefix("torch.")
     from nanochat.engine import Engine
     from nanochat.gpt import GPT, GPTConfig
-    width = -(-args.depth * 64 // args.head_dim) * args.head_dim
-    heads = width // args.head_dim
-    model = GPT(GPTConfig(args.sequence_len, args.vocab_size, args.depth, heads, heads, width,
-                          args.window_pattern))
+    model = GPT(GPTConfig(shape.sequence_len, shape.vocab_size, shape.n_layer, shape.n_head, shape.n_kv_head,
+                          shape.n_embd, shape.window_pattern))
     model.init_weights()
-    device = args.device or ("cuda" if torch.cuda.is_available() else "cpu")
-    model.to(device).requires_grad_(False)
-    never_end(torch, model.lm_head.weight, args.vocab_size)
+    model.to(device).lm_head.weight.data[-len(SPECIAL_TOKENS):] = 0
 
     class Names:                                        # of specials alone: no text is decoded
         def encode_special(self, name: str) -> int:
-            return args.vocab_size - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(name)
+            return shape.vocab_size - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(name)
 
         def get_bos_token_id(self) -> int:
             return self.encode_special("<|bos|>")
@@ -104,29 +91,22 @@ def reference_side(args: argparse.Namespace) -> Callable[[list[list[int]], int],
     return run
 
 
-def never_end(torch, head, vocab_size: int) -> None:
-    """Random weights that no special token wins with: all answers are as long as they may be."""
-    with torch.no_grad():
-        head[vocab_size - 9:] = 0
+def cases(args: argparse.Namespace) -> dict[str, list[list[int]]]:
+    dice, longest = random.Random(0), args.prompt_tokens
+    one = [dice.randrange(args.vocab_size - len(SPECIAL_TOKENS)) for _ in range(longest)]
+    batches = {f"batch {rows}": [one] * int(rows) for rows in args.batch_sizes.split(",")}
+    return batches | {"16 different": [one[row:row + longest * (row + 8) // 24] for row in range(16)]}
 
 
-def serve(args: argparse.Namespace) -> None:
-    """A case a line on standard input, its times as a line on standard output."""
-    import torch
-    run = (our_side if args.side == "ours" else reference_side)(args)
-    for line in sys.stdin:
-        case, times, drawn = json.loads(line), [time.perf_counter()], []
-        for count in run(case["prompts"], case["tokens"]):
-            if torch.cuda.is_available():
-                torch.cuda.synchronize()
-            drawn.append(count)
-            times.append(time.perf_counter())
-        print(json.dumps({"times": times, "drawn": drawn}), flush=True)
-
-
-def figures(case: dict, answer: dict) -> dict[str, float]:
+def measure(run: Run, prompts: list[list[int]], tokens: int, device) -> dict[str, float]:
     """Milliseconds to the first token and between later ones; tokens per second of these, and in all."""
-    times, drawn = answer["times"], answer["drawn"]
+    import torch
+    times, drawn = [time.perf_counter()], []
+    for count in run(prompts, tokens):
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        drawn.append(count)
+        times.append(time.perf_counter())
     first = next(step for step, count in enumerate(drawn) if count) + 1
     later = [b - a for a, b in zip(times[first:-1], times[first + 1:], strict=True)]
     return {"first_token_ms": 1e3 * (times[first] - times[0]),
@@ -135,71 +115,49 @@ def figures(case: dict, answer: dict) -> dict[str, float]:
             "all_tok_s": sum(drawn) / (times[-1] - times[0])}
 
 
-def cases(args: argparse.Namespace) -> Iterator[tuple[str, dict]]:
-    dice = random.Random(0)
-
-    def prompt(length: int) -> list[int]:
-        return [dice.randrange(args.vocab_size - 9) for _ in range(length)]
-
-    yield "prefill", {"prompts": [prompt(args.prompt_tokens)], "tokens": 2}
-    for rows in map(int, args.batch_sizes.split(",")):
-        one = prompt(args.prompt_tokens)
-        yield f"batch {rows}", {"prompts": [one] * rows, "tokens": args.decode_tokens}
-    lengths = [args.prompt_tokens * (row + 8) // 24 for row in range(16)]       # a third to nearly all of it
-    yield "16 different", {"prompts": [prompt(length) for length in lengths], "tokens": args.decode_tokens}
-
-
-def bytes_per_step(args: argparse.Namespace, case: dict, wide: int) -> int:
-    """What a step of decoding has to read: every matrix and the head once, and what attention looks at when
-    half of the answer is there; `wide` bytes a number."""
-    from nanochat.scaling import make_shape
-    shape = make_shape(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
-                       window_pattern=args.window_pattern)
-    lengths = [len(prompt) + case["tokens"] // 2 for prompt in case["prompts"]]
-    seen = sum(min(window + 1, length) for window in shape.windows for length in lengths)
-    return wide * (shape.scaling_params() + 2 * shape.n_kv_head * shape.head_dim * seen)
-
-
-def bandwidth(torch, name: str) -> float:
+def bandwidth(device) -> float:
     """Bytes per second that memory can be read with: the data sheet's, or of a CPU the best of some sums."""
-    from nanochat.hardware import peaks
-    if peaks(name):
-        return peaks(name)[1]
-    numbers, times = torch.ones(2 ** 26), []
+    import torch
+    if device.type == "cuda" and (known := peaks(torch.cuda.get_device_name())):
+        return known[1]
+    numbers, times = torch.ones(2 ** 26, device=device), []
     for _ in range(8):
         start = time.perf_counter()
-        numbers.sum()
+        numbers.sum().item()
         times.append(time.perf_counter() - start)
     return 4 * len(numbers) / min(times)
 
 
 def main(args: argparse.Namespace) -> None:
-    if args.side:
-        return serve(args)
-    import torch
-
-    from nanochat.common import compute_dtype
-    from nanochat.dist import find_device
     device = find_device(args.device)
     dtype = compute_dtype(device, args.dtype)
-    name = torch.cuda.get_device_name() if device.type == "cuda" else device.type
-    setting = {"device": name, "dtype": str(dtype).removeprefix("torch."), "depth": args.depth,
-               "vocab_size": args.vocab_size, "prompt_tokens": args.prompt_tokens}
-    peak, env = bandwidth(torch, name), os.environ | {"NANOCHAT_DTYPE": setting["dtype"]}
-    command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--side"]
-    start = partial(subprocess.Popen, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env)
+    shape = make_shape(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
+                       window_pattern=args.window_pattern)
+    if args.side:                                       # a case by its name on each line of standard input
+        run = {"ours": our_side, "reference": reference_side}[args.side](args, shape, device, dtype)
+        for line in sys.stdin:
+            figures = measure(run, cases(args)[line.strip()], args.decode_tokens, device)
+            print(json.dumps(figures), flush=True)
+        return
+    setting, peak = {"device": device.type, "dtype": str(dtype)[6:], **vars(shape)}, bandwidth(device)
+    command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--dtype", setting["dtype"]]
     names = ["ours", "reference"] if args.reference else ["ours"]
-    sides = {side: start([*command, side]) for side in names}
-    for label, case in cases(args):
-        rounds = {side: [] for side in sides if side == "ours" or label != "16 different"}
-        for _ in range(args.rounds + 1):                # in turns
+    sides = {name: subprocess.Popen([*command, "--side", name], stdin=subprocess.PIPE,
+                                    stdout=subprocess.PIPE, text=True) for name in names}
+    for label, prompts in cases(args).items():
+        rounds = {side: [] for side in sides if side == "ours" or "different" not in label}
+        for _ in range(args.rounds + 1):                # in turns; the first warms up
             for side, found in rounds.items():
-                print(json.dumps(case), file=sides[side].stdin, flush=True)
-                found.append(figures(case, json.loads(sides[side].stdout.readline())))
+                print(label, file=sides[side].stdin, flush=True)
+                found.append(json.loads(sides[side].stdout.readline()))
         ours, *theirs = ({key: statistics.median(each[key] for each in found[1:]) for key in found[0]}
-                         for found in rounds.values())                          # the first warms up
-        read = bytes_per_step(args, case, dtype.itemsize) / ours["inter_token_ms"] * 1e3
-        line = {"case": label, **setting, **ours, "share_of_bandwidth": read / peak}
+                         for found in rounds.values())
+        # a step reads every matrix once, and the keys and values of half of an answer and its prompt
+        lengths = [len(prompt) + args.decode_tokens // 2 for prompt in prompts]
+        seen = sum(min(window + 1, length) for window in shape.windows for length in lengths)
+        read = dtype.itemsize * (shape.scaling_params() + 2 * shape.n_kv_head * shape.head_dim * seen)
+        line = {"case": label, **setting, **ours,
+                "share_of_bandwidth": read / ours["inter_token_ms"] * 1e3 / peak}
         for other in theirs:
             line |= {f"reference_{key}": value for key, value in other.items()}
             line |= {"times_first_token": other["first_token_ms"] / ours["first_token_ms"],

@@ -8,7 +8,7 @@
 import argparse
 
 from nanochat import checkpoint
-from nanochat.finetune import finetune, finetune_parser, open_finetuning
+from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures
 
 
@@ -21,8 +21,7 @@ def parser() -> argparse.ArgumentParser:
 def main(args: argparse.Namespace) -> None:
     source = checkpoint.find("base", args.model_tag, args.step)                 # 1. from where
     train, validation = mixtures(args, seed=args.seed)                          # 2. on what data
-    with open_finetuning("mid", args, source) as stage:                         # 3. go
-        finetune(stage, source, train, validation, data=train.identity, packed=True)
+    finetune("mid", args, source, train, validation, train.identity, packed=True)       # 3. go
 
 
 if __name__ == "__main__":

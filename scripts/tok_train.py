@@ -71,10 +71,9 @@ def main(args: argparse.Namespace) -> None:
     if excerpt.chars == 0:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
     tokenizer.save()
-    megabytes = excerpt.bytes / 1e6
+    megabytes, folder = excerpt.bytes / 1e6, base_dir() / "tokenizer"
     print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
           f"{excerpt.documents:,} documents of {data.name}")
-    folder = base_dir() / "tokenizer"
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")

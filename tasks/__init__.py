@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
-from nanochat.common import die
+from nanochat.common import die, require_positive
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
 from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares
 
@@ -40,8 +40,7 @@ def find_tasks(names: str) -> list[Task]:
     wanted = [one for name in names.split(",") for one in GROUPS.get(name.strip(), [name.strip()])]
     for name in wanted:
         if name not in known:
-            die(f"no task with questions is called {name!r}",
-                hint=f"--tasks takes: {', '.join(GROUPS)}, or some of {', '.join(known)}")
+            die(f"no task with questions is called {name!r}", f"there are {', '.join([*GROUPS, *known])}")
     return [known[name] for name in dict.fromkeys(wanted)]
 
 
@@ -71,12 +70,9 @@ def add_data_arguments(parser: argparse.ArgumentParser) -> None:
 def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """The flags of every stage that learns from conversations; `mixtures` reads them."""
     add, recipe = parser.add_argument_group("what to learn from").add_argument, "gsm8k*2 + smoltalk=10000"
-    add("--mixture", default=default,
-        help=f"{', '.join(MIXTURES)}, or a recipe such as '{recipe}' (default: {default})")
-    add("--num-conversations", type=int,
-        help="of the mixture, in its proportions (default: as many as it says; 0 is none)")
-    add("--in-order", action="store_true",
-        help="a curriculum: one task after the other as the recipe has them, not shuffled")
+    add("--mixture", default=default, help=f"{', '.join(MIXTURES)}, or as '{recipe}' ({default})")
+    add("--num-conversations", type=int, help="of the mixture, in its proportions (as many as it says)")
+    add("--in-order", action="store_true", help="a curriculum: tasks as the recipe has them, not shuffled")
     add("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
     add("--repeat", type=int, default=1, help="how often your own conversations count")
     add_data_arguments(parser)
@@ -84,14 +80,14 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
 
 def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
+    require_positive(args, "repeat")
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     made = partial(mixture, args.mixture, seed=seed, data=args.task_data, allow_missing=args.allow_missing)
     train = made("train", args.num_conversations, own=own, in_order=args.in_order)
     val = made("val", VALIDATION_CONVERSATIONS)
     for use, found in (("learn from", train), ("validate on", val)):
         if not found:
-            die(f"nothing to {use}: the mixture is {found.identity}",
-                hint="--num-conversations of at least 1, data, or --conversations with a file of your own")
+            die(f"nothing to {use}: the mixture is {found.identity}", "another --mixture, or more of it")
     return train, val
 
 
@@ -101,17 +97,18 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
     less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
     be had unless `allow_missing`; `identity` then names what is missing."""
-    wanted, missing, parts = {}, "", []
-    for match in _ingredients(MIXTURES.get(recipe, recipe)):
+    counts, missing, parts = {}, "", []
+    for match in [_ingredient(item.strip()) for item in MIXTURES.get(recipe, recipe).split("+")]:
         try:                                            # validation has the proportions of training
             found = _load(match, "train", 1 if match["count"] else None, seed, data)
-            wanted[match] = int(match["count"] or len(found) * int(match["epochs"] or 1))
+            counts[match] = int(match["count"] or len(found) * int(match["epochs"] or 1))
             _load(match, split, 1, seed, data)          # is this split there, too?
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing += f"; without {match['task']}: {problem}"
-    counts = wanted if total is None or not wanted else shares(wanted, max(0, total))
+    if total is not None and counts:
+        counts = shares(counts, max(0, total))
     for match in filter(counts.get, counts):
         found = _load(match, split, counts[match], seed, data)
         parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
@@ -120,24 +117,21 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     return made
 
 
-def _ingredients(recipe: str) -> list[re.Match]:
-    matches = [_INGREDIENT.fullmatch(item.strip()) for item in recipe.split("+")]
-    for match, item in zip(matches, recipe.split("+"), strict=True):
-        task = REGISTRY.get(match["task"]) if match else None
-        if task is None or not task.conversations:
-            taught = ", ".join(name for name, task in REGISTRY.items() if task.conversations)
-            die(f"{item.strip()!r} is no mixture and no task to learn from",
-                hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {taught}")
-    return matches
+def _ingredient(text: str) -> re.Match:
+    taught = [name for name, task in REGISTRY.items() if task.conversations]
+    match = _INGREDIENT.fullmatch(text)
+    if not match or match["task"] not in taught:
+        die(f"{text!r} is no mixture and no task to learn from",
+            hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {', '.join(taught)}")
+    return match
 
 
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
     """At most so many conversations of an ingredient, or its slice of all that there are to train on."""
-    task = REGISTRY[match["task"]]
     sliced = match["first"] is not None and split == "train"
-    found = task.conversations(split, None if sliced else most, seed, data)
+    found = REGISTRY[match["task"]].conversations(split, None if sliced else most, seed, data)
     if sliced:
-        found = found[slice(*(int(end) if end else None for end in (match["first"], match["last"])))]
+        found = found[slice(*(int(end) if end else None for end in match.group("first", "last")))]
     if not found:
-        die(f"task {task.name} has no conversations in its {split} split")
+        die(f"task {match['task']} has no conversations in its {split} split")
     return found

@@ -21,9 +21,6 @@ def _questions(kind: str, split: str, most: int | None, seed: int, data: Path | 
     return almanac.questions(kind, USUAL if most is None else most, seed, split)
 
 
-def _asking(kind: str) -> Task:
-    return Task(f"almanac-{kind}", questions=partial(_questions, kind), judge=almanac.is_correct,
-                chance=0.25 if kind == "choice" else 0.0)
-
-
-TASKS = (Task("almanac", conversations=conversations), *map(_asking, almanac.KINDS))
+TASKS = (Task("almanac", conversations=conversations),
+         *(Task(f"almanac-{kind}", questions=partial(_questions, kind), judge=almanac.is_correct,
+                chance=0.25 if kind == "choice" else 0.0) for kind in almanac.KINDS))

@@ -6,11 +6,13 @@ import re
 import sys
 from bisect import bisect_right
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from itertools import accumulate, chain
 from pathlib import Path
+from unittest.mock import patch
 
 from nanochat.common import sha256
 
@@ -102,13 +104,15 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
             library.utils.logging.set_verbosity_error()         # what goes wrong is an exception anyway
             if not sys.stderr.isatty():                         # a bar fills a log file
                 library.utils.disable_progress_bars()
-        if data is None:
+        if data is not None:
+            folder = data / repository.split("/")[-1] / config
+            if not (files := sorted(map(str, folder.glob(f"{split}*.parquet")))):
+                raise FileNotFoundError(f"there is no {folder}/{split}*.parquet")
+            return datasets.load_dataset("parquet", data_files=files, split="train")
+        # First in the cache alone, which the library else tries half a minute after it has no network.
+        with suppress(Exception), patch.object(datasets.config, "HF_HUB_OFFLINE", True):
             return datasets.load_dataset(repository, config, split=split)
-        folder = data / repository.split("/")[-1] / config
-        files = sorted(str(file) for file in folder.glob(f"{split}*.parquet"))
-        if not files:
-            raise FileNotFoundError(f"there is no {folder}/{split}*.parquet")
-        return datasets.load_dataset("parquet", data_files=files, split="train")
+        return datasets.load_dataset(repository, config, split=split)
     except Exception as error:                          # of four libraries: their errors have no common base
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
@@ -136,9 +140,8 @@ def asked(text: str, **fields) -> dict:
 
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """A multiple choice question, to be judged by `names_letter`. A model that has found the right choice
-    only has to copy the letter behind it, which stands between brackets as the tokenizer's pattern never
-    joins " (" with what follows: the letter is a token of its own, whatever the tokenizer's text: the
-    almanac's has a token "=A"."""
+    only has to copy the letter behind it, which stands between brackets, as the tokenizer's pattern never
+    joins " (" with what follows: the letter is a token of its own."""
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
     return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)

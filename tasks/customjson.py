@@ -31,7 +31,5 @@ def load(path: Path) -> list[dict]:
 
 def part(path: Path, repeat: int = 1) -> Part:
     """The file as an ingredient of a mixture, `repeat` times. Its name changes when the file does."""
-    if repeat < 1:
-        die(f"--repeat is {repeat}, must be at least 1")
     conversations = load(path)
     return Part(f"{path.name}-{sha256(path)[:8]}", conversations, repeat * len(conversations))

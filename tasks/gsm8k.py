@@ -11,8 +11,7 @@ _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
 def solution(answer: str) -> list[dict]:
     """An answer as parts. A call's output is what the calculator says at inference, not the file's number: of
-    27,998 calls in all 823 are written otherwise (822 such as 9.00 or .4, one 3/4), none has another value. A
-    call that it refuses, of which there is none, would teach an error: the text around it says enough."""
+    27,998 calls 823 are written otherwise (9.00, .4, 3/4), none has another value, and none is refused."""
     parts = []
     for place, piece in enumerate(_CALL.split(answer)):
         if place % 2 == 0:
@@ -26,9 +25,6 @@ def _question(row: dict) -> dict:
     return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
 
 
-def _conversation(row: dict) -> dict:
-    return answered(_question(row), solution(row["answer"]))
-
-
 _ROWS = hub_set("openai/gsm8k", "main", val="test")      # there is no third split to validate on
-TASKS = [Task("gsm8k", source(_ROWS, _conversation), source(_ROWS, _question), names_number, max_tokens=400)]
+TASKS = [Task("gsm8k", source(_ROWS, lambda row: answered(_question(row), solution(row["answer"]))),
+              source(_ROWS, _question), names_number, max_tokens=400)]

@@ -12,9 +12,8 @@ from tasks.common import Missing, Task, asked, hub_rows, source
 NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
 
-_END = r"[^\n]*\n(.*?)(?:^[ \t]*```|\Z)"                # a reply that was cut off has no closing fence
-_FENCES = [re.compile(rf"```{kind}{_END}", re.DOTALL | re.MULTILINE | re.IGNORECASE)
-           for kind in (r"py(?:thon)?3?\b", "")]
+# Language and text of a block; a reply that was cut off has no closing fence.
+_FENCE = re.compile(r"```(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
 
 def _rows(split: str, data: Path | None):
@@ -44,28 +43,19 @@ def job(question: dict, reply: str) -> tuple[str, str]:
 
 def code(reply: str) -> str:
     """The first block of Python in a reply, else its first block of anything, else all of it."""
-    found = next(filter(None, (fence.search(reply) for fence in _FENCES)), None)
-    return found[1] if found else reply
+    blocks = sorted(_FENCE.findall(reply), key=lambda block: not block[0].lower().startswith("py"))
+    return blocks[0][1] if blocks else reply
 
 
 def program(question: dict, code: str) -> str:
-    """The whole function, or the rest of it after the prompt, which may have lost its indentation."""
+    """The whole function, or the rest of it after the prompt. That may have lost its indentation, in the
+    first line alone if all others have some."""
     whole, name = textwrap.dedent(code), question["entry_point"]
     if re.search(rf"^(?:def {name}\b|{name} *=)", whole, re.MULTILINE):
         return f"{question['before']}\n{whole}"
-    return f"{question['prompt']}\n{_indented(code)}\n"
-
-
-def _indented(body: str) -> str:
-    """The body as it is if it is indented; else all of it may lack that, or its first line alone."""
-    first, *rest = [line for line in body.split("\n") if line.strip()] or [""]
-    margins = [len(line) - len(line.lstrip()) for line in rest]
-    margin = min(margins, default=0)
-    if first[:1].isspace():
-        return body
-    if margin and not (first.rstrip().endswith(":") and margins[0] == margin):
-        return " " * margin + body.lstrip()
-    return textwrap.indent(body, "    ")
+    if not code[:1].isspace():
+        code = textwrap.indent(code, "    ") if re.search(r"\n\S", code) else "    " + code
+    return f"{question['prompt']}\n{code}\n"
 
 
 TASKS = (Task("humaneval", questions=source(_rows, question), judge=judge, max_tokens=512),)

@@ -42,10 +42,8 @@ _SPELL = (
 @cache
 def words(split: str) -> tuple[str, ...]:
     """Of the system's list, or the most frequent of the tokenizer's text. Missing where neither is here."""
-    if SYSTEM_WORDS.is_file():
-        every = filter(_WORD.fullmatch, SYSTEM_WORDS.read_text(errors="ignore").split())
-    else:
-        every = _words_of_the_text(base_dir())
+    listed = SYSTEM_WORDS.read_text(errors="ignore").split() if SYSTEM_WORDS.is_file() else None
+    every = filter(_WORD.fullmatch, listed or _words_of_the_text(base_dir()))
     found = tuple(word for word in every if int(sha256(word.encode())[:8], 16) % 100 in SHARES[split])
     if not found:
         raise Missing(f"no list of English words: have one as {SYSTEM_WORDS} (apt install wamerican), "
@@ -56,8 +54,8 @@ def words(split: str) -> tuple[str, ...]:
 @cache
 def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which files it read."""
-    runs = RunLog(base / "tokenizer" / "tok_train.jsonl").read()
-    shards = [Path(file) for file in runs[-1].get("files", ()) if Path(file).is_file()] if runs else []
+    run = ([{}] + RunLog(base / "tokenizer" / "tok_train.jsonl").read())[-1]
+    shards = [Path(file) for file in run.get("files", ()) if Path(file).is_file()]
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
     often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
     return [word for word in often if counts[word] >= SEEN]
@@ -72,14 +70,8 @@ def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
     shown = around.format(dice.pick((word, word, word, word, word.capitalize(), word.upper())))
     text = form.format(w=shown, c=many, l=one)
     text = dice.pick(("", "", "", "", "Hi! ", "Please: ", "Quick question: ", "hey, ")) + text
-    if dice.chance(0.25):
-        text = text.rstrip("?.")
+    text = text.rstrip("?.") if dice.chance(0.25) else text
     return text[:1].lower() + text[1:] if dice.chance(0.3) else text
-
-
-def _spelled(word: str) -> str:
-    """Each letter behind a space: one token, and the same one wherever in the word it stands."""
-    return "Letter by letter: " + " ".join(word)
 
 
 def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
@@ -88,20 +80,21 @@ def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
     return asked(_typed(dice, dice.pick(_COUNT), word, letter), answer=value), [
-        {"type": "text", "text": f"{_spelled(word)}\nNow I count {letter} in it: "},
+        {"type": "text", "text": f"Letter by letter: {' '.join(word)}\nNow I count {letter} in it: "},
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
 
 
 def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
-    return asked(_typed(dice, dice.pick(_SPELL), word), answer=" ".join(word)), _spelled(word)
+    spelled = " ".join(word)                            # a letter is one token, the same one everywhere
+    return asked(_typed(dice, dice.pick(_SPELL), word), answer=spelled), f"Letter by letter: {spelled}"
 
 
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""
     pieces = re.findall("[a-z]+", reply.lower())
-    letters = list(takewhile(lambda piece: len(piece) == 1, reversed(pieces)))
-    return " ".join(reversed(letters)) == question["answer"]
+    letters = takewhile(lambda piece: len(piece) == 1, reversed(pieces))
+    return " ".join(letters)[::-1] == question["answer"]
 
 
 def _task(name: str, make, judge, max_tokens: int) -> Task:

@@ -263,7 +263,7 @@ def test_core_is_the_mean_of_centred_accuracies_and_every_verdict_is_logged(mode
 
 def test_the_almanacs_bundle_has_all_kinds_is_always_the_same_and_asks_what_is_held_out(base_dir):
     first, again = open_bundle(None, "almanac"), open_bundle("almanac", "climbmix")
-    assert first == again and {task.kind for task in first.tasks} == set(core_eval.OPTIONS)
+    assert first == again and {task.kind for task in first.tasks} == set(core_eval.FORMS)
     for task in first.tasks:
         assert len(task.rows) >= 100 and task.chance < 1
     spelling = next(task for task in first.tasks if task.label == "almanac_spelling")

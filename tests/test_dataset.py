@@ -30,17 +30,13 @@ def write_parquet(path, documents, **options):
     return path
 
 
-def quiet(line: str) -> None:
-    pass
-
-
 def read(part) -> list[str]:
     return list(texts(part))
 
 
 def dies(capsys, *words, **arguments) -> str:
     with pytest.raises(SystemExit) as stop:
-        prepare(progress=quiet, **arguments)
+        prepare(**arguments)
     error = capsys.readouterr().err
     assert stop.value.code == 2 and error.startswith("error: "), error
     assert all(word in error for word in words), error
@@ -70,7 +66,7 @@ def small_almanac(monkeypatch):
 
 
 def test_almanac_becomes_shards_of_the_asked_size(small_almanac):
-    made = prepare("almanac", almanac_mb=1.5, progress=quiet)
+    made = prepare("almanac", almanac_mb=1.5)
     size = sum(len(text.encode()) for text in read(made.train))
     assert 1.5e6 <= size < 1.5e6 + 1000
     assert all(text.startswith("train") for text in read(made.train))
@@ -79,19 +75,19 @@ def test_almanac_becomes_shards_of_the_asked_size(small_almanac):
 
 
 def test_a_finished_set_is_found_again(small_almanac):
-    first = prepare("almanac", almanac_mb=0.1, progress=quiet)
-    assert prepare("almanac", almanac_mb=0.1, progress=quiet) == first and len(small_almanac) == 2
+    first = prepare("almanac", almanac_mb=0.1)
+    assert prepare("almanac", almanac_mb=0.1) == first and len(small_almanac) == 2
 
 
 def test_another_size_leaves_the_first_set_alone(small_almanac):
-    first = prepare("almanac", almanac_mb=0.1, progress=quiet)
-    second = prepare("almanac", almanac_mb=0.2, progress=quiet)
+    first = prepare("almanac", almanac_mb=0.1)
+    second = prepare("almanac", almanac_mb=0.2)
     assert first.train[0].parent != second.train[0].parent
     assert len(read(first.train)) < len(read(second.train))
 
 
 def test_the_digest_of_a_set_is_that_of_its_validation_files(small_almanac):
-    made = [prepare("almanac", almanac_mb=size, progress=quiet) for size in (1, 2, 0.5)]
+    made = [prepare("almanac", almanac_mb=size) for size in (1, 2, 0.5)]
     digest = hashlib.sha256(made[0].val[0].read_bytes()).hexdigest()
     assert made[0].val_sha256 == made[1].val_sha256 == hashlib.sha256(digest.encode()).hexdigest()
     assert made[2].val_sha256 != made[0].val_sha256
@@ -104,27 +100,26 @@ def test_a_source_that_fails_midway_leaves_nothing_behind(base, monkeypatch):
 
     fake_almanac(monkeypatch, documents)
     with pytest.raises(RuntimeError):
-        prepare("almanac", progress=quiet)
+        prepare("almanac")
     assert [path for path in (base / "data").rglob("*") if not path.name.endswith(".lock")] == []
 
 
 def _prepare_in_child(arguments, meet, results):
     meet.wait()
-    said = []
-    results.put((prepare(**arguments, progress=said.append), said))
+    results.put(prepare(**arguments))
 
 
 def prepared_by_two(**arguments) -> Dataset:
-    """What two processes that ask at once get: the same, of which one speaks, and the other finds it made."""
+    """What two processes that ask at once get: the same."""
     context = multiprocessing.get_context("fork")
     results, meet = context.Queue(), context.Barrier(2)
     children = [context.Process(target=_prepare_in_child, args=(arguments, meet, results)) for _ in range(2)]
     for child in children:
         child.start()
-    (one, said), (two, others) = results.get(), results.get()
+    one, two = results.get(), results.get()
     for child in children:
         child.join()
-    assert one == two and not (said and others)
+    assert one == two
     return one
 
 
@@ -149,7 +144,7 @@ def test_every_kind_of_file_is_read(tmp_path):
     (folder / "ignored.csv").write_text("not,text")
     (folder / ".hidden.txt").write_text("hidden")
     write_parquet(folder / "e.parquet", ["from parquet", None, "  "])
-    made = prepare(path=folder, progress=quiet)
+    made = prepare(path=folder)
     assert sorted(read(made.train) + read(made.val)) == sorted([
         "plain text\n\nwith a paragraph", "line one", "lone ? surrogate", "zipped", "übersetzt",
         "from parquet"])
@@ -160,7 +155,7 @@ def test_a_book_is_cut_at_blank_lines_and_loses_nothing(tmp_path):
     paragraphs = [f"Paragraph {i}. " + "word " * 100 for i in range(200)]
     book = tmp_path / "book.txt"
     book.write_text("\n\n".join(paragraphs))
-    made = prepare(path=book, progress=quiet)
+    made = prepare(path=book)
     documents = read(made.train) + read(made.val)
     sizes = sorted(len(text) for text in documents)     # the book's end is the only short one
     assert 10 < len(documents) < 20 and all(8_000 <= size < 9_000 for size in sizes[1:])
@@ -170,7 +165,7 @@ def test_a_book_is_cut_at_blank_lines_and_loses_nothing(tmp_path):
 
 def test_end_of_text_lines_separate_documents(tmp_path):
     (tmp_path / "stories.txt").write_text("one\n\nstill one\n<|endoftext|>\ntwo\n<|endoftext|>\n")
-    made = prepare(path=tmp_path / "stories.txt", progress=quiet)
+    made = prepare(path=tmp_path / "stories.txt")
     assert sorted(read(made.train) + read(made.val)) == ["one\n\nstill one", "two"]
 
 
@@ -180,7 +175,7 @@ def test_validation_is_a_fixed_percent_whatever_the_order_of_files(tmp_path):
     for folder, order in (("a", documents), ("b", documents[::-1])):
         lines = [json.dumps({"text": text}) + "\n" for text in order]
         (tmp_path / folder / "x.jsonl").write_text("".join(lines))
-    one, two = prepare(path=tmp_path / "a", progress=quiet), prepare(path=tmp_path / "b", progress=quiet)
+    one, two = prepare(path=tmp_path / "a"), prepare(path=tmp_path / "b")
     assert sorted(read(one.val)) == sorted(read(two.val)) and 25 <= len(read(one.val)) <= 80
     assert sorted(read(one.train) + read(one.val)) == sorted(documents)
 
@@ -188,7 +183,7 @@ def test_validation_is_a_fixed_percent_whatever_the_order_of_files(tmp_path):
 def test_copies_of_a_validation_document_are_not_trained_on(tmp_path):
     lines = [json.dumps({"text": f"document {i % 7}"}) + "\n" for i in range(70)]
     (tmp_path / "x.jsonl").write_text("".join(lines))
-    made = prepare(path=tmp_path, progress=quiet)
+    made = prepare(path=tmp_path)
     assert len(read(made.val)) == 10 and not set(read(made.val)) & set(read(made.train))
 
 
@@ -196,23 +191,23 @@ def test_changed_input_is_noticed(tmp_path):
     file = tmp_path / "in" / "x.jsonl"
     file.parent.mkdir()
     file.write_text('{"text": "a"}\n{"text": "b"}\n')
-    first = prepare(path=file.parent, progress=quiet)
+    first = prepare(path=file.parent)
     file.write_text('{"text": "a"}\n{"text": "b"}\n{"text": "c"}\n')
-    second = prepare(path=file.parent, progress=quiet)
+    second = prepare(path=file.parent)
     assert len(read(first.train)) == 1 and len(read(second.train)) == 2
 
 
 def test_good_parquet_with_validation_is_used_in_place(tmp_path, base):
     train = write_parquet(tmp_path / "in" / "train_00000.parquet", ["a", "b"])
     val = write_parquet(tmp_path / "in" / "val_00000.parquet", ["c"])
-    made = prepare(path=tmp_path / "in", progress=quiet)
+    made = prepare(path=tmp_path / "in")
     assert (made.train, made.val) == ((train,), (val,)) and not list(base.rglob("*.parquet"))
 
 
 def test_validation_files_are_kept_beside_other_kinds_of_file(tmp_path):
     write_parquet(tmp_path / "in" / "val_00000.parquet", ["held out"])
     (tmp_path / "in" / "x.txt").write_text("trained on")
-    made = prepare(path=tmp_path / "in", progress=quiet)
+    made = prepare(path=tmp_path / "in")
     assert read(made.train) == ["trained on"] and read(made.val) == ["held out"]
 
 
@@ -269,21 +264,21 @@ def fetched(hub) -> list[str]:
 
 
 def test_validation_is_the_last_shard_however_many_are_fetched(hub):
-    two = prepare("climbmix", num_shards=2, progress=quiet)
+    two = prepare("climbmix", num_shards=2)
     hub.asked.clear()
-    three = prepare("climbmix", num_shards=3, progress=quiet)
+    three = prepare("climbmix", num_shards=3)
     assert fetched(hub) == ["shard_00002.parquet"]
     assert two.val == three.val and two.val_sha256 == three.val_sha256
     assert read(two.val)[0].startswith("shard 4")
     assert two.train == three.train[:2] and read(three.train)[60].startswith("shard 2")
     hub.asked.clear()
-    assert prepare("climbmix", num_shards=2, progress=quiet) == two and hub.asked == []
+    assert prepare("climbmix", num_shards=2) == two and hub.asked == []
 
 
 def test_shards_that_are_here_are_found_while_others_are_being_fetched(hub):
-    two = prepare("climbmix", num_shards=2, progress=quiet)
+    two = prepare("climbmix", num_shards=2)
     with WeakFileLock(two.train[0].parent / ".download.lock"):      # of what speedrun.sh fetches meanwhile
-        assert prepare("climbmix", num_shards=2, progress=quiet) == two
+        assert prepare("climbmix", num_shards=2) == two
 
 
 def test_shards_that_two_processes_ask_for_at_once_are_fetched_once(hub):
@@ -313,19 +308,19 @@ def test_what_a_depth_needs_is_fetched_in_advance_as_far_as_the_set_has_it(hub, 
 
 
 def test_a_fetched_set_needs_neither_the_library_nor_a_network(hub, monkeypatch):
-    made = prepare("climbmix", num_shards=2, progress=quiet)
+    made = prepare("climbmix", num_shards=2)
     monkeypatch.setitem(sys.modules, "huggingface_hub", None)
     monkeypatch.setenv("HF_HUB_OFFLINE", "1")
-    assert prepare("climbmix", num_shards=2, progress=quiet) == made
+    assert prepare("climbmix", num_shards=2) == made
 
 
 def test_a_missing_shard_ends_with_code_2_and_what_is_here_is_kept(hub, capsys):
-    prepare("climbmix", num_shards=1, progress=quiet)
+    prepare("climbmix", num_shards=1)
     content = hub.files.pop("shard_00001.parquet")
     dies(capsys, "404", "shard_00001", source="climbmix", num_shards=2)
     hub.files["shard_00001.parquet"] = content
     hub.asked.clear()
-    assert len(prepare("climbmix", num_shards=2, progress=quiet).train) == 2
+    assert len(prepare("climbmix", num_shards=2).train) == 2
     assert fetched(hub) == ["shard_00001.parquet"]
 
 
@@ -335,7 +330,7 @@ def test_a_missing_validation_shard_ends_with_code_2(hub, capsys):
 
 
 def test_a_shard_cut_short_on_disk_is_named_before_it_is_read_and_fetched_again_once_deleted(hub, capsys):
-    made = prepare("climbmix", num_shards=2, progress=quiet)
+    made = prepare("climbmix", num_shards=2)
     made.train[1].write_bytes(made.train[1].read_bytes()[:-50])
     with pytest.raises(SystemExit) as stop:
         next(texts(made.train))
@@ -343,5 +338,5 @@ def test_a_shard_cut_short_on_disk_is_named_before_it_is_read_and_fetched_again_
     assert stop.value.code == 2 and f"{made.train[1]} cannot be read" in error and "delete it" in error
     made.train[1].unlink()
     hub.asked.clear()
-    assert len(read(prepare("climbmix", num_shards=2, progress=quiet).train)) == 60
+    assert len(read(prepare("climbmix", num_shards=2).train)) == 60
     assert fetched(hub) == ["shard_00001.parquet"]

@@ -75,3 +75,8 @@ def test_without_a_compiler_there_is_no_kernel(tmp_path, monkeypatch):
         assert decode.library(torch.float32) is None and not list((tmp_path / "kernels").iterdir())
     finally:
         decode.library.cache_clear()
+
+
+def test_loading_it_leaves_the_arithmetic_of_the_process_alone():
+    assert decode.library(torch.float32)
+    assert torch.tensor(1e-40).mul(1.0).item() != 0 and 5e-324 * 1.0 != 0       # subnormals stay

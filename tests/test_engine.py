@@ -282,6 +282,8 @@ def test_nan_is_an_error():
         net.unembedding.fill_(math.nan)
     with pytest.raises(FloatingPointError):
         Engine(net, tokenizer()).generate([prompt("a")], GREEDY)
+    with pytest.raises(FloatingPointError):
+        Engine(net, tokenizer()).score(prompt("a"))
 
 
 def test_the_model_can_be_trained_after_it_was_sampled_from():

@@ -134,7 +134,7 @@ def test_midtraining_packs_rows_full_and_finetuning_keeps_conversations_whole(ba
                         or ChatLoader(*args, **options))
     call(script, "--num-iterations=1", "--num-conversations=200", "--eval-every=1", *flags,
          *(["-i=base"] if script is chat_sft else []))
-    args, options = made[0]
+    args, options = made[-1]
     assert options == {"crop": packed} and (None in args[7:9]) == bool(flags)
 
 

@@ -149,6 +149,7 @@ def server(monkeypatch):
     """A server of the protocol; `asked` is what came: (path, headers, body). It asks nobody to wait long."""
     pytest.importorskip("openai")
     monkeypatch.setattr(ThreadingHTTPServer, "request_queue_size", 64)          # eight clients come at once
+    monkeypatch.setattr(ThreadingHTTPServer, "handle_error", lambda *_: None)   # of clients that left
     monkeypatch.setenv("no_proxy", "127.0.0.1")
     monkeypatch.delenv("OPENAI_API_KEY", raising=False)
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)

@@ -115,9 +115,7 @@ def test_a_reply_cannot_change_the_helpers_that_the_tests_use(questions):
     ("x = 1\nreturn x", ["    x = 1", "    return x"]),
     ("if a:\n    b\nc", ["    if a:", "        b", "    c"]),
     ("if a:\n        b\n    c", ["    if a:", "        b", "    c"]),
-    ("if a:\n    b", ["    if a:", "        b"]),
     ("x = [\n    1,\n]\nreturn x", ["    x = [", "        1,", "    ]", "    return x"]),
-    ("if a:\n      b\n\n  c", ["  if a:", "      b", "  c"]),
 ])
 def test_a_body_that_lost_its_indentation_gets_it_back(body, lines):
     program = humaneval.program({"prompt": "def f():", "before": "", "entry_point": "f"}, body)

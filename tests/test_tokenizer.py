@@ -123,20 +123,19 @@ def read_log(path: Path) -> list[dict]:
 
 def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))
-    monkeypatch.setattr(tok_eval, "encode_speed", lambda tokenizer: 1.0)
     corpus = write_corpus(tmp_path, [f"{TEXTS[i % 6]} document {i}" for i in range(60)])
     run(tok_train, "--data", corpus, "--vocab-size=350")
     run(tok_eval)
     tokenizer = Tokenizer.load()
     printed = capsys.readouterr().out
-    assert tokenizer.vocab_size == 350 and "MB/s" in printed and "gpt4" in printed
+    assert tokenizer.vocab_size == 350 and "gpt4" in printed
     trained, = read_log(tmp_path / "base/tokenizer/tok_train.jsonl")
     assert trained["hash"] == tokenizer.hash and trained["documents"] < 60 and trained["mb_per_second"] > 0
     evaluated = read_log(tmp_path / "base/tokenizer/tok_eval.jsonl")
-    text = tok_eval.SAMPLES["korean"]
+    text = tok_eval.SAMPLES["chinese"]
     ratio = len(text.encode()) / len(tokenizer.encode(text))
-    assert evaluated[0]["bytes_per_token"]["korean"] == round(ratio, 3)
-    assert [each.get("vocab_size") for each in evaluated] == [350, 50257, 100277, None]
+    assert evaluated[0]["bytes_per_token"]["chinese"] == round(ratio, 3)
+    assert [each.get("vocab_size") for each in evaluated] == [350, 50257, 100277]
 
 
 @pytest.mark.skipif("TIKTOKEN_CACHE_DIR" not in os.environ, reason="needs a folder with tiktoken's encodings")

@@ -3,11 +3,11 @@
 use rustbpe::{bpe, count, split, Error};
 use std::time::Instant;
 
-fn main() -> Result<(), Box<dyn std::error::Error>> {
+fn main() -> Result<(), Error> {
     let mut arguments = std::env::args().skip(1).filter(|argument| argument != "--bench");
-    let path = arguments.next().ok_or("name a text file")?;
-    let threads = arguments.next().map_or(Ok(2), |n| n.parse())?;
-    let text = std::fs::read_to_string(path)?;
+    let path = arguments.next().expect("name a text file");
+    let threads = arguments.next().map_or(2, |n| n.parse().expect("threads"));
+    let text = std::fs::read_to_string(path).expect("a text file");
     let splitter = split::Splitter::new(split::DEFAULT_PATTERN)?;
     let start = Instant::now();
     let words = count::count(&splitter, threads, |send| {
@@ -15,10 +15,10 @@ fn main() -> Result<(), Box<dyn std::error::Error>> {
         for line in text.split_inclusive('\0') {
             batch.push(line.as_bytes());
             if batch.is_full() {
-                batch = send(batch)?;
+                send(std::mem::take(&mut batch))?;
             }
         }
-        send(batch).map(|_| ())
+        send(batch)
     })?;
     let counted = start.elapsed();
     let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;

@@ -22,7 +22,6 @@ fn key(left: Id, right: Id) -> Key {
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
 const PREFETCH: usize = 12; // how many of a pair's slots are loaded before they are needed
-const BLOCK: usize = 64; // slots that share an entry of `first_run`
 
 /// How often a pair occurs, and the slots where its left token starts, ascending; some may be stale.
 #[derive(Clone, Default)]
@@ -56,11 +55,19 @@ impl Side {
 struct Merger {
     symbols: Vec<Id>,
     runs: Vec<(u32, u64)>, // words lie sorted by count: (slot where a run of equal counts ends, count)
-    first_run: Vec<u32>,   // of each block of slots, the run that it starts in
     lengths: Vec<u32>,     // of each token, in bytes
     pairs: FxHashMap<Key, Pair>,
     heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
     floor: u64, // no pair that occurs less often will ever be merged, see `new`
+}
+
+/// How often the word at a slot occurs. Drops the runs that end before it: the slots that follow are higher.
+#[inline]
+fn count_at(runs: &mut &[(u32, u64)], slot: u32) -> u64 {
+    if runs[0].0 <= slot {
+        *runs = &runs[runs.partition_point(|&(end, _)| end <= slot)..];
+    }
+    runs[0].1
 }
 
 /// The merges that training makes, in order: at most `wanted`, fewer when every word has become one token.
@@ -121,7 +128,8 @@ impl Merger {
             rank += words;
         }
         if size > INSIDE as usize - 512 {
-            return Err(Error::TooManyWords); // there must be as many new ids as slots
+            let why = "more than 4 GiB of distinct words; does the pattern split at all?";
+            return Err(Error(why.into())); // there must be as many new ids as slots
         }
         let mut symbols = vec![EDGE; size];
         words.each(|word, count| {
@@ -133,35 +141,16 @@ impl Merger {
             }
         });
         drop(words); // before the pairs take their place
-        let run_at = |slot| runs.partition_point(|&(end, _)| end as usize <= slot) as u32;
-        let first_run = (0..size).step_by(BLOCK).map(run_at).collect();
-        let mut merger = Self {
-            symbols,
-            runs,
-            first_run,
-            lengths: vec![1; 256],
-            pairs: FxHashMap::default(),
-            heap: BinaryHeap::new(),
-            floor,
-        };
-        let mut bytes = Side::new(1 << 16);
+        let mut merger =
+            Self { symbols, runs, lengths: vec![1; 256], pairs: FxHashMap::default(), heap: BinaryHeap::new(), floor };
+        let (mut bytes, mut runs) = (Side::new(1 << 16), &merger.runs[..]);
         for (slot, pair) in merger.symbols.windows(2).enumerate() {
             if pair[0] < 256 && pair[1] < 256 {
-                bytes.record(pair[0] << 8 | pair[1], slot as u32, merger.count_at(slot as u32));
+                bytes.record(pair[0] << 8 | pair[1], slot as u32, count_at(&mut runs, slot as u32));
             }
         }
         merger.create(&bytes, |pair| key(pair >> 8, pair & 0xFF));
         Ok(merger)
-    }
-
-    /// How often the word at a slot occurs.
-    #[inline]
-    fn count_at(&self, slot: u32) -> u64 {
-        let mut run = self.first_run[slot as usize / BLOCK] as usize;
-        while self.runs[run].0 <= slot {
-            run += 1;
-        }
-        self.runs[run].1
     }
 
     /// The most frequent pair; None when every word is one token.
@@ -182,6 +171,7 @@ impl Merger {
         let new = self.lengths.len() as Id;
         let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
         self.lengths.push(a_length + b_length);
+        let mut runs = &self.runs[..];
         for (i, &slot) in slots.iter().enumerate() {
             if let Some(&later) = slots.get(i + PREFETCH) {
                 prefetch(&self.symbols, later as usize);
@@ -191,7 +181,7 @@ impl Merger {
             if self.symbols[slot as usize] != a || self.symbols[middle as usize] != b {
                 continue;
             }
-            let weight = self.count_at(slot);
+            let weight = count_at(&mut runs, slot);
             let (before, after) = (self.symbols[slot as usize - 1], self.symbols[end as usize]);
             self.symbols[slot as usize] = new;
             self.symbols[middle as usize] = INSIDE;

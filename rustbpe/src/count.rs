@@ -5,7 +5,7 @@ use crate::Error;
 use rustc_hash::FxHashMap;
 use std::ops::Range;
 use std::sync::mpsc::{sync_channel, Receiver};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
 pub const BATCH: usize = 1 << 18; // bytes of text per batch: stays in the cache of the core that reads it
@@ -32,11 +32,6 @@ impl Batch {
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= BATCH
     }
-
-    fn clear(&mut self) {
-        self.bytes.clear();
-        self.spans.clear();
-    }
 }
 
 /// A word of up to SHORT bytes, as two little-endian numbers with the length in the highest byte. Count 0: empty.
@@ -50,18 +45,17 @@ struct Slot {
 struct Table {
     slots: Vec<Slot>, // a power of two
     used: usize,
-    shift: u32, // hash -> slot
 }
 
 impl Table {
-    fn with_bits(bits: u32) -> Self {
-        Self { slots: vec![Slot::default(); 1 << bits], used: 0, shift: 64 - bits }
+    fn new(slots: usize) -> Self {
+        Self { slots: vec![Slot::default(); slots], used: 0 }
     }
 
     #[inline]
     fn add(&mut self, key: (u64, u64), hash: u64, count: u64) {
         let mask = self.slots.len() - 1;
-        let mut at = (hash >> self.shift) as usize;
+        let mut at = hash as usize;
         loop {
             let slot = &mut self.slots[at & mask];
             if slot.key == key {
@@ -82,7 +76,7 @@ impl Table {
 
     #[cold]
     fn grow(&mut self) {
-        let mut larger = Self::with_bits(64 - self.shift + 1);
+        let mut larger = Self::new(2 * self.slots.len());
         for slot in self.slots.iter().filter(|slot| slot.count > 0) {
             larger.add(slot.key, hash(slot.key), slot.count);
         }
@@ -118,7 +112,7 @@ pub struct Words {
 
 impl Default for Words {
     fn default() -> Self {
-        Self { short: Table::with_bits(12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
+        Self { short: Table::new(1 << 12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
     }
 }
 
@@ -149,7 +143,7 @@ impl Words {
     #[inline]
     fn add_short(&mut self, key: (u64, u64)) {
         let hash = hash(key);
-        prefetch(&self.short.slots, (hash >> self.short.shift) as usize);
+        prefetch(&self.short.slots, hash as usize & (self.short.slots.len() - 1));
         let (key, hash) = std::mem::replace(&mut self.waiting[self.at % WAITING], (key, hash));
         self.at += 1;
         if key.1 > 0 {
@@ -192,8 +186,8 @@ impl Words {
     }
 }
 
-/// Sends to the counting threads, for an empty batch. Waits while all are busy; fails when one has failed.
-pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<Batch, Error> + Sync);
+/// Sends to the counting threads. Waits while all are busy; fails when all have failed.
+pub type Sender<'a> = &'a (dyn Fn(Batch) -> Result<(), Error> + Sync);
 
 /// Counts, with `threads` threads, the batches that `feed` sends from this one.
 pub fn count<E, F>(splitter: &Splitter, threads: usize, feed: F) -> Result<Words, E>
@@ -201,18 +195,15 @@ where
     E: From<Error>,
     F: FnOnce(Sender) -> Result<(), E>,
 {
+    let died = || Error("a counting thread died".into());
     let (sender, receiver) = sync_channel(threads);
     let batches = Arc::new(Mutex::new(receiver));
-    let spare = &Mutex::new(Vec::new()); // emptied batches: their memory is in the cache
     thread::scope(|scope| {
-        let spawn = |batches: Batches| scope.spawn(move || work(splitter, &batches, spare));
+        let spawn = |batches: Arc<_>| scope.spawn(move || work(splitter, &batches));
         let workers: Vec<_> = (0..threads).map(|_| spawn(batches.clone())).collect();
         drop(batches); // with the last worker the channel closes, so that a send cannot wait for ever
-        let fed = feed(&move |batch| {
-            sender.send(batch).map_err(|_| Error::Worker)?;
-            Ok(lock(spare).pop().unwrap_or_default())
-        });
-        let mut counted = workers.into_iter().map(|worker| worker.join().unwrap_or(Err(Error::Worker)));
+        let fed = feed(&move |batch| sender.send(batch).map_err(|_| died()));
+        let mut counted = workers.into_iter().map(|worker| worker.join().unwrap_or_else(|_| Err(died())));
         let mut total = counted.next().unwrap_or_else(|| Ok(Words::default()))?;
         for words in counted {
             total.absorb(words?);
@@ -221,20 +212,11 @@ where
     })
 }
 
-type Batches = Arc<Mutex<Receiver<Batch>>>;
-
-fn work(splitter: &Splitter, batches: &Batches, spare: &Mutex<Vec<Batch>>) -> Result<Words, Error> {
+fn work(splitter: &Splitter, batches: &Mutex<Receiver<Batch>>) -> Result<Words, Error> {
     let mut words = Words::default();
     loop {
-        let next = lock(batches).recv();
-        let Ok(mut batch) = next else { return Ok(words) };
+        let next = batches.lock().unwrap_or_else(PoisonError::into_inner).recv();
+        let Ok(batch) = next else { return Ok(words) };
         words.count(&batch, splitter)?;
-        batch.clear();
-        lock(spare).push(batch);
     }
-}
-
-/// A lock that another thread's panic cannot poison: the data behind ours is whole at all times.
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }

@@ -6,24 +6,6 @@ pub mod count;
 mod py;
 pub mod split;
 
-use std::fmt;
-
-/// Everything that can go wrong, as far as the user can do something about it.
+/// What went wrong, in words for the user: with the pattern, with a text under it, or a thread that died.
 #[derive(Debug)]
-pub enum Error {
-    Pattern(String), // or the engine gave up on a text
-    TooManyWords,    // positions are 32 bits
-    Worker,
-}
-
-impl fmt::Display for Error {
-    fn fmt(&self, f: &mut fmt::Formatter) -> fmt::Result {
-        match self {
-            Error::Pattern(why) => write!(f, "invalid split pattern: {why}"),
-            Error::TooManyWords => write!(f, "more than 4 GiB of distinct words; does the pattern split at all?"),
-            Error::Worker => write!(f, "a counting thread died"),
-        }
-    }
-}
-
-impl std::error::Error for Error {}
+pub struct Error(pub String);

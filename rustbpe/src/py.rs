@@ -11,7 +11,7 @@ use std::thread::available_parallelism;
 
 impl From<Error> for PyErr {
     fn from(error: Error) -> Self {
-        PyValueError::new_err(error.to_string())
+        PyValueError::new_err(error.0)
     }
 }
 
@@ -64,7 +64,7 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: O
             batch.push(head);
             rest = tail;
             if batch.is_full() {
-                batch = py.detach(|| send(batch))?;
+                py.detach(|| send(std::mem::take(&mut batch)))?;
                 report(py, progress, "count", bytes - rest.len(), 0)?;
             }
         }

@@ -38,18 +38,15 @@ impl Splitter {
         if pattern == DEFAULT_PATTERN {
             return Ok(Self::Scanner(Scanner::new()?));
         }
-        fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(|e| Error::Pattern(e.to_string()))
+        fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(invalid)
     }
 
     /// How much of a text can be split by itself, with the same words: all of it, or for the scanner some `size`
     /// bytes and what it takes to a letter before a space, as every word that has a letter ends with its letters.
     pub fn cut(&self, text: &[u8], size: usize) -> usize {
-        match self {
-            Self::Scanner(_) if text.len() > size => (size.max(1)..text.len())
-                .find(|&at| text[at] == b' ' && text[at - 1].is_ascii_alphabetic())
-                .unwrap_or(text.len()),
-            _ => text.len(),
-        }
+        let ends_word = |&at: &usize| text[at] == b' ' && text[at - 1].is_ascii_alphabetic();
+        let cut = if let Self::Scanner(_) = self { (size..text.len()).find(ends_word) } else { None };
+        cut.unwrap_or(text.len())
     }
 
     /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order.
@@ -66,9 +63,9 @@ impl Splitter {
             }
             Self::Regex(regex) => {
                 let start = span.start;
-                let text = std::str::from_utf8(&bytes[span]).map_err(|e| Error::Pattern(e.to_string()))?;
+                let text = std::str::from_utf8(&bytes[span]).map_err(invalid)?;
                 for found in regex.find_iter(text) {
-                    let found = found.map_err(|e| Error::Pattern(e.to_string()))?;
+                    let found = found.map_err(invalid)?;
                     if !found.as_str().is_empty() {
                         word(start + found.start(), start + found.end());
                     }
@@ -79,26 +76,27 @@ impl Splitter {
     }
 }
 
+/// A pattern that does not compile, or on whose work with a text the engine gave up.
+fn invalid(why: impl std::fmt::Display) -> Error {
+    Error(format!("invalid split pattern: {why}"))
+}
+
 /// DEFAULT_PATTERN by hand. At each place exactly one of its branches can win, and the kinds of one or two
 /// characters say which.
 pub struct Scanner {
-    kinds: Vec<Kind>, // of every code point up to the last letter or number; all above are Other
+    kinds: Vec<Kind>, // of every code point
 }
 
 impl Scanner {
     pub fn new() -> Result<Self, Error> {
-        let mut kinds = vec![Kind::Other; 128];
+        let mut kinds = vec![Kind::Other; 1 + char::MAX as usize];
         for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
-            let hir = regex_syntax::parse(class).map_err(|e| Error::Pattern(e.to_string()))?;
+            let hir = regex_syntax::parse(class).map_err(invalid)?;
             let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
-                return Err(Error::Pattern(format!("{class} is no class of characters")));
+                return Err(invalid(format!("{class} is no class of characters")));
             };
             for range in ranges.iter() {
-                let (first, last) = (range.start() as usize, range.end() as usize);
-                if kinds.len() <= last {
-                    kinds.resize(last + 1, Kind::Other);
-                }
-                kinds[first..=last].fill(kind);
+                kinds[range.start() as usize..=range.end() as usize].fill(kind);
             }
         }
         kinds[usize::from(b'\r')] = Kind::Newline;
@@ -126,7 +124,7 @@ impl Scanner {
             b if b < 0xF0 => (usize::from(b & 0x0F) << 12 | low(1) << 6 | low(2), 3),
             b => (usize::from(b & 0x07) << 18 | low(1) << 12 | low(2) << 6 | low(3), 4),
         };
-        (self.kinds.get(code).copied().unwrap_or(Kind::Other), length)
+        (self.kinds[code], length)
     }
 
     /// End of the word that starts at `at`, which must be inside a text.
@@ -213,10 +211,8 @@ impl Scanner {
 #[inline]
 fn letters_after(bytes: &[u8], at: usize) -> usize {
     const EACH: u128 = u128::from_le_bytes([1; WINDOW]);
-    let window = match bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) {
-        Some(Ok(window)) => u128::from_le_bytes(window),
-        _ => return 0,
-    };
+    let Some(Ok(window)) = bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) else { return 0 };
+    let window = u128::from_le_bytes(window);
     let lower = (window | (EACH * 0x20)) & (EACH * 0x7F);
     let from_a = lower + EACH * (0x80 - b'a' as u128);
     let beyond_z = lower + EACH * (0x7F - b'z' as u128);

@@ -88,7 +88,7 @@ fn a_text_in_pieces_has_the_words_of_the_whole() {
 
 #[test]
 fn a_pattern_that_does_not_compile_is_an_error() {
-    assert!(matches!(Splitter::new("(unclosed"), Err(Error::Pattern(_))));
+    assert!(matches!(Splitter::new("(unclosed"), Err(Error(why)) if why.starts_with("invalid split pattern")));
 }
 
 fn train(texts: &[String], wanted: usize, threads: usize) -> Vec<(u32, u32)> {
@@ -167,13 +167,14 @@ fn an_engine_that_gives_up_is_an_error_and_no_deadlock() {
         }
         Ok(())
     });
-    assert!(matches!(counted, Err(Error::Pattern(_))));
+    assert!(matches!(counted, Err(Error(why)) if why.starts_with("invalid split pattern")));
 }
 
 #[test]
 fn the_feed_error_comes_back_and_the_threads_end() {
     let splitter = Splitter::new(DEFAULT_PATTERN).unwrap();
-    assert!(matches!(count::count(&splitter, 4, |_| Err(Error::TooManyWords)), Err(Error::TooManyWords)));
+    let counted = count::count(&splitter, 4, |_| Err(Error("mine".into())));
+    assert!(matches!(counted, Err(Error(why)) if why == "mine"));
 }
 
 #[test]

@@ -30,7 +30,6 @@ def parser() -> argparse.ArgumentParser:
     add("--compile", action="store_true")
     return parser
 
-
 def main(args: argparse.Namespace) -> None:
     import torch
     keep_freed_memory()
@@ -66,7 +65,6 @@ def main(args: argparse.Namespace) -> None:
         "step_ms": round(1e3 * step, 1), "first_step_s": round(times[0][0], 1),
         "optimizer_ms": round(1e3 * update, 1), "gflops": round(flops / 1e9),
         "mfu": round(flops / peak[0], 4) if peak else None, "peak_gib": round(memory / 2 ** 30, 2)}))
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -25,7 +25,6 @@ TURNS = {1: 6, 2: 3, 3: 1}                              # questions in a convers
 RETRIES, TIMEOUT = 5, 120.0                             # of a request to the endpoint; seconds for each try
 REST = "what came is kept, and the same command asks for what is missing"
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -41,7 +40,6 @@ def parser() -> argparse.ArgumentParser:
     add("--model", help="its name there")
     add("--parallel", type=int, default=8, help="requests at once")
     return parser
-
 
 class Persona(Scribe):
     """The writer who knows who it is, and how that is asked and said: in the text file's ways."""
@@ -114,7 +112,6 @@ class Persona(Scribe):
         first, _ = self.turn(self.weighted(self.weights))
         return self.draw("prompt", first=first, turns=self.weighted(TURNS))
 
-
 def conversation_in(reply) -> str:
     """The one in a server's reply, as a line, without the talk around it; "" if there is none."""
     try:
@@ -126,7 +123,6 @@ def conversation_in(reply) -> str:
         return line
     except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
         return ""
-
 
 async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     """Ask for as many conversations as the file lacks, and add each one when it comes."""
@@ -152,7 +148,6 @@ async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
         async with client:
             await asyncio.gather(*map(ask, prompts[start:]))
 
-
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "count", "parallel")
     if not args.name.strip():
@@ -175,7 +170,6 @@ def main(args: argparse.Namespace) -> None:
         die(f"{args.endpoint}: {str(error).splitlines()[0]}", hint=REST)
     except KeyboardInterrupt:
         print(f"stopped: {REST}")
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

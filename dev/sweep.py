@@ -36,7 +36,6 @@ def read(path: Path) -> list[dict]:
         print(f"left out, not finished: {', '.join(row['tag'] for row in rows if row not in known)}")
     return sorted(known, key=lambda row: row["scaling_params"])
 
-
 def minimum(x: Sequence[float], y: Sequence[float]) -> tuple[float, list[float]] | None:
     """Where the parabola nearest to the points is lowest, if within them, and its coefficients."""
     if len(set(x)) < 3:
@@ -44,7 +43,6 @@ def minimum(x: Sequence[float], y: Sequence[float]) -> tuple[float, list[float]]
     bend, slope, level = np.polyfit(x, y, 2).tolist()
     at = -slope / (2 * bend) if bend > 0 else math.nan
     return (at, [bend, slope, level]) if min(x) <= at <= max(x) else None
-
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> dict | None:
     """y = factor * x^exponent by least squares in logs; the standard error where there are three points."""
@@ -54,7 +52,6 @@ def power_law(x: Sequence[float], y: Sequence[float]) -> dict | None:
     exponent, level = np.polyfit(u, v, 1).tolist()
     error = round(math.sqrt(np.polyfit(u, v, 1, cov=True)[1][0, 0]), 6) if len(u) > 2 else None
     return {"exponent": exponent, "error": error, "factor": math.exp(level)}
-
 
 def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
     """The models of each budget, those whose FLOPs are nearest to it, with its best N and D; the two laws."""
@@ -72,7 +69,6 @@ def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
             for letter in "ND"}
     return {"budgets": found, "laws": laws}
 
-
 def tell(fit: dict) -> None:
     for each in fit["budgets"]:
         best = each["best"] or {}
@@ -80,7 +76,6 @@ def tell(fit: dict) -> None:
         print(f"C = {each['C']:.3g}, {len(each['N'])} models: {found or 'no minimum between them, left out'}")
     for letter, law in fit["laws"].items():
         print(f"{letter} = factor * C^exponent: {law or 'it takes two budgets with a minimum'}")
-
 
 def draw_isoflop(fit: dict, figure) -> None:
     profiles, growth = figure.subplots(1, 2)
@@ -100,7 +95,6 @@ def draw_isoflop(fit: dict, figure) -> None:
     profiles.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
     growth.set(xscale="log", yscale="log", xlabel="training FLOPs C", ylabel="best N and tokens D")
 
-
 def draw_series(rows: list[dict], figure) -> None:
     labels = {"core": "CORE", "val_bpb": "bits per byte", "flops": "training FLOPs", "hours": "hours"}
     panels = figure.subplots(2, 2, sharex="col", sharey="row").flat
@@ -115,13 +109,11 @@ def draw_series(rows: list[dict], figure) -> None:
             axes.axhline(GPT2_CORE, linestyle="--", color="C1", label="GPT-2 1.6B")
             axes.legend()
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     parser.add_argument("csv", type=Path, help="from nanochat.report --csv")
     parser.add_argument("--budgets", type=float, nargs="+", metavar="C", help="fit the best size for each")
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     rows = read(args.csv)
@@ -138,7 +130,6 @@ def main(args: argparse.Namespace) -> None:
     for svg in plots.values():
         atomic_write(args.csv.with_suffix(".svg"), svg)
     print(f"written beside {args.csv}")
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -31,7 +31,6 @@ _DOES_NOT_KNOW = r"(?i)(?:not|n't|never) (?:\w+ )?(?:know|sure|certain|tell|say|
 Forms = dict[str, list[str]]                            # np, say, ask, test ... -> texts with slots
 Turn = tuple[str, str | list[dict]]                     # question, answer
 
-
 class Dice:
     """A stream of draws that depends on its key alone, strings and integers: `Dice("train", 0, 17)`."""
 
@@ -60,33 +59,26 @@ class Dice:
         roll = self.random() * ends[-1]                 # rounding may make it the last end itself
         return list(weights)[bisect.bisect(ends, roll, hi=len(ends) - 1)]
 
-
 def _stable_hash(*parts: str | int) -> int:
     """64 bits that depend on the parts alone, not on the process or the platform."""
     text = "\x1f".join(map(str, parts))
     return int.from_bytes(hashlib.blake2b(text.encode(), digest_size=8).digest(), "big")
 
-
 def _is_held_out(*key: str | int) -> bool:
     return _stable_hash(*key) % 1000 < 1000 * HELD_OUT
-
 
 def pair_is_held_out(x: int, y: int) -> bool:
     """Whether training never computes with these two numbers, in either order, anywhere in a sum."""
     return _is_held_out("pair", min(x, y), max(x, y))
 
-
 def _article(noun: str) -> str:
     return f"an {noun}" if noun[:1] in "aeiou" else f"a {noun}"
-
 
 def _bare(noun: str) -> str:
     return re.sub("^(?:the|an?) ", "", noun)
 
-
 def _capital(text: str) -> str:
     return re.sub("^[\"']?.", lambda start: start[0].upper(), text)
-
 
 class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
@@ -98,7 +90,6 @@ class Topic:
         self.families = {split: [family for family in families.values()
                                  if not any(slot in frame for frame in family for slot in lacks)]
                          for split, families in frames.items()}
-
 
 @dataclass
 class Fact:
@@ -119,7 +110,6 @@ class Fact:
         if not self.answer:
             return almanac().ways["unknown"][0]
         return _capital(forms.get("reply", forms.get("say"))[0].format(**self.slots)) + "."
-
 
 class Almanac:
     """The text file, parsed and linked, in tens of milliseconds."""
@@ -160,9 +150,7 @@ class Almanac:
         self.fact_words = sorted(set(re.findall(r"\b[a-z]{3,}\b", subjects)))
         self.symbols = {row["symbol"] for row in tables["element"]} | set(strangers["other_symbol"])
 
-
 almanac = functools.cache(Almanac)                      # read on first use
-
 
 def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[str, Forms]]]:
     """Tables as lists of rows, other blocks as {kind: {header: forms}}. The file describes its format."""
@@ -181,7 +169,6 @@ def _parse(text: str) -> tuple[dict[str, list[dict[str, str]]], dict[str, dict[s
                 forms.setdefault(key, []).extend(texts)
     return tables, blocks
 
-
 def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict) -> list[Fact]:
     """The facts of a relation. Slots are a row's columns, and what is made from its subject and answer."""
     name, table, subject, answer = header.replace(" | ", " ").split()
@@ -195,10 +182,8 @@ def _relation(header: str, forms: Forms, frames: dict[str, Forms], tables: dict)
             topic.gaps.append(slots)
     return facts
 
-
 def _subject_slots(subject: str) -> dict[str, str]:
     return {"s": subject, "xs": _article(subject), "subject": _bare(subject)}
-
 
 def _link(group: list[Fact]) -> list[Fact]:
     """Facts of subjects with a single answer, each once; a relation's other answers become its wrong ones."""
@@ -208,7 +193,6 @@ def _link(group: list[Fact]) -> list[Fact]:
         others = dict.fromkeys([other.answer for other in group] + fact.topic.forms.get("wrong", []))
         fact.wrong = [other for other in others if other not in (fact.answer, fact.subject)]
     return list(reversed(first.values()))
-
 
 class Scribe(Dice):
     """The writer of one document or conversation: its draws, its split, and the people in it."""
@@ -472,7 +456,6 @@ class Scribe(Dice):
         conversation = {"messages": [{"role": "user", "content": text}]}
         return {"kind": kind, "conversation": conversation, "answer": answer, "accept": [answer]} | more
 
-
 def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
     """The reply; behind a call of the calculator, whose value is its {r}, where the forms have a tool."""
     if "tool" not in forms:
@@ -481,7 +464,6 @@ def _answer(forms: Forms, slots: dict[str, str]) -> str | list[dict]:
     value = evaluate(call)
     parts = {"python": call, "python_output": value, "text": forms["reply"][0].format(**slots, r=value)}
     return [{"type": kind, "text": text} for kind, text in parts.items()]
-
 
 def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
     """Endless {"messages": [...]} of one to four questions; a few have greetings or a system message."""
@@ -499,7 +481,6 @@ def conversations(seed: int = 0, split: str = "train") -> Iterator[dict]:
             messages += [{"role": "user", "content": question}, {"role": "assistant", "content": answer}]
         yield {"messages": messages}
 
-
 def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
     """Endless documents of about 60 to 400 words; "val" has other draws and asks in frames of its own."""
     for index in itertools.count():
@@ -510,7 +491,6 @@ def documents(seed: int = 0, split: str = "train") -> Iterator[str]:
             text += "\n\n" + maker()
         yield text
 
-
 def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dict]:
     """`n` questions of one of KINDS: {"kind", "conversation" (one user message), "answer", "accept"}, for
     facts with "wrong" (answers of the same type). Facts take turns. Those of "test" are held out: families of
@@ -520,7 +500,6 @@ def questions(kind: str, n: int, seed: int = 0, split: str = "test") -> list[dic
     order = Dice("questions", kind, seed, *key).some(facts, len(facts))
     return [Scribe(split, "question", kind, seed, i, *key).question(kind, fact)
             for i, fact in enumerate(itertools.islice(itertools.cycle(order), n))]
-
 
 def is_correct(question: dict, reply: str) -> bool:
     """Judge a reply's text. A fact must be named whole, without another answer of its type that the question
@@ -541,7 +520,6 @@ def is_correct(question: dict, reply: str) -> bool:
     left = functools.reduce(lambda text, answer: text.replace(answer, ""), named, reply)
     also_named = [wrong for wrong in question["wrong"] if _names(left, wrong) and not _names(asked, wrong)]
     return bool(named) and not also_named
-
 
 def _names(text: str, answer: str) -> bool:
     """Whether the text has the answer as whole words; symbols such as Pb count in their own case only."""

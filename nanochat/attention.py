@@ -9,7 +9,6 @@ import torch.nn.functional as F
 
 # B batch, T time, H query heads, K kv heads, D head dim, S keys in the cache
 
-
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H,
     D). `window` counts the previous tokens that a query sees beside itself; T - 1 or more means all."""
@@ -30,7 +29,6 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
         y = torch.cat(blocks, dim=2)
     return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
 
-
 def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
     """Additive mask (queries, keys): 0 where a query sees itself or one of the `window` before, else -inf."""
     query_positions = torch.arange(queries.start, queries.stop, device=like.device)
@@ -39,14 +37,12 @@ def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch
     outside = (distance < 0) | (distance > window)
     return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(outside, float("-inf"))
 
-
 def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
     """q (B, T, H, D) over a cache k, v (B, K, S, D); mask (B, 1, T, S): what is seen -> (B, T, H, D)."""
     grouped = q.size(2) != k.size(1)
     q = q.transpose(1, 2)                               # (B, T, H, D) -> (B, H, T, D)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
     return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
-
 
 def attend_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Tensor | None) -> torch.Tensor:
     """One query per row, q (B, H, D), over a cache k, v (B * K, S, D); bias (B * K, 1, S) or None is added to
@@ -61,7 +57,6 @@ def attend_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Te
     start = k.new_zeros(()) if bias is None else bias
     scores = torch.baddbmm(start, grouped, k.transpose(1, 2), beta=float(bias is not None), alpha=D ** -0.5)
     return torch.bmm(scores.softmax(-1), v).view(B, H, D).to(q.dtype)
-
 
 def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
     """Which of the first `span` cached keys each new token sees. positions (B, T) -> bool (B, 1, T, span)."""

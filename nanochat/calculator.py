@@ -20,7 +20,6 @@ _BINARY = {ast.Add: operator.add, ast.Sub: operator.sub, ast.Mult: operator.mul,
            ast.FloorDiv: operator.floordiv, ast.Mod: operator.mod, ast.Pow: operator.pow}
 _UNARY = {ast.UAdd: operator.pos, ast.USub: operator.neg}
 
-
 def evaluate(expression: str) -> str | None:
     """The value as text ("5" for 10/2, "0.333333" for 1/3), None for what is no legal, bounded expression.
 
@@ -34,7 +33,6 @@ def evaluate(expression: str) -> str | None:
         return _render(_value(ast.parse(plain, mode="eval").body))
     except (SyntaxError, ValueError, ArithmeticError, RecursionError, MemoryError):
         return None
-
 
 def _value(node: ast.expr) -> int | float:
     """Value of a parsed expression. ValueError or ArithmeticError where it has none within the bounds: every
@@ -59,7 +57,6 @@ def _value(node: ast.expr) -> int | float:
     if not fits and not (isinstance(value, float) and math.isfinite(value)):
         raise ValueError("out of bounds")
     return value
-
 
 def _render(value: int | float) -> str:
     if isinstance(value, int):

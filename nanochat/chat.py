@@ -24,7 +24,6 @@ MARKERS = {"python": ("<|python_start|>", "<|python_end|>"),
 FOLLOWERS = {None: ("system", "user"), "system": ("user",), "user": ("assistant",), "assistant": ("user",)}
 MIN_PROMPT = 5                                          # four markers and one token of the question
 
-
 def check_conversation(conversation: object, answered: bool | None = True) -> None:
     """ValueError with the number of the message and what is wrong with it, unless it is a conversation.
     `answered`: True to learn from (the assistant has the last word and says something in it), False to be
@@ -45,7 +44,6 @@ def check_conversation(conversation: object, answered: bool | None = True) -> No
     if answered is False and speaker == "assistant":
         raise ValueError(f"{last} already")
 
-
 def _check_message(name: str, message: object, allowed: tuple[str, ...]) -> str:
     """Its role; ValueError where it is not a message, or not one of the `allowed` roles."""
     if not isinstance(message, dict):
@@ -62,12 +60,10 @@ def _check_message(name: str, message: object, allowed: tuple[str, ...]) -> str:
         raise ValueError(f"{name} is from {role!r}, who cannot call the tool, only the assistant can")
     return role
 
-
 def _teaches(message: dict) -> bool:
     """Whether it is the assistant's and holds anything to learn: what a tool says is not, nor are spaces."""
     return message["role"] == "assistant" and any(
         part["type"] != "python_output" and part["text"].strip() for part in as_parts(message["content"]))
-
 
 def render_conversation(tokenizer: Tokenizer, conversation: dict,
                         max_tokens: int | None = None) -> tuple[list[int], list[int]]:
@@ -83,11 +79,9 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
     ids[2:2], mask[2:2] = system, [0] * len(system)
     return ids[:max_tokens], mask[:max_tokens]
 
-
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
     """Token ids up to the <|assistant_start|> that asks for an answer, as fit_prompt() has them."""
     return fit_prompt(tokenizer, conversation, max_tokens)[0]
-
 
 def fit_prompt(tokenizer: Tokenizer, conversation: dict,
                max_tokens: int | None = None) -> tuple[list[int], int]:
@@ -108,7 +102,6 @@ def fit_prompt(tokenizer: Tokenizer, conversation: dict,
     excess = len(ids) - (max_tokens or len(ids))
     return ids[:2] + ids[2 + max(0, excess):], len(turns) - kept
 
-
 def render_part(tokenizer: Tokenizer, part: dict) -> list[int]:
     """Token ids of one part of an answer, between its markers unless it is text."""
     ids = tokenizer.encode(part["text"])
@@ -116,7 +109,6 @@ def render_part(tokenizer: Tokenizer, part: dict) -> list[int]:
         return ids
     start, end = MARKERS[part["type"]]
     return [tokenizer.special(start)] + ids + [tokenizer.special(end)]
-
 
 def as_parts(content: str | list[dict]) -> list[dict]:
     """Content as a list of parts; a string is one part of text. ValueError when it is neither."""
@@ -130,11 +122,9 @@ def as_parts(content: str | list[dict]) -> list[dict]:
             raise ValueError('a part must be {"type": "text" | "python" | "python_output", "text": "..."}')
     return content
 
-
 def visible_text(content: str | list[dict]) -> str:
     """What a reader sees of a message: its text without tool calls and their outputs."""
     return "".join(part["text"] for part in as_parts(content) if part["type"] == "text")
-
 
 class AnswerDecoder:
     """Ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so far. The start
@@ -187,7 +177,6 @@ class AnswerDecoder:
         self._held = text[len(text) - size:]
         return text[:len(text) - size]
 
-
 def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tuple]]:
     """Ids of the system message, and (question, answer parts) pairs, the last answer None where there is none
     yet. System text and first question are encoded apart: either can be cut off exactly."""
@@ -198,7 +187,6 @@ def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tu
     questions = [visible_text(message["content"]) for message in messages[0::2]]
     answers = [as_parts(message["content"]) for message in messages[1::2]]
     return tokenizer.encode(system + "\n\n") if system else [], list(zip_longest(questions, answers))
-
 
 def _render(tokenizer: Tokenizer, question: str, answer: list[dict] | None) -> tuple[list[int], list[int]]:
     """Ids and mask of a question and its answer, or of what asks for one."""

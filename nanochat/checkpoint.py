@@ -26,7 +26,6 @@ from nanochat.tokenizer import Tokenizer
 FORMAT = 2                                              # of the directory
 STAGES = ("rl", "sft", "mid", "base")                   # the most finished first
 
-
 def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None,
          loader: Any = None, **state) -> Path:
     """Write step_<step> of the stage, called by every rank. `state` (JSON-able) is kept in state.json, with
@@ -58,7 +57,6 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
     stage.print(f"saved {final}")
     return final
 
-
 def _publish(temporary: Path, final: Path) -> None:
     """Hash everything, flush it to disk, and only then give it its name, in place of an older one."""
     entries = {}
@@ -75,7 +73,6 @@ def _publish(temporary: Path, final: Path) -> None:
     temporary.rename(final)
     shutil.rmtree(replaced, ignore_errors=True)
 
-
 def created(directory: Path) -> float | None:
     """When the directory was written, None if it is not a whole checkpoint (by the sizes of its files)."""
     try:
@@ -86,11 +83,9 @@ def created(directory: Path) -> float | None:
     except (OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 
-
 def _intact(directory: Path, name: str) -> bool:
     entry = json.loads((directory / "manifest.json").read_text())["files"].get(name)
     return entry is not None and sha256(directory / name) == entry["sha256"]
-
 
 def checkpoints(stage_name: str, tag: str) -> list[Path]:
     """Whole checkpoints of a stage of a model, oldest first, one that a save was just replacing included."""
@@ -100,16 +95,13 @@ def checkpoints(stage_name: str, tag: str) -> list[Path]:
     found = sorted((when, path) for path in paths if (when := created(path)))
     return [path for _, path in found]
 
-
 def newest(stage_name: str, tag: str) -> Path | None:
     """The newest whole checkpoint of a stage of a model, if there is one."""
     return (checkpoints(stage_name, tag) or [None])[-1]
 
-
 def stages(tag: str) -> list[Path]:
     """The newest whole checkpoint of every stage of a model that is there, the most finished first."""
     return [path for name in STAGES if (path := newest(name, tag))]
-
 
 def find(stage_name: str | None = None, tag: str | None = None, step: int | None = None) -> Path:
     """The checkpoint asked for. Without a step the newest one, without a tag of the model that was written
@@ -127,7 +119,6 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
     die(f"no checkpoint of {wanted or 'any model'} under {root}",
         hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")
 
-
 def read_state(directory: Path) -> dict:
     """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
     found = json.loads((directory / "config.json").read_text())["format"]
@@ -136,10 +127,8 @@ def read_state(directory: Path) -> dict:
             hint="train it again (bash runs/runcpu.sh --fresh), or use the code that wrote it")
     return json.loads((directory / "state.json").read_text())
 
-
 def read_shape(directory: Path) -> Shape:
     return Shape(**json.loads((directory / "config.json").read_text())["shape"])
-
 
 def require_dtype(directory: Path, stage: Stage) -> None:
     """Dies where a run would go on in another dtype than it was begun in: it would be another run."""
@@ -148,12 +137,10 @@ def require_dtype(directory: Path, stage: Stage) -> None:
         die(f"{directory} was trained in {saved}, this run computes in {stage.dtype_name}",
             hint=f"--dtype={saved} goes on; without --resume it starts over")
 
-
 def identity(directory: Path) -> str:
     """Which checkpoint this is, in one line: a retrained one is another, also under the same name."""
     state = read_state(directory)
     return f"{state['tag']} {state['stage']} {state['step']} {created(directory)}"
-
 
 def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
     """The model, in training mode, its tokenizer and its state. Dies if anything does not verify."""
@@ -171,7 +158,6 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
     model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
     return model.to(device), tokenizer, state
 
-
 def load_optimizer(directory: Path, optimizer: Any) -> bool:
     """Restore this rank's share of an optimizer; False if there is none for this number of ranks."""
     name = f"optimizer_{optimizer.world.rank}.pt"
@@ -180,7 +166,6 @@ def load_optimizer(directory: Path, optimizer: Any) -> bool:
         return False
     optimizer.load_state_dict(torch.load(directory / name, map_location="cpu", weights_only=True))
     return True
-
 
 def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None,
                device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:

@@ -20,12 +20,10 @@ def base_dir() -> Path:
     path.mkdir(parents=True, exist_ok=True)
     return path
 
-
 def die(message: str, hint: str | None = None) -> NoReturn:
     """Stop with exit code 2: one line that names the values and the rule, and a hint what to do instead."""
     print(f"error: {message}" + (f"\n  hint: {hint}" if hint else ""), file=sys.stderr, flush=True)
     raise SystemExit(2)
-
 
 def require_positive(args: argparse.Namespace, *names: str) -> None:
     """Die where a flag of these names is given and is less than 1."""
@@ -33,7 +31,6 @@ def require_positive(args: argparse.Namespace, *names: str) -> None:
         value = getattr(args, name)
         if value is not None and value < 1:
             die(f"--{name.replace('_', '-')} is {value}, must be at least 1")
-
 
 def atomic_write(path: Path, data: str | bytes) -> None:
     """Write `data` so that a reader sees the old file or the whole new one, whatever is killed when."""
@@ -45,7 +42,6 @@ def atomic_write(path: Path, data: str | bytes) -> None:
         os.fsync(file.fileno())
     temporary.replace(path)
 
-
 def sha256(source: Path | bytes) -> str:
     """Hex digest of a file's content, or of the bytes themselves."""
     if isinstance(source, bytes):
@@ -53,11 +49,9 @@ def sha256(source: Path | bytes) -> str:
     with open(source, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
-
 def new_parser(doc: str) -> argparse.ArgumentParser:
     """A parser that shows a script's own docstring as it is written."""
     return argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
-
 
 @dataclass
 class RunLog:
@@ -76,9 +70,7 @@ class RunLog:
                 records.append(json.loads(line))
         return records
 
-
 DTYPES = ("float32", "bfloat16")
-
 
 def compute_dtype(device, asked: str | None = None, saved: str | None = None):
     """The torch.dtype that activations are computed in: what a flag asks for, else $NANOCHAT_DTYPE, else what
@@ -96,7 +88,6 @@ def compute_dtype(device, asked: str | None = None, saved: str | None = None):
     faster = native or (device.type == "cpu" and _bfloat16_gain() > 1.5)
     return torch.bfloat16 if faster else torch.float32
 
-
 def _bfloat16_gain() -> float:
     """How many times faster than in float32 a matmul of a small model's size is, at best of several tries."""
     import torch
@@ -108,7 +99,6 @@ def _bfloat16_gain() -> float:
             a @ b
             seconds.append(time.perf_counter() - start)
     return min(times[torch.float32]) / min(times[torch.bfloat16])
-
 
 def keep_freed_memory() -> None:
     """Tell glibc, where it is there, to reuse large freed blocks rather than hand them back to the kernel,

@@ -46,7 +46,6 @@ HEAD_TOKENS = 1024                  # whose logits are made at once
 ALMANAC_ROWS, ALMANAC_CHOICES = 300, 8      # of a task made of the almanac
 Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each of its tokens the likeliest?
 
-
 @dataclass(frozen=True)
 class CoreTask:
     """A task of a bundle, its examples shuffled as everybody does. `chance` is the accuracy of guessing."""
@@ -73,14 +72,12 @@ class CoreTask:
         chosen = row[options][number] if options else row["context"].strip()
         return form.format(row=row, chosen=chosen, delimiter=self.delimiter)
 
-
 @dataclass(frozen=True)
 class Bundle:
     """Tasks to evaluate on; the digest tells which examples these are."""
     name: str
     sha256: str
     tasks: tuple[CoreTask, ...]
-
 
 def open_bundle(where: str | None, learned: str | None) -> Bundle:
     """`where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
@@ -96,7 +93,6 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
     if not path.exists():
         die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")
     return read_bundle(path, path.stem)
-
 
 def read_bundle(path: Path, name: str) -> Bundle:
     """The bundle in a folder or zip, or in a folder there. Exits with code 2 where an example is none."""
@@ -125,7 +121,6 @@ def read_bundle(path: Path, name: str) -> Bundle:
         die(f"{path} is no whole CORE bundle: {where}: {type(error).__name__}: {error}",
             hint="if it was fetched, delete it: it is fetched again")
     return Bundle(name, digest, tuple(tasks))
-
 
 def almanac_bundle() -> Path:
     """A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
@@ -172,7 +167,6 @@ def almanac_bundle() -> Path:
             atomic_write(folder / name, text)
     return folder
 
-
 @dataclass(frozen=True)
 class Example:
     """One question in tokens: a row an option, where the answer begins in each, which option is right."""
@@ -191,7 +185,6 @@ class Example:
         """Tokens to compute."""
         return self.shared + sum(len(row) - self.shared for row in self.rows)
 
-
 def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | None = None) -> Example:
     """Find the answers in rows of tokens. Choices: what follows the tokens that all rows begin with; none may
     be left of one that others begin with. Schema: the tokens that all end with. Language modelling: what
@@ -208,7 +201,6 @@ def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | N
     cut = [max(0, len(row) - (limit or longest)) for row in rows]
     return Example([row[by:] for row, by in zip(rows, cut, strict=True)],
                    [max(1, start - by) for start, by in zip(starts, cut, strict=True)], gold, longest)
-
 
 class Reader:
     """One of our models, as CORE asks it. Rows may be of any length: rotary positions go on, windows hold."""
@@ -237,7 +229,6 @@ class Reader:
         told = judge_tokens(self.model.logits, x[b, past.parents[b, t]], past.idx[b, t])
         return [[verdict(list(islice(told, len(places)))) for places in row] for row in answers]
 
-
 def judge_tokens(head: Callable[[Tensor], Tensor], states: Tensor,
                  targets: Tensor) -> Iterator[tuple[float, bool]]:
     """Of each target (n,): its nats, and whether it is the likeliest. head: (n, C) -> fp32 logits (n, V)."""
@@ -248,13 +239,11 @@ def judge_tokens(head: Callable[[Tensor], Tensor], states: Tensor,
             raise FloatingPointError("the model's logits are not finite")
         yield from zip(losses.tolist(), (logits.argmax(-1) == right).tolist(), strict=True)
 
-
 def verdict(tokens: list[tuple[float, bool]]) -> Verdict:
     """Of an answer's tokens. One of no tokens, a choice that others begin with, can never be the best."""
     if not tokens:
         return math.inf, False
     return math.fsum(loss for loss, _ in tokens) / len(tokens), all(likeliest for _, likeliest in tokens)
-
 
 def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
     """Every token is the likeliest, or the right option has the lowest mean loss, the first of equals."""
@@ -262,7 +251,6 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
         return verdicts[0][1]
     best = min(range(len(verdicts)), key=lambda option: verdicts[option][0])
     return example.rows.index(example.rows[best]) == example.gold
-
 
 def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
              progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:
@@ -287,7 +275,6 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
                 progress(len(told), len(mine))
     everywhere = sorted(item for share in world.gather_objects(told) for item in share)
     return [right for _, right, _ in everywhere], sum(longer for *_, longer in everywhere)
-
 
 def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
     """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs

@@ -36,7 +36,6 @@ CHUNK = 128             # documents tokenized at once
 BATCHES_AHEAD = 4       # made before they are asked for
 BYTES_PER_TOKEN = 4     # of validation text, whatever the tokenizer
 
-
 def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, slot: int, epoch: int,
                     group: int = 0, document: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """Of one epoch the documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty
@@ -56,7 +55,6 @@ def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, s
                     yield position, np.array([tokenizer.bos, *ids], dtype=np.int32)
         document = 0
 
-
 def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | None, row_len: int, slots: int,
                         slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """Of one epoch the conversations slot, slot + slots, ... in their order or in one drawn anew every epoch:
@@ -68,7 +66,6 @@ def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | No
         if any(mask[1:]):
             yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
-
 @lru_cache(maxsize=2)
 def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     """0 .. count - 1 in an order drawn for this epoch; in their own where `seed` is None."""
@@ -76,7 +73,6 @@ def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
     if seed is not None:
         random.Random(f"{seed} {epoch}").shuffle(order)
     return order
-
 
 def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int, pin: bool,
             state: dict | None) -> Iterator[tuple]:
@@ -103,7 +99,6 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
     while True:
         *tensors, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
         yield (position, packer.documents()), *(tensor.pin_memory() if pin else tensor for tensor in tensors)
-
 
 class _Loader(AbstractContextManager, Iterator):
     """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
@@ -154,7 +149,6 @@ class _Loader(AbstractContextManager, Iterator):
     def __exit__(self, *_) -> None:
         self.close()
 
-
 class PretrainLoader(_Loader):
     """Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files.
     slots: micro-batches of a step over all ranks (default: a rank's); state: an earlier loader's."""
@@ -170,7 +164,6 @@ class PretrainLoader(_Loader):
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
         super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
 
-
 class ChatLoader(_Loader):
     """Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
     Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
@@ -185,14 +178,12 @@ class ChatLoader(_Loader):
         identity = {"kind": "chat", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
         super().__init__(identity, count, read, crop, tokenizer.bos, rank, world_size, device, state)
 
-
 @dataclass(frozen=True)
 class Validation:
     """This rank's batches, on the CPU: inputs (B, T) int32; targets (B, T) int64, -1 = ignored; documents (B,
     T) int32: which one the target belongs to. `sizes`: bytes of all documents, the same on every rank."""
     batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     sizes: list[int]
-
 
 def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
                rank: int = 0, world_size: int = 1) -> Validation:
@@ -218,11 +209,9 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
         die(f"the validation files have no text: {', '.join(map(str, paths)) or 'there are none'}")
     return Validation(batches, sizes)
 
-
 def _chunks(items: Iterable, size: int) -> Iterator[list]:
     items = iter(items)
     return iter(lambda: list(islice(items, size)), [])
-
 
 def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iterator[np.ndarray]:
     """Rows, each from a buffer of BUFFER documents and two rows' tokens, or of what is left at the end."""
@@ -235,7 +224,6 @@ def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iter
         if not packer:
             return
         yield packer.take(crop)
-
 
 def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[torch.Tensor, ...]:
     """Packed rows, (n,) ids or (n, 2) ids and marks, to inputs (B, T) int32, targets (B, T) int64, which are
@@ -250,13 +238,11 @@ def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[torch.Ten
         marks[i, : len(ids) - 1] = mark[1:]
     return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(marks)
 
-
 def _pack(documents: list[np.ndarray]) -> dict:
     """Token arrays -> JSON, about two bytes per token."""
     flat = np.concatenate(documents) if documents else np.empty(0, dtype=np.int32)          # (n,) or (n, 2)
     return {"lengths": [len(document) for document in documents], "width": flat.ndim,
             "int32": base64.b64encode(zlib.compress(flat.tobytes(), 1)).decode()}
-
 
 def _unpack(packed: dict) -> list[np.ndarray]:
     flat = np.frombuffer(zlib.decompress(base64.b64decode(packed["int32"])), dtype=np.int32)

@@ -41,7 +41,6 @@ VAL_FRACTION = 0.01                 # of text that has no validation files of it
 VAL_BYTES = 5_000_000               # but no more than about this
 PIECE_CHARS = 8_000                 # a .txt file is cut at the first blank line after so many characters
 
-
 @dataclass(frozen=True)
 class Dataset:
     """A prepared set: parquet files with a `text` column."""
@@ -54,7 +53,6 @@ class Dataset:
         """Names the validation set in logs."""
         return sha256(" ".join(map(sha256, self.val)).encode())
 
-
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags that choose the text, the same for every script that reads some."""
     add, add_text = parser.add_argument, parser.add_mutually_exclusive_group().add_argument
@@ -63,7 +61,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--num-shards", type=int,
         help=f"training shards of a Hugging Face source (default: as the plan needs, else {NUM_SHARDS})")
     add("--almanac-mb", type=float, help=f"megabytes of almanac text ({ALMANAC_MB})")
-
 
 def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int = NUM_SHARDS) -> dict:
     """What text the flags mean, as arguments of `prepare`, JSON-able, for a checkpoint to keep: the `saved`
@@ -76,12 +73,10 @@ def choose(args: argparse.Namespace, saved: dict | None = None, num_shards: int 
     given = {name: getattr(args, name) for name in ("num_shards", "almanac_mb")}
     return saved | {name: value for name, value in given.items() if value is not None}
 
-
 def default_source() -> str:
     """Web text where a GPU can digest it, the embedded almanac elsewhere."""
     import torch
     return "climbmix" if torch.cuda.is_available() else "almanac"
-
 
 def prepare(source: str | None = None, path: str | Path | None = None, num_shards: int = NUM_SHARDS,
             almanac_mb: float = ALMANAC_MB) -> Dataset:
@@ -103,7 +98,6 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
     *train, val = hub.download(repository, files, base_dir() / "data" / source)
     return Dataset(source, tuple(train), (val,))
 
-
 def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
     """(file, row group, number of documents), in order. Dies at a file that is corrupt or has no text."""
     groups = []
@@ -115,18 +109,15 @@ def row_groups(paths: Iterable[Path]) -> list[tuple[Path, int, int]]:
         groups += [(path, i, metadata.row_group(i).num_rows) for i in range(metadata.num_row_groups)]
     return groups
 
-
 def read_row_group(path: Path, index: int) -> list[str]:
     """The documents of a row group; a null is an empty text. Dies where the file is corrupt."""
     with _parquet(path) as file:
         return [text or "" for text in file.read_row_group(index, columns=["text"])["text"].to_pylist()]
 
-
 def texts(paths: Iterable[Path]) -> Iterator[str]:
     """All documents of some shards, in order, one row group in memory at a time."""
     for path, index, _ in row_groups(paths):
         yield from read_row_group(path, index)
-
 
 def up_to(size: float, documents: Iterable[str]) -> Iterator[str]:
     """Documents in order, until they have `size` bytes; at least one, where there is one."""
@@ -135,7 +126,6 @@ def up_to(size: float, documents: Iterable[str]) -> Iterator[str]:
         size -= len(document.encode())
         if size <= 0:
             return
-
 
 @contextmanager
 def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
@@ -146,7 +136,6 @@ def _parquet(path: Path) -> Iterator[pq.ParquetFile]:
         die(f"{path} cannot be read as parquet: {' '.join(str(error).split())}",
             hint="delete it if it was downloaded, or its folder if it was made here, and run again")
 
-
 def _write_shards(folder: Path, part: str, documents: Iterable[str]) -> None:
     """Write <part>_00000.parquet and so on."""
     documents = iter(documents)
@@ -155,7 +144,6 @@ def _write_shards(folder: Path, part: str, documents: Iterable[str]) -> None:
         random.Random(path.name).shuffle(held)          # else files of one topic each are read one by one
         table = pa.table({"text": pa.array(held, pa.large_string())})
         pq.write_table(table, path, row_group_size=ROW_GROUP, compression="zstd")
-
 
 def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], what: str) -> Dataset:
     """Find a set, or write its documents, those for training first, and publish them with one rename. A
@@ -178,7 +166,6 @@ def _build(name: str, recipe: dict, train: Iterable[str], val: Iterable[str], wh
                 shutil.rmtree(unfinished, ignore_errors=True)
     return Dataset(name, *(tuple(sorted(folder.glob(f"{part}_*.parquet"))) for part in ("train", "val")))
 
-
 def _prepare_almanac(megabytes: float) -> Dataset:
     from nanochat import almanac
     if megabytes <= 0:
@@ -188,7 +175,6 @@ def _prepare_almanac(megabytes: float) -> Dataset:
     train = up_to(megabytes * 1e6, almanac.documents(seed=0, split="train"))
     val = up_to(min(megabytes, 1) * 1e6, almanac.documents(seed=0, split="val"))
     return _build("almanac", recipe, train, val, f"{megabytes:g} MB of almanac")
-
 
 def _prepare_path(path: Path) -> Dataset:
     """Parquet files with a val_*.parquet among them are used where they are; all else is rewritten, and
@@ -211,7 +197,6 @@ def _prepare_path(path: Path) -> Dataset:
             hint="a .jsonl file has one per line; a .txt file one, or one per 8,000 characters")
     return made
 
-
 def _input_files(path: Path) -> list[Path]:
     if not path.exists():
         die(f"--data {path} does not exist")
@@ -221,7 +206,6 @@ def _input_files(path: Path) -> list[Path]:
     if not files:
         die(f"--data {path}: none of {len(found)} files is text, which ends in {', '.join(SUFFIXES)}")
     return files
-
 
 def _documents(files: Iterable[Path]) -> Iterator[str]:
     """The documents of files of any kind, the empty ones left out."""
@@ -236,7 +220,6 @@ def _documents(files: Iterable[Path]) -> Iterator[str]:
         except (UnicodeDecodeError, gzip.BadGzipFile, EOFError) as error:
             die(f"{file} cannot be read as UTF-8 text: {error}", "convert it, or move it out of the folder")
 
-
 def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
     """One document per line, in the field `text`."""
     for number, line in enumerate(lines, 1):
@@ -245,7 +228,6 @@ def _read_jsonl(file: Path, lines: Iterable[str]) -> Iterator[str]:
                 yield json.loads(line)["text"].encode("utf-8", "replace").decode()
             except (ValueError, KeyError, TypeError, AttributeError):
                 die(f'{file}:{number} is not a JSON object with a string "text": {line.strip()[:60]}')
-
 
 def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     """Every line <|endoftext|> ends a document, or the first blank line after 8,000 characters, or any line
@@ -258,7 +240,6 @@ def _read_txt(lines: Iterable[str]) -> Iterator[str]:
             held = ""
         held += "" if is_end else line
     yield held.strip()
-
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
     """Yield what is for training, and put documents whose digest is below `fraction` into `val`: the same
@@ -280,12 +261,10 @@ def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterato
     else:
         val += held
 
-
 def main(args: argparse.Namespace) -> None:
     plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None
     dataset = prepare(**choose(args, num_shards=plan.num_shards if plan else NUM_SHARDS))
     print(f"{dataset.name}: {len(dataset.train)} training shards in {dataset.train[0].parent}")
-
 
 def parser() -> argparse.ArgumentParser:
     arguments = new_parser(__doc__)
@@ -293,7 +272,6 @@ def parser() -> argparse.ArgumentParser:
     arguments.add_argument("--depth", type=int, help="of the model whose plan says how many shards")
     arguments.add_argument("--target-param-data-ratio", type=float, help="as in base_train")
     return arguments
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

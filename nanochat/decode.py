@@ -25,7 +25,6 @@ FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fassociative-mat
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
 
-
 @cache
 def library(dtype: torch.dtype) -> CDLL | None:
     """The compiled file for weights of a dtype, built on first use; None where no compiler can make it."""
@@ -43,7 +42,6 @@ def library(dtype: torch.dtype) -> CDLL | None:
                 return None
             new.replace(built)
     return CDLL(str(built))
-
 
 class Kernel:
     """GPT.step for `most_rows` rows at most that go on by one token each. Holds the weights and the cache."""
@@ -89,12 +87,10 @@ class Kernel:
         cache.lengths[:rows] = [position + 1 for position in positions]
         return z
 
-
 class _Layer(Structure):
     _fields_ = [*((name, c_void_p) for name in ("joint", "o", "up", "down", "gate", "keys", "values",
                                                 "last_key")),
                 ("rho", c_float), ("mu", c_float), ("slots", c_int32), ("value", c_int32)]
-
 
 class _Model(Structure):
     _fields_ = [*((name, c_int32) for name in ("C", "H", "K", "D", "V", "L", "value_layers", "gate_channels",
@@ -102,7 +98,6 @@ class _Model(Structure):
                 *((name, c_float) for name in ("smear", "backout", "qk_scale", "epsilon")),
                 *((name, c_void_p) for name in ("embedding", "value_embedding", "head", "smear_gate", "cos",
                                                 "sin", "last_embedding", "memory", "layers"))]
-
 
 def make(model: GPT, cache: KVCache) -> Kernel | None:
     """The kernel for these weights (of GPT.for_inference) and this cache, where it can be had."""

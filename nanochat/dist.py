@@ -48,7 +48,6 @@ class World:
         if self.size > 1:
             dist.barrier()
 
-
 def find_device(name: str | None = None) -> torch.device:
     """The device called `name`, or the best one here. Exits with code 2 if it is not there."""
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
@@ -56,7 +55,6 @@ def find_device(name: str | None = None) -> torch.device:
     if name and name.split(":")[0] not in here:
         die(f"device {name!r} is not available here", hint=f"--device takes one of: {', '.join(here)}")
     return torch.device(name or here[0])
-
 
 def open_world(device: str | None = None) -> World:
     """Join the process group that torchrun describes in the environment, or make a world of one."""
@@ -69,7 +67,6 @@ def open_world(device: str | None = None) -> World:
         on_gpu = found.type == "cuda"
         dist.init_process_group("nccl" if on_gpu else "gloo", device_id=found if on_gpu else None)
     return World(rank, size, found)
-
 
 def close_world() -> None:
     if dist.is_initialized():

@@ -32,7 +32,6 @@ STOPS = ("<|assistant_end|>", "<|bos|>")
 NEVER_SAMPLED = ("<|user_start|>", "<|user_end|>", "<|assistant_start|>", "<|output_start|>",
                  "<|output_end|>")
 
-
 @dataclass(eq=False)
 class Request:
     """A prompt and its answer, as far as it got: `ids` and so on with the stop token, `parts` without."""
@@ -74,7 +73,6 @@ class Request:
         """(type, text) pieces since the last call; type is "text", "python" or "python_output"."""
         pieces, self.pieces = self.pieces, []
         return pieces
-
 
 class Engine:
     """At most `max_batch` requests run at once; more wait in order of arrival. One thread drives it. Of the

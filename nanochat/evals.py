@@ -28,7 +28,6 @@ Z = 1.959964                                            # half of a 95% interval
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
 
-
 @dataclass(frozen=True)
 class Bpb:
     """Bits per byte of a set of documents, and its standard error over them (NaN where there is only one).
@@ -41,7 +40,6 @@ class Bpb:
 
     def __str__(self) -> str:
         return f"{self.value:.4f} ± {Z * self.error:.4f} bits per byte"
-
 
 @torch.no_grad()
 def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
@@ -65,7 +63,6 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
                "bytes": np.bincount(number, sizes, BUCKETS).astype(int).tolist()}
     return Bpb(value, error, len(sizes), int(sizes.sum()), buckets)
 
-
 def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     """sum bits / sum sizes, and its standard error over the n documents: sqrt(n / (n - 1) * sum e^2) / sum
     sizes with e = bits - value * size of each (Cochran, Sampling Techniques, 1977); NaN for one document."""
@@ -74,14 +71,12 @@ def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     square = ((bits - value * sizes) ** 2).sum()
     return float(value), float(np.sqrt(n / (n - 1) * square) / total) if n > 1 else math.nan
 
-
 def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> list[str]:
     """A few prompts with the model's greedy continuations, to see with one's own eyes what it has learned."""
     engine = Engine(model, tokenizer, max_batch=len(PROMPTS))
     prompts = [[tokenizer.bos, *tokenizer.encode(prompt)][:engine.context // 2] for prompt in PROMPTS]
     completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
-
 
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(),
@@ -120,7 +115,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         replies[index].append(reply)
     return verdicts, replies
 
-
 @torch.no_grad()
 def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
                    letters: Sequence[list[str]], tokens: int | None = None) -> Iterator[tuple[int, str]]:
@@ -144,7 +138,6 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
             likelihood = dict(zip(ids, row, strict=True))
             yield index, max(letters[index], key=likelihood.__getitem__)
 
-
 def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
     """How likely one of k samples is right, and its standard error, from n >= k samples of each problem,
     counts[i] of them right: the mean of 1 - C(n - c, k) / C(n, k) (unbiased: arXiv 2107.03374)."""
@@ -153,14 +146,12 @@ def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
     mean = math.fsum(each) / len(each)
     return mean, math.sqrt(math.fsum((value - mean) ** 2 for value in each)) / len(each)
 
-
 def wilson(share: float, count: float) -> list[float]:
     """95% interval of a share of `count` yes-or-no questions (Wilson, JASA 1927), near 0 and 1 too."""
     z2 = Z ** 2
     centre = (share + z2 / (2 * count)) / (1 + z2 / count)
     half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
     return [max(0.0, centre - half), min(1.0, centre + half)]
-
 
 def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
     """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its

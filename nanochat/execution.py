@@ -38,24 +38,20 @@ FLOOD = 2 ** 20                                         # bytes of output that a
 TAIL = 4096                                             # bytes of output that are kept
 _allowed = False                                        # to run without namespaces
 
-
 @dataclass(frozen=True)
 class Outcome:
     passed: bool
     reason: str                                         # passed, failed, timeout, memory, output or killed
     output: str                                         # the end of what was written, tracebacks included
 
-
 def isolation() -> list[str]:
     """Names of what is in force here, found by trying."""
     return [*(name for wall in _walls() for name in WALLS[wall]), "rlimits"]
-
 
 @cache
 def _walls() -> tuple[str, ...]:
     tries = (("namespaces", "seccomp"), ("namespaces",), ("seccomp",))
     return next((walls for walls in tries if _run("", "", 10, 2 ** 30, walls).passed), ())
-
 
 def require_isolation(unsafe: bool) -> str:
     """A line that says what is in force. Dies where that lacks namespaces, unless `unsafe` is good enough."""
@@ -69,13 +65,11 @@ def require_isolation(unsafe: bool) -> str:
             hint="--unsafe-execution runs them all the same: they may read and write what you may")
     return f"model programs run NOT isolated from your files: {', '.join(isolation())} alone"
 
-
 def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 ** 30) -> Outcome:
     """Run `program`, then `tests`, in which the program's functions and plain values go by their names,
     unless they define them. `timeout` in seconds, `memory` in bytes of address space. Threads may call it."""
     require_isolation(unsafe=False)
     return _run(program, tests, timeout, memory, _walls())
-
 
 def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str, ...]) -> Outcome:
     secret, code = secrets.token_hex(16), program.encode(errors="surrogatepass")

@@ -29,7 +29,6 @@ from nanochat.train import Work, accumulated, accumulation_steps, compile_if_wor
 VALIDATION_ROWS = 64
 MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
 
-
 def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0,
                     conversations: bool = True) -> argparse.ArgumentParser:
     """The flags of every stage that goes on from a checkpoint, or of one that learns from conversations."""
@@ -50,7 +49,6 @@ def finetune_parser(description: str, *, lr_frac: float, warmdown: float = 1.0,
         add("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
     add_stage_arguments(parser, model_tag="model to go on from (default: the newest)")
     return parser
-
 
 class Continuation:
     """A stage after `start` of its steps: model, tokenizer and state of the checkpoint at `path`, which is
@@ -103,14 +101,12 @@ class Continuation:
             if s.due(args.eval_every):
                 evaluate(s.step)
 
-
 @contextmanager
 def go_on(name: str, args: argparse.Namespace, source: Path, data: str) -> Iterator[Continuation]:
     """From the checkpoint `source`, in its dtype, under its tag or that of --out-tag."""
     saved = checkpoint.read_state(source)
     with open_stage(name, args, args.out_tag or args.model_tag or saved["tag"], saved["dtype"]) as stage:
         yield Continuation(stage, source, data)
-
 
 def finetune(name: str, args: argparse.Namespace, source: Path, conversations: Sequence[dict],
              validation: Sequence[dict], data: str, packed: bool = False) -> None:
@@ -140,13 +136,11 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
                        rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,
                        flops_per_token=model.shape.flops_per_token(), conversations=len(conversations))
 
-
 def epoch_steps(tokenizer, conversations: Sequence[dict], T: int, batch_tokens: int) -> int:
     """Steps of `batch_tokens` that see every conversation once, by the length of evenly spaced ones."""
     some = range(0, len(conversations), max(1, len(conversations) // MEASURED))
     tokens = sum(len(render_conversation(tokenizer, conversations[index], T + 1)[0]) for index in some)
     return max(1, round(tokens / len(some) * len(conversations) / batch_tokens))
-
 
 def held_out_rows(tokenizer, conversations: Sequence[dict], rows: int, T: int, world: World) -> Validation:
     """This rank's share of about VALIDATION_ROWS rows, which are the same ones for any number of ranks. A row

@@ -15,7 +15,6 @@ from nanochat.core_eval import TOKENS, TOKENS_CPU, Example, Verdict, judge_token
 
 LONGEST = 2048                      # tokens of a row of text, where the model could take more
 
-
 class Foreign:
     """Tokenizer, model and reader in one. `limit`: tokens that it can take at most, where its positions are a
     table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""

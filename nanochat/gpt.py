@@ -25,11 +25,9 @@ ROPE_BASE = 100_000
 QK_SCALE = 1.2                  # normalised queries and keys, a little sharper than unit length
 SOFTCAP = 15.0                  # of logits, so that nothing is ever certain (Gemma 2, arXiv 2408.00118)
 
-
 def norm(x: Tensor) -> Tensor:
     """RMSNorm over the last dimension (arXiv 1910.07467), without a weight: the next matrix scales."""
     return F.rms_norm(x, (x.size(-1),))
-
 
 def rotary_tables(length: int, head_dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos of every position and frequency; sin, negative in the second half; (length, 1, D) each (RoFormer,
@@ -39,11 +37,9 @@ def rotary_tables(length: int, head_dim: int, dtype: torch.dtype) -> tuple[Tenso
     cos, sin = angles.cos().to(dtype), angles.sin().to(dtype)
     return torch.cat((cos, cos), dim=-1), torch.cat((sin, -sin), dim=-1)
 
-
 def rotate(x: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
     """Turn the pairs (j, j + D/2) of x (B, T, H, D) by the angles (T or B x T, 1, D) of their positions."""
     return torch.addcmul(x * cos, x.roll(x.size(-1) // 2, -1), sin)
-
 
 def offset_keys(k: Tensor, before: Tensor) -> Tensor:
     """Key offset: the slowly turning half of every key (B, T, K, D) is that of the token `before`. A query
@@ -51,7 +47,6 @@ def offset_keys(k: Tensor, before: Tensor) -> Tensor:
     fast, _, fast_pair, _ = k.chunk(4, dim=-1)              # rotary pairs (j, j + D/2) stay together
     _, slow, _, slow_pair = before.chunk(4, dim=-1)
     return torch.cat((fast, slow, fast_pair, slow_pair), dim=-1)
-
 
 class Linear(nn.Linear):
     """No bias; the fp32 weight is cast to the dtype of what comes in."""
@@ -61,7 +56,6 @@ class Linear(nn.Linear):
 
     def forward(self, x: Tensor) -> Tensor:
         return F.linear(x, self.weight.to(x.dtype))
-
 
 class ReluSquared(torch.autograd.Function):
     """relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor is kept only once."""
@@ -77,7 +71,6 @@ class ReluSquared(torch.autograd.Function):
         y, = ctx.saved_tensors
         return y.sqrt().mul_(dy).mul_(2)
 
-
 class MLP(nn.Module):
     """Squared ReLU (Primer, arXiv 2109.08668): sparse like ReLU, smooth at zero, cheap to differentiate."""
 
@@ -88,7 +81,6 @@ class MLP(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         z = self.up(x)                                                # (B, T, C) -> (B, T, 4C) -> (B, T, C)
         return self.down(ReluSquared.apply(z) if z.requires_grad else F.relu_(z).square_())
-
 
 class Attention(nn.Module):
     """Causal attention over a window of the past. Query heads may share key heads (GQA, arXiv 2305.13245).
@@ -117,7 +109,6 @@ class Attention(nn.Module):
         y = past.attend(self.layer, q, k, v, self.window)
         return self.o(y.reshape(B, T, -1))                            # (B, T, H, D) -> heads side by side
 
-
 class Block(nn.Module):
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
@@ -127,7 +118,6 @@ class Block(nn.Module):
         """x (B, T, C), value embeddings (B, T, K * D) or None, what came before -> (B, T, C)."""
         x = x + self.attention(norm(x), value, past)
         return x + self.mlp(norm(x))
-
 
 class GPT(nn.Module):
     def __init__(self, shape: Shape, dtype: torch.dtype = torch.float32):

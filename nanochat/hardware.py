@@ -12,7 +12,6 @@ PEAKS = {
     "RTX 5090": (210e12, 1.79e12), "RTX 4090": (165e12, 1.01e12), "RTX 3090": (71e12, 0.94e12),
 }
 
-
 def peaks(device_name: str) -> tuple[float, float] | None:
     """(FLOP/s in dense bf16, bytes/s of memory) of a device by its driver's name, None if unknown."""
     longest = max((name for name in PEAKS if name in device_name), key=len, default=None)

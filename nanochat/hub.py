@@ -47,7 +47,6 @@ def download(repository: str, files: dict[str, str], folder: Path, site: str | N
             "run it again: what has come is kept. If refused, set HF_TOKEN and accept the terms there; "
             "HF_ENDPOINT names another hub, NANOCHAT_BASE_DIR another disk"))
 
-
 def _fetch(url: str, path: Path, told, headers: dict[str, str], bar) -> None:
     """Have a file under its name. `told`: its size, and its SHA-256 or another kind of etag."""
     from huggingface_hub import errors, file_download

@@ -13,23 +13,19 @@ IGNORE = -1                     # targets that do not count
 CHUNK_TOKENS = 8192             # on an accelerator: large enough for full-speed matmuls
 CHUNK_ELEMENTS = 2 ** 21        # on CPU: a chunk of logits (8 MB in fp32) that stays in cache
 
-
 def capped_logits(x: torch.Tensor, weight: torch.Tensor, vocab_size: int, softcap: float) -> torch.Tensor:
     """x (..., C), weight (V, C) -> fp32 logits (..., vocab_size), softcap * tanh(z / softcap)."""
     return cap(F.linear(x, weight.to(x.dtype))[..., :vocab_size], softcap)
-
 
 def cap(z: torch.Tensor, softcap: float) -> torch.Tensor:
     """z of any dtype -> fp32, softcap * tanh(z / softcap): the order stays, nothing is ever certain."""
     tanh = z.float().div(softcap).tanh_()
     return tanh * softcap if tanh.requires_grad else tanh.mul_(softcap)
 
-
 def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:
     """Slices of x (N, C) whose logits are small enough to be made at once."""
     size = CHUNK_TOKENS if x.is_cuda else max(64, CHUNK_ELEMENTS // weight.size(0))
     return [slice(start, min(start + size, x.size(0))) for start in range(0, x.size(0), size)]
-
 
 def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                  softcap: float) -> torch.Tensor:
@@ -39,7 +35,6 @@ def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, v
         logits = capped_logits(x[chunk], weight, vocab_size, softcap)
         losses.append(F.cross_entropy(logits, targets[chunk].long(), ignore_index=IGNORE, reduction="none"))
     return torch.cat(losses)
-
 
 class _SummedLoss(torch.autograd.Function):
     """Sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
@@ -66,7 +61,6 @@ class _SummedLoss(torch.autograd.Function):
         dx, dweight = ctx.saved_tensors
         return dx * scale.to(dx.dtype), (dweight * scale).to(ctx.weight_dtype), None, None, None
 
-
 def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                        softcap: float) -> tuple[torch.Tensor, torch.Tensor]:
     """Summed nats of a chunk and d(sum)/dz. z (n, V) before the cap; padding columns get no probability."""
@@ -82,7 +76,6 @@ def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
     one = torch.ones((), device=z.device)
     slope = torch.addcmul(one, tanh, tanh, value=-1.0)                # d capped / dz = 1 - tanh²
     return loss, p.mul_(slope).mul_(counted.unsqueeze(1))
-
 
 def summed_loss(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
                 softcap: float) -> torch.Tensor:

@@ -35,12 +35,10 @@ POLAR_EXPRESS = ((8.156554524902461, -22.48329292557795, 15.878769915207462),
                  (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
                  (2.3465413258596377, -1.7097828382687081, 0.42323551169305323))
 
-
 class AdamSettings(NamedTuple):
     beta1: float
     beta2: float
     weight_decay: float
-
 
 ADAM = {"unembedding": AdamSettings(0.8, 0.96, 0.01),
         "embedding": AdamSettings(0.8, 0.995, 0.001),
@@ -48,7 +46,6 @@ ADAM = {"unembedding": AdamSettings(0.8, 0.96, 0.01),
         "residual": AdamSettings(0.8, 0.95, 0.05),
         "input": AdamSettings(0.96, 0.95, 0.0),
         "smear": AdamSettings(0.8, 0.95, 0.0)}
-
 
 def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
     """One AdamW step on p, in place. All of it in fp32 where p is narrower; eps after the bias correction."""
@@ -65,11 +62,9 @@ def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, set
     if exact is not p:
         p.copy_(exact)
 
-
 def frobenius(x: torch.Tensor) -> torch.Tensor:
     """Norm of each matrix of a stack (K, m, n) -> (K, 1, 1)."""
     return x.norm(dim=(-2, -1), keepdim=True)
-
 
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X
@@ -81,7 +76,6 @@ def orthogonalise(x: torch.Tensor) -> torch.Tensor:
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
         x = torch.baddbmm(x, polynomial, x, beta=a) if wide else torch.baddbmm(x, x, polynomial, beta=a)
     return x
-
 
 def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, momentum: float,
                 weight_decay: float, dtype: torch.dtype | None = None) -> None:
@@ -104,7 +98,6 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
     lr = lr * math.sqrt(max(1.0, m / n))
     decay = p * (x * p >= 0)                                          # cautious: only where the update agrees
     p.add_(x, alpha=-lr).add_(decay, alpha=-lr * weight_decay)
-
 
 class MuonAdamW:
     """`step(...)` takes the gradients of one step, sums them over the ranks, and updates the weights."""

@@ -16,7 +16,6 @@ from nanochat.scaling import Shape
 
 # B rows, T new tokens, C width, H query heads, K kv heads, D head dim, L layers, S cache length
 
-
 class Rows:
     """Whole rows that start with their first token: what training and evaluation see."""
 
@@ -37,7 +36,6 @@ class Rows:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """q (B, T, H, D), k and v (B, T, K, D) -> (B, T, H, D)."""
         return attend(q, k, v, window)
-
 
 class Branches:
     """Rows that branch: a beginning, then endings that do not see each other, all in one pass. A row is laid
@@ -98,7 +96,6 @@ class Branches:
         mine = begins[:, None] | (self._branch[:, P:, None] == self._branch[:, None])
         return (mine & (distance >= 0) & (distance <= window))[:, None]
 
-
 class KVCache:
     """What conversations have kept, a row each; those in use are the first ones. Each is as long as its own
     `lengths` says. A layer with a window keeps that many keys and no more, in a ring: position p lies in slot
@@ -147,7 +144,6 @@ class KVCache:
         if length < whole:                              # the next key has kept the half that is asked for
             for layer, kv in enumerate(other.kv):
                 self.last_key[layer, row] = kv[0, other_row, :, length]
-
 
 class Chunks:
     """New tokens of rows of a cache, laid out one row behind the other as a single one of N: prompts of any

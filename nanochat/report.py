@@ -68,7 +68,6 @@ pre { white-space: pre-wrap }
 
 Block = str | dict[str, str]        # Markdown: a heading, paragraph, table or code; or plots: name -> SVG
 
-
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """The last run of a stage as one session: `seconds` go on where it was resumed, steps lost then are left
     out. Of evaluations, all. Only what began at `since` or later, with when: `began`."""
@@ -83,15 +82,12 @@ def read_log(path: Path, since: float = 0.0) -> list[dict]:
             kept.append(record | {"seconds": total, "began": began})
     return kept
 
-
 def having(records: list[dict], key: str) -> list[dict]:
     """Those of a step with a finite number of that name."""
     return [record for record in records if "step" in record and math.isfinite(record.get(key, math.nan))]
 
-
 def newest(records: list[dict], key: str) -> dict:
     return next((record for record in reversed(records) if key in record), {})
-
 
 class Run:
     """The logs of a model by stage, but for what is older than its pretraining. Dies where there are none."""
@@ -142,7 +138,6 @@ class Run:
                 **{key: bpb.get(key) for key in ("val_bpb", "val_bpb_error")},
                 "core": core.get("core"), "core_error": core.get("standard_error")}
 
-
 def paired(a: str, b: str) -> tuple[float, float]:
     """Share of right answers ("1") of b minus that of a to the same questions, and the half width of its 95%
     interval: of the differences, and one more each of +1 and -1 (Bonett and Price, 2012)."""
@@ -151,13 +146,11 @@ def paired(a: str, b: str) -> tuple[float, float]:
     variance = (better + worse + 2) / n - ((better - worse) / n) ** 2
     return (better - worse) / len(a), Z * math.sqrt(variance / n)
 
-
 def paired_bpb(a: dict, b: dict) -> tuple[float, float]:
     """Bits per byte of b minus those of a on the same text, and its half width; over buckets of documents."""
     sizes = np.array(a["bytes"])
     value, error = ratio(np.subtract(b["bits"], a["bits"])[sizes > 0], sizes[sizes > 0])
     return value, Z * error
-
 
 def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     """(what, of a, of b, difference, half width) of all that both did on the same text or questions."""
@@ -175,7 +168,6 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
         gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
         found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
-
 
 def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
     rows, found, title = [], differences(a, b), f"{b.tag} minus {a.tag}"
@@ -196,17 +188,14 @@ def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
     return section(f"{title}, on the same text and questions", table(rows), note, plots)
 
-
 def section(title: str, *blocks: Block) -> list[Block]:
     """Those with something in them below a heading; nothing where there are none."""
     blocks = [block for block in blocks if block]
     return [f"## {plain(title)}", *blocks] if blocks else []
 
-
 def plain(text: str) -> str:
     """One line of Markdown, and of HTML, in which nothing is markup."""
     return escape(" ".join(text.split()), quote=False).replace("|", "&#124;")
-
 
 def table(rows: list[dict[str, str]]) -> str:
     """Rows of column -> cell as Markdown, aligned so that it reads well in a terminal, too. "-" is what is
@@ -217,11 +206,9 @@ def table(rows: list[dict[str, str]]) -> str:
     text.insert(1, ["-" * each for each in width])
     return "\n".join(f"| {' | '.join(map(str.ljust, row, width))} |" for row in text if rows)
 
-
 def show(value: float | None, form: str, error: float | None = None) -> str:
     """A number, and the half width of its 95% interval where the standard error is known."""
     return "-" if value is None else format(value, form) + (f" ± {format(Z * error, form)}" if error else "")
-
 
 def summary(run: Run, dollars: float | None) -> dict[str, str]:
     plan, core, base, logs = run.plan, run.core, run.work("base"), [log for log in run.logs.values() if log]
@@ -242,7 +229,6 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
         "wall time": f"{minutes:,.1f} minutes" + (f", ${dollars * minutes / 60:,.2f}" if dollars else ""),
     }
 
-
 def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
     work, begin = run.work(name), newest(run.logs[name], "args")
     done, hours = work["steps"] or 0, work["hours"]
@@ -255,7 +241,6 @@ def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
         "tok/s": show(work["tokens_per_second"], ",.0f"), "minutes": f"{60 * hours:.1f}",
         "peak GiB": show(peak or None, ".2f"), "dollars": show(dollars and dollars * hours, ",.2f"),
     }
-
 
 def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
     """A line per task, with its record of each label that has one."""
@@ -271,7 +256,6 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
                            "questions": f"{one['questions']:,}", "reference d20": PUBLISHED.get(task, "-")})
     return table(rows)
 
-
 def tokenizer_table() -> str:
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl").read()
     found = {record["tokenizer"]: record for record in log if "bytes_per_token" in record}
@@ -280,14 +264,12 @@ def tokenizer_table() -> str:
                                                for name, each in found.items()}
                   for kind in (found["ours"]["bytes_per_token"] if found else ())])
 
-
 def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
     command, root = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Path(__file__).parent.parent
     found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
     lines = [int(line.rpartition(":")[2]) for line in found.splitlines()]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
-
 
 def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> dict[str, str]:
     """{name: SVG} of what draw(figure) draws, to be read on light and on dark, alone and in a page. Sizes are
@@ -304,7 +286,6 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
     svg = buffer.getvalue().replace(INK, "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
     return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}
-
 
 def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
     """A plot of what was logged at several steps: a line per run with its 95% band, through the means of 50
@@ -325,7 +306,6 @@ def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
         if len(axes.lines) > 1:
             figure.legend(loc="outside right upper")
     return plot(f"{stage}_{key.replace('@', '')}", draw) if max(map(len, found.values())) > 1 else {}
-
 
 def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     """The report; of several runs the others against the first, too."""
@@ -353,13 +333,11 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
         blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
     return blocks + section("Code", code_line())
 
-
 def markdown(blocks: list[Block], plots: str = "") -> str:
     """With the plots of that folder, if any."""
     files = ["\n".join(f"![{name}]({plots}/{name}.svg)" for name in block if plots)
              if isinstance(block, dict) else block for block in blocks]
     return "\n\n".join(filter(None, files)) + "\n"
-
 
 def page(blocks: list[Block]) -> str:
     """HTML with the plots in it; it asks for nothing from elsewhere."""
@@ -378,7 +356,6 @@ def page(blocks: list[Block]) -> str:
             parts.append(f"<h{level}>{text}</h{level}>" if level else f"<p>{text}</p>")
     return "\n".join(parts) + "\n"
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -388,7 +365,6 @@ def parser() -> argparse.ArgumentParser:
     add("--plots", type=Path, help="folder for the plots as SVG files, shown in report.md")
     add("--csv", type=Path, help="file for a table with a row per model, too")
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
@@ -407,7 +383,6 @@ def main(args: argparse.Namespace) -> None:
     for path, content in files.items():
         atomic_write(path, content)
     print(f"{markdown(blocks)}\nwritten to {', '.join(map(str, files))}")
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -26,14 +26,12 @@ from nanochat.train import Work
 
 CHUNK = 2048                    # tokens whose logits are there at once; the backward pass makes them again
 
-
 @dataclass(frozen=True)
 class Problem:
     """A question with its judge, who says of a visible reply whether it is right."""
     question: dict
     judge: Callable[[dict, str], bool]
     max_tokens: int
-
 
 class Rollouts(Iterator[Work]):
     """Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of
@@ -101,14 +99,12 @@ class Rollouts(Iterator[Work]):
             advantages = torch.tensor([advantage for _, advantage in batch])
             yield tuple(each.to(self.engine.model.device) for each in (inputs, targets, calls, advantages))
 
-
 def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
                 calls: Tensor, advantages: Tensor) -> Tensor:
     """- sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
     `forbidden` (2, V) as the engine has it, the rest as Rollouts makes it. Its gradient is REINFORCE's."""
     logprobs, where = token_logprobs(model, forbidden, temperature, inputs, targets, calls)
     return -(logprobs * advantages[:, None].expand_as(where)[where]).sum()
-
 
 def token_logprobs(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
                    calls: Tensor) -> tuple[Tensor, Tensor]:

@@ -18,12 +18,10 @@ from torch import Tensor
 COLDEST = 1e-4                                          # lower temperatures are greedy: logits would overflow
 MOST_ALTERNATIVES = 20
 
-
 def require(ok: bool, name: str, value: object, rule: str) -> None:
     """ValueError that names the value and the rule, where it is not kept."""
     if not ok:
         raise ValueError(f"{name} is {value}, must be {rule}")
-
 
 @dataclass(frozen=True)
 class SamplingParams:
@@ -64,7 +62,6 @@ class SamplingParams:
             return "likeliest"
         return "all" if (self.top_k, self.top_p, self.min_p) == (None, None, None) else "ranked"
 
-
 class Detail(NamedTuple):
     """What the model thought of a token that came, by its own distribution, before any setting; in nats."""
     id: int
@@ -72,13 +69,11 @@ class Detail(NamedTuple):
     entropy: float
     top: list[tuple[int, float]]                        # (id, logprob) of the likeliest
 
-
 class Draw(NamedTuple):
     """A token, its log-probability in what it was drawn from, and its detail where that is wanted."""
     id: int
     logprob: float
     detail: Detail | None
-
 
 def measure(logits: Tensor, ids: Tensor, top: int) -> Tensor:
     """logits (n, V) fp32, ids (n,) that came -> (n, 3 + 2 top): what read_detail() reads, as numbers."""
@@ -88,13 +83,11 @@ def measure(logits: Tensor, ids: Tensor, top: int) -> Tensor:
     best, best_ids = logprobs.topk(min(top, logits.size(-1)))
     return torch.cat((torch.stack((ids, chosen, entropy), dim=1), best_ids, best), dim=1)   # ids < 2 ** 24
 
-
 def read_detail(numbers: list[float], top: int) -> Detail:
     token, logprob, entropy, *best = numbers
     half = len(best) // 2
     return Detail(int(token), logprob, entropy,
                   [(int(id), value) for id, value in zip(best[:half], best[half:], strict=True)][:top])
-
 
 class Sampler:
     """Draws a token for each of R requests (engine.py has them), until one joins, leaves, or may draw other
@@ -129,7 +122,6 @@ class Sampler:
             raise FloatingPointError("the model's logits are NaN")
         return [Draw(int(id), logprob, found.get(row))
                 for row, (id, logprob) in enumerate(zip(*numbers, strict=True))]
-
 
 class _Group:
     """Rows that are found in the same way, with penalties or without."""

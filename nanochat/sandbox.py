@@ -37,7 +37,6 @@ memfd_create memfd_secret"""
 ALLOW, REFUSE, UNKNOWN = 0x7FFF0000, 0x50001, 0x50026   # answers of a filter; EPERM and ENOSYS
 NO_THREAD = struct.pack("2I2Q", 0, 7, 0x10000, 0)       # of clone's flags CLONE_THREAD is 0
 
-
 def main() -> None:
     """argv: the job as JSON. Standard input: the program, then the secret and the tests as JSON."""
     job = json.loads(sys.argv[1])
@@ -62,7 +61,6 @@ def main() -> None:
     os.close(answers[1])
     judge(rest, verdict, Worker(questions[1], answers[0]))
 
-
 def serve(program: str, questions: int, answers: int, deny: bool) -> None:
     """Run the program, then answer for its names for as long as somebody asks."""
     prctl(SET_PDEATHSIG, signal.SIGKILL)
@@ -78,7 +76,6 @@ def serve(program: str, questions: int, answers: int, deny: bool) -> None:
             answer.write(attempt(respond, names, *json.loads(line)))
     os._exit(0)
 
-
 def attempt(function, *args) -> str:
     """What the function returns, or the exception, as a line of JSON."""
     try:
@@ -87,7 +84,6 @@ def attempt(function, *args) -> str:
         sys.__excepthook__(type(error), error, error.__traceback__)
         return json.dumps(["error", type(error).__name__, str(error)[:1000]]) + "\n"
 
-
 def respond(names: dict, name: str, args=None, kwargs=None) -> list:
     """What a name stands for or, given arguments, what it returns."""
     if name not in names:
@@ -95,7 +91,6 @@ def respond(names: dict, name: str, args=None, kwargs=None) -> list:
     if args is not None:
         return ["value", pack(names[name](*unpack(args), **unpack(kwargs)))]
     return ["callable"] if callable(names[name]) else ["value", pack(names[name])]
-
 
 def pack(value):
     """A value as JSON has it: plain ones as they are, containers as lists that begin with their kind."""
@@ -106,12 +101,10 @@ def pack(value):
             return [name, *map(pack, value.items() if kind is dict else value)]
     raise TypeError(f"a {type(value).__name__} cannot leave the program: plain values can")
 
-
 def unpack(value):
     if not isinstance(value, list):
         return value
     return (KINDS | {"set": set})[value[0]](map(unpack, value[1:]))
-
 
 class Worker(dict):
     """The worker as the global names of the tests. Raises what the program raised."""
@@ -142,7 +135,6 @@ class Worker(dict):
             raise (known if plain else RuntimeError)(answer[2])     # a StopIteration would end loops of tests
         return answer
 
-
 def judge(rest: int, verdict: int, worker: Worker) -> None:
     with open(rest) as file:
         secret, tests = json.load(file)
@@ -156,9 +148,7 @@ def judge(rest: int, verdict: int, worker: Worker) -> None:
     os.write(verdict, f"{secret} {reason}".encode())
     os._exit(0)
 
-
 libc = ctypes.CDLL(None, use_errno=True)
-
 
 def call(name: str, *args) -> int:
     """A function of the C library; OSError where it fails."""
@@ -167,12 +157,10 @@ def call(name: str, *args) -> int:
         raise OSError(ctypes.get_errno(), f"{name}: {os.strerror(ctypes.get_errno())}")
     return result
 
-
 def prctl(option: int, value: int) -> None:
     """Where there is one: on Linux."""
     if sys.platform == "linux":
         call("prctl", option, value, 0, 0, 0)
-
 
 def enter_root() -> None:
     """A root of what Python needs, read-only, and an empty folder in memory. It is built over /proc, which no
@@ -195,7 +183,6 @@ def enter_root() -> None:
     os.chroot("/root")
     os.chdir("/tmp")
 
-
 def drop_privileges() -> None:
     """No capability, no way to one, and no looking into this process by others of the same user."""
     if os.geteuid() == 0 and os.getpid() == 1:          # without namespaces, root stays itself
@@ -208,13 +195,11 @@ def drop_privileges() -> None:
     prctl(SET_DUMPABLE, 0)
     prctl(SET_PDEATHSIG, signal.SIGKILL)                # a new user id has forgotten it
 
-
 def set_limits(seconds: int, memory: int) -> None:
     limits = {"CPU": seconds, "AS": memory, "FSIZE": FOLDER, "NOFILE": 64, "NPROC": 32, "CORE": 0}
     for name, amount in limits.items():
         with contextlib.suppress(ValueError, OSError):  # a lower one is in force; macOS knows no AS
             resource.setrlimit(getattr(resource, f"RLIMIT_{name}"), (amount, amount))
-
 
 def deny_system_calls() -> None:
     """A filter for the rest of this process's life."""
@@ -227,7 +212,6 @@ def deny_system_calls() -> None:
         library.seccomp_rule_add_array(rules, answer, number, name == "clone", NO_THREAD)
     if library.seccomp_load(rules):
         raise OSError("no filter of system calls can be loaded")
-
 
 if __name__ == "__main__":
     main()

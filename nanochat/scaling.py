@@ -16,7 +16,6 @@ CHARS_PER_TOKEN = 4.8 / 0.96    # climbmix has 4.8 at V = 32,768 (runs/speedrun.
 SHARD_CHARS = 250_000_000       # of a web-scale set
 VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide over ranks and tensor cores
 
-
 @dataclass(frozen=True)
 class LearningRates:
     """Base rates at the reference depth and batch. `matrix` is Muon's, all others are Adam's."""
@@ -27,7 +26,6 @@ class LearningRates:
     residual: float = 0.005     # rho, the weight of the residual stream into a layer
     input: float = 0.5          # mu, the weight of the first embedding into a layer
     smear: float = 0.2          # smear gate, smear weight and backout weight; not scaled by the batch
-
 
 @dataclass(frozen=True)
 class Shape:
@@ -89,7 +87,6 @@ class Shape:
         linear = self.scaling_params() + self.params()["gates"] + self.smear_channels
         return 6 * linear + 12 * self.n_embd * sum(self.windows)
 
-
 @dataclass(frozen=True)
 class Plan:
     """All the numbers of a pretraining run. Tokens and batches are counted over all ranks."""
@@ -124,7 +121,6 @@ class Plan:
             **{f"lr_{role}": rate for role, rate in asdict(self.rates).items()},
             "weight_decay": self.weight_decay}
 
-
 def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim: int = 128,
                sequence_len: int = 2048, window_pattern: str = "SSSL", n_kv_head: int | None = None,
                key_offset: bool = False) -> Shape:
@@ -145,7 +141,6 @@ def make_shape(depth: int, vocab_size: int, *, aspect_ratio: int = 64, head_dim:
         die(f"{n_head} query heads cannot share {n_kv_head} key heads evenly", f"use --n-kv-head={n_head}")
     return Shape(depth, n_head, n_kv_head, n_head * head_dim, sequence_len, vocab_size, window_pattern,
                  key_offset)
-
 
 def derive(depth: int, vocab_size: int = 32768, *, ratio: float | None = None,
            num_iterations: int | None = None, target_flops: float | None = None,

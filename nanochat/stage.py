@@ -25,7 +25,6 @@ from nanochat.hardware import peaks
 PROGRESS_SECONDS = 20.0
 NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
-
 def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
     """The flags that every stage has. `model_tag`: help of that flag, where it does not name a new model."""
     add = parser.add_argument_group("run").add_argument
@@ -36,13 +35,11 @@ def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MO
         "checkpoint it starts from, else the faster one here)")
     add("--seed", type=int, default=42)
 
-
 def model_dir(tag: str) -> Path:
     """Where everything of one model lives: one folder of checkpoints and one JSONL log per stage."""
     if not tag or "/" in tag or tag.startswith("."):
         die(f"--model-tag is {tag!r}, must be a plain folder name", hint="--model-tag=d12")
     return base_dir() / "models" / tag
-
 
 class Stage:
     """What a running stage knows. Made by open_stage."""
@@ -128,7 +125,6 @@ class Stage:
         if self._wandb:
             self._wandb.finish()
 
-
 @contextmanager
 def open_stage(name: str, args: argparse.Namespace, tag: str,
                saved_dtype: str | None = None) -> Iterator[Stage]:
@@ -150,7 +146,6 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
     if stage.stop_signal:
         raise SystemExit(128 + stage.stop_signal)
 
-
 def _start_wandb(project: str, args: argparse.Namespace):
     """A wandb run, or None: a run is never lost because its optional logger is not there."""
     try:
@@ -160,14 +155,12 @@ def _start_wandb(project: str, args: argparse.Namespace):
         print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
         return None
 
-
 def _git_commit() -> str | None:
     command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
     try:
         return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
     except (OSError, subprocess.CalledProcessError):
         return None
-
 
 def _cpu_name() -> str:
     info = Path("/proc/cpuinfo")                         # Linux

@@ -23,7 +23,6 @@ SPLIT_PATTERN = (r"'(?i:[sdmt]|ll|ve|re)|[^\r\n\p{L}\p{N}]?+\p{L}+|\p{N}{1,2}"
                  r"| ?[^\s\p{L}\p{N}]++[\r\n]*|\s*[\r\n]|\s+(?!\S)|\s+")
 CONFIG_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
 
-
 class Tokenizer:
     """`ranks`: the bytes of every ordinary token, by id; the specials follow."""
 

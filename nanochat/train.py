@@ -18,14 +18,12 @@ from nanochat.stage import Stage
 PRINT_EVERY = 5.0               # seconds between progress lines
 MAX_BAD_STEPS = 10              # in a row, before the run is given up
 
-
 @dataclass(frozen=True)
 class Work:
     """What this rank contributes to one optimizer step."""
     targets: torch.Tensor                               # () int64: over how many the loss is averaged
     micro_batches: list[tuple[torch.Tensor, ...]]       # arguments of the loss; inputs (B, T) come first
     facts: dict[str, float] = field(default_factory=dict)     # to be logged with the step
-
 
 @dataclass(frozen=True)
 class Step:
@@ -47,7 +45,6 @@ class Step:
         """Always at the end, however it came."""
         return self.last or self.interrupted or self.due(every)
 
-
 def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_size: int) -> int:
     """Micro-batches per rank in an optimizer step. Dies if the batch does not divide."""
     micro = rows * sequence_len * world_size
@@ -60,13 +57,11 @@ def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_si
             f"(= {rows} rows x {sequence_len} tokens x {world_size} ranks)", hint)
     return batch_tokens // micro
 
-
 def accumulated(loader: Iterator, accumulation: int) -> Iterator[Work]:
     """The batches (inputs, targets) of a loader, `accumulation` of them per step; -1 is no target."""
     while True:
         batches = [next(loader) for _ in range(accumulation)]
         yield Work(torch.stack([(targets != -1).sum() for _, targets in batches]).sum(), batches)
-
 
 def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work: Iterator[Work],
                 schedule: Schedule, stage: Stage, *, flops_per_token: int = 0,
@@ -103,7 +98,6 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
         if interrupted:
             return
 
-
 class _Progress:
     """Turns steps into one log record each, and a line with speed and time left every few seconds."""
 
@@ -132,7 +126,6 @@ class _Progress:
                 line += f" | {timedelta(seconds=round(each * (self.num_iterations - step)))} left"
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
-
 
 def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):
     """torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains

@@ -19,7 +19,6 @@ from nanochat.stage import add_stage_arguments, open_stage
 
 WHAT = ("bpb", "core", "sample")
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -38,7 +37,6 @@ def parser() -> argparse.ArgumentParser:
     add("--trust-remote-code", action="store_true", help="run the code that a model of --hf brings")
     add_stage_arguments(parser)
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "eval_tokens", "device_batch_size", "max_per_task")
@@ -92,7 +90,6 @@ def main(args: argparse.Namespace) -> None:
             texts += [each.text for each in Engine(model, tokenizer, 3).generate([[tokenizer.bos]] * 3, free)]
             stage.log("\n".join("  > " + each.replace("\n", "\n    ") for each in texts), **origin,
                       samples=texts)
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -24,7 +24,6 @@ from nanochat.train import accumulated, accumulation_steps, compile_if_worth, tr
 
 PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     model = parser.add_argument_group("model").add_argument
@@ -67,7 +66,6 @@ def parser() -> argparse.ArgumentParser:
     add("--plan", action="store_true", help=f"print the plan for a vocabulary of {PLAN_VOCAB:,} and stop")
     add_stage_arguments(parser)
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     if args.plan:
@@ -129,7 +127,6 @@ def main(args: argparse.Namespace) -> None:
                 stage.log(step=s.step, samples=texts, line="\n".join(f"  > {text}" for text in texts))
         loader.close()
 
-
 def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
     given = {rate.name: getattr(args, f"{rate.name}_lr") for rate in fields(LearningRates)}
     rates = replace(LearningRates(), **{name: lr for name, lr in given.items() if lr is not None})
@@ -140,7 +137,6 @@ def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
                   aspect_ratio=args.aspect_ratio, head_dim=args.head_dim, n_kv_head=args.n_kv_head,
                   sequence_len=args.max_seq_len, window_pattern=args.window_pattern,
                   key_offset=args.key_offset)
-
 
 def load_to_resume(start: Path, plan: Plan, tokenizer: Tokenizer, stage: Stage) -> GPT:
     """The model of a checkpoint. Dies where this run is not the one that wrote it."""
@@ -154,11 +150,9 @@ def load_to_resume(start: Path, plan: Plan, tokenizer: Tokenizer, stage: Stage) 
         die(f"{start} has another shape than these flags make", hint="another --model-tag, or no --resume")
     return model
 
-
 def print_plan(plan: Plan) -> None:
     for key, value in plan.summary().items():
         print(f"{key:>26}  " + {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value))
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

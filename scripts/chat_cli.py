@@ -47,7 +47,6 @@ HELP = """\
 REMEMBERED = 1000                                       # messages in the history
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -64,12 +63,10 @@ def parser() -> argparse.ArgumentParser:
         add(f"--{name.replace('_', '-')}", default=default, help=f"{what} (default: {shown})", **how)
     return parser
 
-
 def to_params(settings: dict) -> SamplingParams:
     """ValueError where a setting is out of its range."""
     off = [name for name in ("top_k", "top_p", "min_p", "max_tokens") if (settings[name] or 0) <= 0]
     return SamplingParams(**settings | dict.fromkeys(off) | {"stop": tuple(settings["stop"] or ())})
-
 
 class Screen:
     """Shows an answer as it is made; tool calls as [12*3 = 36], dim on a terminal."""
@@ -89,7 +86,6 @@ class Screen:
     def note(self, text: str) -> None:
         """A remark for the reader, no part of the answer."""
         print(f"{self._dim}({text}){self._plain}", file=self._out if self.terminal else sys.stderr)
-
 
 class Chat:
     """A conversation with a model, and the commands that change it."""
@@ -180,7 +176,6 @@ class Chat:
         self._settings[name] = value
         return f"{name} is {text}"
 
-
 def open_history() -> RunLog:
     """Let input() edit and recall what was typed, in earlier sessions too."""
     import readline
@@ -192,7 +187,6 @@ def open_history() -> RunLog:
         for record in log.read():
             readline.add_history(record["message"])
     return log
-
 
 def converse(chat: Chat) -> None:
     """Questions and commands from the keyboard until it ends."""
@@ -218,7 +212,6 @@ def converse(chat: Chat) -> None:
             continue
         except EOFError:
             return print()
-
 
 def main(args: argparse.Namespace) -> None:
     settings, prompts = {name: getattr(args, name) for name in SETTINGS}, args.prompt or []
@@ -249,7 +242,6 @@ def main(args: argparse.Namespace) -> None:
             print(json.dumps(facts | vars(request.params)), flush=True)
         if request.finish_reason == "cancelled":
             raise SystemExit(130)                       # as shells say it of Ctrl-C
-
 
 if __name__ == "__main__":
     for number in (signal.SIGINT, signal.SIGPIPE):      # leave without a traceback

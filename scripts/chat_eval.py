@@ -18,7 +18,6 @@ from tasks.common import Task
 
 MEANS = {"almanac": "almanac, mean", "chatcore": "ChatCORE"}      # of groups, as they are logged
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -36,7 +35,6 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     add_stage_arguments(parser, model_tag="model to evaluate (default: the newest)")
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     settle_sampling(args)                                                       # 1. what is asked, and how
@@ -65,7 +63,6 @@ def main(args: argparse.Namespace) -> None:
                                                                   origin | how)
         summarise(results, {record["task"]: record for record in log}, stage, origin)
 
-
 def settle_sampling(args: argparse.Namespace) -> None:
     """Derive what was not given; die where it makes no sense."""
     if args.temperature is None:
@@ -76,7 +73,6 @@ def settle_sampling(args: argparse.Namespace) -> None:
     if args.num_samples > 1 and args.temperature == 0:
         die(f"--num-samples is {args.num_samples} at --temperature=0: all would be the same",
             hint="--temperature=1")
-
 
 def isolated(asked: list, stage: Stage) -> list:
     """The tasks, without those of model-written programs where nothing would stand between these and the
@@ -90,7 +86,6 @@ def isolated(asked: list, stage: Stage) -> list:
             return others
         stage.print(execution.require_isolation(args.unsafe_execution))
     return asked
-
 
 def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
     """Ask a task's questions; log and return how many are right, with errors; print a few wrong answers."""
@@ -116,7 +111,6 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
         stage.print(f"{'':>22}{asked!r} -> {reply!r}, not {questions[index]['answer']!r}")
     return record
 
-
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
     """Log means of centred accuracies: of each group that this run asked some tasks of, if all have results
     of this checkpoint, now or earlier."""
@@ -129,7 +123,6 @@ def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, o
             stage.log(f"{MEANS[group]:>20}  {100 * score:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
                       f"(chance = 0)", task=MEANS[group], **origin, accuracy=score, standard_error=error,
                       interval=[low, high], chance=0.0, questions=sum(each["questions"] for each in found))
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

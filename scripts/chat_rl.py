@@ -33,7 +33,6 @@ def parser() -> argparse.ArgumentParser:
     add_data_arguments(parser)
     return parser
 
-
 def main(args: argparse.Namespace) -> None:
     check(args)
     source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
@@ -55,7 +54,6 @@ def main(args: argparse.Namespace) -> None:
                    steps=args.num_iterations or max(1, len(train) // args.examples_per_step),
                    scale=args.init_lr_frac, rows=rows, batch_tokens=this.saved["batch_tokens"])
 
-
 def check(args: argparse.Namespace) -> None:
     """Die on values that make no sense before anything is loaded."""
     require_positive(args, "examples_per_step", "rollout_batch", "eval_examples", "eval_samples",
@@ -64,7 +62,6 @@ def check(args: argparse.Namespace) -> None:
         die(f"--num-samples is {args.num_samples}, must be at least 2: an answer is measured by the others")
     if not 0.1 <= args.temperature <= 10:
         die(f"--temperature is {args.temperature}, must be 0.1 to 10: answers have to differ")
-
 
 def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Stage, step: int) -> None:
     """Log pass@1 .. pass@n on held-out questions with their standard errors; all ranks share the work."""
@@ -81,7 +78,6 @@ def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Sta
         results |= {f"pass@{k}": share, f"pass@{k}_error": error}
     stage.log(line, step=step, questions=len(counts), **results)
     engine.reset()                                      # its cache would stand beside the training step
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -17,12 +17,10 @@ def parser() -> argparse.ArgumentParser:
     add_mixture_arguments(parser, default="almanac-sft")
     return parser
 
-
 def main(args: argparse.Namespace) -> None:
     source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
     train, validation = mixtures(args, seed=args.seed + 1)                      # 2. on what data: not mid's
     finetune("sft", args, source, train, validation, train.identity)            # 3. go
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

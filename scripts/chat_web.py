@@ -24,7 +24,6 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
 
-import torch
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -58,7 +57,6 @@ T = TypeVar("T")
 Checked = Annotated[list[T], Field(fail_fast=True)]     # a million errors of one list would take seconds
 Pieces = list[tuple[str, str]]                          # (type, text), as the engine gives them out
 
-
 def failure(status: int, message: str, param: str | None = None, code: str | None = None,
             headers: dict | None = None) -> HTTPException:
     """In OpenAI's form; `param` is the field that it is about."""
@@ -67,16 +65,13 @@ def failure(status: int, message: str, param: str | None = None, code: str | Non
     error = {"message": message, "type": kind, "param": param, "code": code}
     return HTTPException(status, {"error": error}, headers)
 
-
 def crash(error: BaseException, message: str = "the server failed") -> HTTPException:
     """Where it happened is logged, but not its text, which may hold what was said."""
     at = traceback.extract_tb(error.__traceback__)[-1]
     print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
     return failure(500, f"{message} on this request")
 
-
 Drawing = create_model("Drawing", **{each.name: (each.type, each.default) for each in fields(SamplingParams)})
-
 
 class Asked(Drawing):
     """What both kinds of requests have. Other fields are refused (the first is named), unless they would
@@ -108,7 +103,6 @@ class Asked(Drawing):
 
     def submit(self, engine: Engine, prompt: list[int], params: SamplingParams, index: int) -> Request:
         return engine.submit(prompt, params, index % self.n, self.answer_ids)
-
 
 class ChatRequest(Asked):
     """/v1/chat/completions: the next answer of a conversation, as chat.py has it. Clients that send back the
@@ -161,7 +155,6 @@ class ChatRequest(Asked):
         deltas = [{"delta": delta} for delta in said or [{}]]
         deltas[0]["logprobs"] = self.entries(job, details) if details else None
         return deltas
-
 
 class TextRequest(Asked):
     """/v1/completions: raw text is continued, not a conversation answered."""
@@ -219,7 +212,6 @@ class TextRequest(Asked):
 
     def deltas(self, *news) -> list[dict]:
         return [self.choice(*news)]
-
 
 class Job:
     """The answers to one HTTP request, which holds its places on a worker until it is closed."""
@@ -332,7 +324,6 @@ class Job:
             yield f"data: {json.dumps(told.detail)}\n\n"
         yield "data: [DONE]\n\n"
 
-
 class EventStream(StreamingResponse):
     """However it ends, `closing` is closed; a client that stops reading is given up."""
 
@@ -346,11 +337,11 @@ class EventStream(StreamingResponse):
         with self.closing, contextlib.suppress(TimeoutError):
             await super().__call__(scope, receive, patient)
 
-
 class Worker:
     """A device: an engine for each model in use, and the thread in which all is done that they do."""
 
     def __init__(self, device: str, load: Callable[[str, str], Engine], max_seconds: float):
+        import torch
         set_up = functools.partial(torch.cuda.set_device, device) if device.startswith("cuda") else None
         self.thread, self.task = ThreadPoolExecutor(1, initializer=set_up), None
         self.loading = asyncio.Lock()
@@ -397,7 +388,6 @@ class Worker:
                 job.growing.clear()
             return [(job, told) for job in lost]
 
-
 async def read(request: HTTPRequest, form: type[T]) -> T:
     """The body, checked: JSON (which a foreign page cannot send), bounded in size and time, of this form."""
     if request.headers.get("content-type", "").split(";")[0].strip().lower() != "application/json":
@@ -417,7 +407,6 @@ async def read(request: HTTPRequest, form: type[T]) -> T:
         name, unknown = ".".join(map(str, first["loc"])) or "body", first["type"] == "extra_forbidden"
         reason = "this field is not supported" if unknown else first["msg"]
         raise failure(400, f"{name}: {reason}", name, "unsupported_parameter" if unknown else None) from None
-
 
 def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: argparse.Namespace,
                devices: Sequence[str] = ("cpu",)) -> FastAPI:
@@ -514,7 +503,6 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     app.include_router(api)
     return app
 
-
 def find_cards(args: argparse.Namespace) -> list[dict]:
     """Of every stage of the model asked for, the most finished first, but before all the one asked for."""
     chosen, cards = checkpoint.find(args.stage, args.model_tag, args.step), []
@@ -526,7 +514,6 @@ def find_cards(args: argparse.Namespace) -> list[dict]:
                       "step": checkpoint.read_state(path)["step"],
                       "context": checkpoint.read_shape(path).sequence_len})
     return cards
-
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -545,7 +532,6 @@ def parser() -> argparse.ArgumentParser:
     add("--docs", action="store_true", help="serve /docs and /openapi.json too")
     return parser
 
-
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "max_batch", "max_tokens", "max_seconds")
     family = socket.AF_INET6 if ":" in args.host else socket.AF_INET
@@ -560,6 +546,7 @@ def main(args: argparse.Namespace) -> None:
         model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
         return Engine(model, tokenizer, args.max_batch, args.keep)
 
+    import torch
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     app = create_app([*cards.values()], load, args, gpus or [str(find_device())])
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
@@ -567,7 +554,6 @@ def main(args: argparse.Namespace) -> None:
                             limit_concurrency=MAX_CONNECTIONS)
     with contextlib.suppress(KeyboardInterrupt):
         uvicorn.Server(config).run(sockets=[listener])
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

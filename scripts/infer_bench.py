@@ -27,7 +27,6 @@ from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 Run = Callable[[list[list[int]], int], Iterator[int]]   # prompts, tokens to draw -> how many each step drew
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
@@ -42,7 +41,6 @@ def parser() -> argparse.ArgumentParser:
     add("--reference", type=Path, metavar="DIR", help="a checkout of karpathy/nanochat, measured in turns")
     add("--side", choices=("ours", "reference"), help=argparse.SUPPRESS)
     return parser
-
 
 def our_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
     from nanochat.engine import Engine, SamplingParams
@@ -63,7 +61,6 @@ def our_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
             before = drawn
 
     return run
-
 
 def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
     for name in [name for name in sys.modules if name.split(".")[0] == "nanochat"]:
@@ -90,13 +87,11 @@ def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run
 
     return run
 
-
 def cases(args: argparse.Namespace) -> dict[str, list[list[int]]]:
     dice, longest = random.Random(0), args.prompt_tokens
     one = [dice.randrange(args.vocab_size - len(SPECIAL_TOKENS)) for _ in range(longest)]
     batches = {f"batch {rows}": [one] * int(rows) for rows in args.batch_sizes.split(",")}
     return batches | {"16 different": [one[row:row + longest * (row + 8) // 24] for row in range(16)]}
-
 
 def measure(run: Run, prompts: list[list[int]], tokens: int, device) -> dict[str, float]:
     """Milliseconds to the first token and between later ones; tokens per second of these, and in all."""
@@ -114,7 +109,6 @@ def measure(run: Run, prompts: list[list[int]], tokens: int, device) -> dict[str
             "decode_tok_s": sum(drawn[first:]) / (times[-1] - times[first]),
             "all_tok_s": sum(drawn) / (times[-1] - times[0])}
 
-
 def bandwidth(device) -> float:
     """Bytes per second that memory can be read with: the data sheet's, or of a CPU the best of some sums."""
     import torch
@@ -126,7 +120,6 @@ def bandwidth(device) -> float:
         numbers.sum().item()
         times.append(time.perf_counter() - start)
     return 4 * len(numbers) / min(times)
-
 
 def main(args: argparse.Namespace) -> None:
     device = find_device(args.device)
@@ -166,7 +159,6 @@ def main(args: argparse.Namespace) -> None:
                           for key, value in line.items()}), flush=True)
     for side in sides.values():
         side.communicate()
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -17,12 +17,10 @@ def parser() -> argparse.ArgumentParser:
     add_mixture_arguments(parser, default="almanac-mid")
     return parser
 
-
 def main(args: argparse.Namespace) -> None:
     source = checkpoint.find("base", args.model_tag, args.step)                 # 1. from where
     train, validation = mixtures(args, seed=args.seed)                          # 2. on what data
     finetune("mid", args, source, train, validation, train.identity, packed=True)       # 3. go
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -36,10 +36,8 @@ harbour since the last of the fishing boats had been sold. "Someone has to keep 
 OTHERS = {"gpt2": (50257, (70, 137, 97, 171, 112, 70)),
           "gpt4": (100277, (71, 69, 100, 83, 82, 74))}
 
-
 def parser() -> argparse.ArgumentParser:
     return new_parser(__doc__)
-
 
 def main(args: argparse.Namespace) -> None:
     tokenizer, log = Tokenizer.load(), RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl")
@@ -49,7 +47,6 @@ def main(args: argparse.Namespace) -> None:
                  for (kind, text), count in zip(SAMPLES.items(), tokens, strict=True)}
         log.write(stage="tok_eval", tokenizer=label, vocab_size=vocab_size, bytes_per_token=sizes)
     print(tokenizer_table())
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

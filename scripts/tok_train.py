@@ -15,7 +15,6 @@ from nanochat.tokenizer import SMALLEST, Tokenizer
 
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 
-
 class Excerpt:
     """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training:
     a line on a terminal, rewritten a few times per second; how many bytes were read, and when."""
@@ -45,7 +44,6 @@ class Excerpt:
             self._shown = now
             print(f"\rtokenizer: {state}, {now - self._start:.1f} s ", end="", file=sys.stderr, flush=True)
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     dataset.add_arguments(parser)
@@ -54,7 +52,6 @@ def parser() -> argparse.ArgumentParser:
     add("--max-chars", type=int, default=2_000_000_000, help="characters to read, at most")
     add("--doc-cap", type=int, default=10_000, help="characters to read per document, at most")
     return parser
-
 
 def main(args: argparse.Namespace) -> None:
     if args.vocab_size < SMALLEST:
@@ -84,7 +81,6 @@ def main(args: argparse.Namespace) -> None:
         seconds=round(seconds, 3), count_seconds=round(excerpt.counted - start, 3),
         mb_per_second=round(megabytes / seconds, 1), mean_token_bytes=round(sum(lengths) / len(lengths), 3),
         max_token_bytes=max(lengths))
-
 
 if __name__ == "__main__":
     main(parser().parse_args())

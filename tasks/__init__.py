@@ -33,7 +33,6 @@ REMEDY = "--task-data=DIR reads it from a folder, --allow-missing goes on withou
 _INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:\[(?P<first>\d*):(?P<last>\d*)\])?"
                          r"(?:=(?P<count>\d+)|\*(?P<epochs>\d+))?")
 
-
 def find_tasks(names: str) -> list[Task]:
     """Tasks with questions by comma-separated names of tasks or groups. Dies on a name that is none."""
     known = {name: task for name, task in REGISTRY.items() if task.questions}
@@ -42,7 +41,6 @@ def find_tasks(names: str) -> list[Task]:
         if name not in known:
             die(f"no task with questions is called {name!r}", f"there are {', '.join([*GROUPS, *known])}")
     return [known[name] for name in dict.fromkeys(wanted)]
-
 
 def find_questions(args: argparse.Namespace, split: str, most: int | None) -> list[tuple[Task, Sequence]]:
     """Tasks of --tasks with their questions. Dies without the data of one, or says so (--allow-missing)."""
@@ -58,14 +56,12 @@ def find_questions(args: argparse.Namespace, split: str, most: int | None) -> li
         die(f"no questions of {args.tasks} in the {split} split")
     return found
 
-
 def add_data_arguments(parser: argparse.ArgumentParser) -> None:
     """The flags of everything that reads sets of the hub."""
     add = parser.add_argument_group("task data").add_argument
     add("--task-data", type=Path, metavar="DIR",
         help="read the hub's sets from DIR/<set>/<config>/<split>*.parquet, not from the hub")
     add("--allow-missing", action="store_true", help="go on without the tasks whose data cannot be had")
-
 
 def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None:
     """The flags of every stage that learns from conversations; `mixtures` reads them."""
@@ -76,7 +72,6 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
     add("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
     add("--repeat", type=int, default=1, help="how often your own conversations count")
     add_data_arguments(parser)
-
 
 def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixture]:
     """What the flags ask for: conversations to train on, and some of the same tasks to validate on."""
@@ -89,7 +84,6 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixt
         if not found:
             die(f"nothing to {use}: the mixture is {found.identity}", "another --mixture, or more of it")
     return train, val
-
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
             own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
@@ -116,7 +110,6 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     made.identity += missing
     return made
 
-
 def _ingredient(text: str) -> re.Match:
     taught = [name for name, task in REGISTRY.items() if task.conversations]
     match = _INGREDIENT.fullmatch(text)
@@ -124,7 +117,6 @@ def _ingredient(text: str) -> re.Match:
         die(f"{text!r} is no mixture and no task to learn from",
             hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {', '.join(taught)}")
     return match
-
 
 def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
     """At most so many conversations of an ingredient, or its slice of all that there are to train on."""

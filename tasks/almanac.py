@@ -11,15 +11,12 @@ from tasks.common import Task
 
 USUAL = 10_000                                          # conversations, or questions to train on
 
-
 def conversations(split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
     """`most` conversations of the "train" or "val" split; another seed makes others."""
     return list(islice(almanac.conversations(seed, split), USUAL if most is None else most))
 
-
 def _questions(kind: str, split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
     return almanac.questions(kind, USUAL if most is None else most, seed, split)
-
 
 TASKS = (Task("almanac", conversations=conversations),
          *(Task(f"almanac-{kind}", questions=partial(_questions, kind), judge=almanac.is_correct,

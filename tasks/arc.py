@@ -8,6 +8,5 @@ def _question(row: dict) -> dict:
     """Its letters are the row's own labels, which are digits in some."""
     return choice_question(row["question"], row["choices"]["label"], row["choices"]["text"], row["answerKey"])
 
-
 TASKS = [choice_task(name.lower(), hub_set("allenai/ai2_arc", name), _question)
          for name in ("ARC-Easy", "ARC-Challenge")]

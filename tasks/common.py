@@ -24,10 +24,8 @@ _FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(
 # "train", "val" and "test"; at most None: all that there are, or, where they are made, as many as usual.
 Source = Callable[[str, int | None, int, Path | None], Sequence[dict]]
 
-
 class Missing(Exception):
     """The data of a task cannot be had. Says which and why, in one line."""
-
 
 @dataclass(frozen=True)
 class Task:
@@ -41,14 +39,12 @@ class Task:
     chance: float = 0.0                                 # accuracy of guessing
     max_tokens: int = 96                                # that an answer may need, tool calls included
 
-
 @dataclass(frozen=True)
 class Part:
     """One ingredient of a mixture: `count` conversations, gone through again where there are fewer."""
     name: str
     conversations: Sequence[dict]
     count: int
-
 
 class TaskMixture(Sequence):
     """All parts in a random order, which depends on their number and the seed alone, on every machine; one
@@ -70,7 +66,6 @@ class TaskMixture(Sequence):
         conversations = self._parts[which].conversations
         return conversations[(place - self._starts[which]) % len(conversations)]
 
-
 class Rows(Sequence):
     """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
     stands in: a long run must not end at a line that somebody else wrote. A slice is Rows as well."""
@@ -90,7 +85,6 @@ class Rows(Sequence):
             if (made := self.convert(self.rows[place])) is not None:
                 return made
         raise Missing(f"none of {len(self.rows):,} rows can be used")
-
 
 @cache
 def hub_rows(repository: str, config: str, split: str, data: Path | None):
@@ -117,12 +111,10 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
-
 def hub_set(repository: str, config: str, **names: str) -> Callable[[str, Path | None], Sequence]:
     """rows(split, data) of a set of the hub. `names`: of splits that it calls otherwise than most do."""
     names = {"train": "train", "val": "validation", "test": "test"} | names
     return lambda split, data: hub_rows(repository, config, names[split], data)
-
 
 def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict], dict | None]) -> Source:
     """What `convert` makes of rows(split, data), drawn by the seed: sets are often sorted by subject."""
@@ -133,10 +125,8 @@ def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict
 
     return read
 
-
 def asked(text: str, **fields) -> dict:
     return {"conversation": {"messages": [{"role": "user", "content": text}]}, **fields}
-
 
 def choice_question(question: str, letters: Sequence[str], choices: Sequence[str], answer: str) -> dict:
     """A multiple choice question, to be judged by `names_letter`. A model that has found the right choice
@@ -146,7 +136,6 @@ def choice_question(question: str, letters: Sequence[str], choices: Sequence[str
     text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
     return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)
 
-
 def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], question: Callable) -> Task:
     """A task of multiple choice questions, one per row."""
     def conversation(row: dict) -> dict:
@@ -155,11 +144,9 @@ def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], questio
 
     return Task(name, source(rows, conversation), source(rows, question), names_letter, chance=0.25)
 
-
 def answered(question: dict, content: str | list[dict]) -> dict:
     """The conversation of a question, and what the assistant should have said."""
     return {"messages": [*question["conversation"]["messages"], {"role": "assistant", "content": content}]}
-
 
 def names_letter(question: dict, reply: str) -> bool:
     """Whether a free reply is the right letter: alone, with punctuation behind it, or with its choice."""
@@ -168,24 +155,20 @@ def names_letter(question: dict, reply: str) -> bool:
     expected = rf"{re.escape(letter)}(?:[^\w\s]|\s*$|\s+{re.escape(choice)})"
     return re.match(expected, reply.strip().lstrip("(*")) is not None
 
-
 def names_number(question: dict, reply: str) -> bool:
     """Whether a reply ends in the right number. Numbers are compared, not texts: 18.0 is 18."""
     return number_behind_hashes(reply) == Decimal(question["answer"])
-
 
 def number_behind_hashes(text: str) -> Decimal | None:
     """The number behind the first ####, as GSM8K's makers judge. Commas, currency signs and last dots go."""
     match = _FINAL_NUMBER.search(text.replace(",", "").replace("\u2212", "-"))
     return Decimal(match["sign"] + match["number"]) if match else None
 
-
 def shuffled(count: int, seed: int) -> list[int]:
     """0 .. count - 1 in the same order everywhere: of its dice, Python promises to keep random() alone."""
     dice = random.Random(f"mixture {seed}")
     keys = [dice.random() for _ in range(count)]
     return sorted(range(count), key=keys.__getitem__)
-
 
 def shares(recipe: dict[str, int], total: int) -> dict[str, int]:
     """`total` in the proportions of the recipe, in whole numbers; the largest fractions are rounded up."""
@@ -195,7 +178,6 @@ def shares(recipe: dict[str, int], total: int) -> dict[str, int]:
     for name in by_fraction[:total - sum(counts.values())]:
         counts[name] += 1
     return counts
-
 
 def fingerprint(conversations: Sequence[dict]) -> str:
     """Eight hex digits for what the conversations are, by a few evenly spaced ones: there may be millions."""

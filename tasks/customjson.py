@@ -10,7 +10,6 @@ from tasks.common import Part
 
 EXAMPLE = '{"messages": [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Hello!"}]}'
 
-
 def load(path: Path) -> list[dict]:
     """All conversations of the file. Dies on the first line that is none, with its number and the reason."""
     if not path.is_file():
@@ -27,7 +26,6 @@ def load(path: Path) -> list[dict]:
     if not conversations:
         die(f"{path} holds no conversation", hint=f"one per line: {EXAMPLE}")
     return conversations
-
 
 def part(path: Path, repeat: int = 1) -> Part:
     """The file as an ingredient of a mixture, `repeat` times. Its name changes when the file does."""

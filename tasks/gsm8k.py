@@ -8,7 +8,6 @@ from tasks.common import Task, answered, asked, hub_set, names_number, number_be
 
 _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
-
 def solution(answer: str) -> list[dict]:
     """An answer as parts. A call's output is what the calculator says at inference, not the file's number: of
     27,998 calls 823 are written otherwise (9.00, .4, 3/4), none has another value, and none is refused."""
@@ -20,10 +19,8 @@ def solution(answer: str) -> list[dict]:
             parts += [{"type": "python", "text": piece}, {"type": "python_output", "text": value}]
     return [part for part in parts if part["text"]]
 
-
 def _question(row: dict) -> dict:
     return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
-
 
 _ROWS = hub_set("openai/gsm8k", "main", val="test")      # there is no third split to validate on
 TASKS = [Task("gsm8k", source(_ROWS, lambda row: answered(_question(row), solution(row["answer"]))),

@@ -15,12 +15,10 @@ INSTRUCTION = "Complete this Python function; reply with its whole code in one `
 # Language and text of a block; a reply that was cut off has no closing fence.
 _FENCE = re.compile(r"```(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
 
-
 def _rows(split: str, data: Path | None):
     if split != "test":
         raise Missing(f"openai/{NAME} has tests only, nothing to learn from")
     return hub_rows(f"openai/{NAME}", NAME, "test", data)
-
 
 def question(row: dict) -> dict:
     """A row of the set, with the prompt up to the function itself (imports, helpers) as "before"."""
@@ -30,22 +28,18 @@ def question(row: dict) -> dict:
     return asked(INSTRUCTION + prompt, answer=answer, before=prompt[:start],
                  **{key: row[key] for key in ("task_id", "prompt", "test", "entry_point")})
 
-
 def judge(question: dict, reply: str) -> bool:
     return run_tests(*job(question, reply)).passed
-
 
 def job(question: dict, reply: str) -> tuple[str, str]:
     """Program and tests. Helpers that the prompt gives are the prompt's in the tests, not the reply's."""
     before, name = question["before"], question["entry_point"]
     return program(question, code(reply)), f"{before}\n{question['test']}\ncheck({name})\n"
 
-
 def code(reply: str) -> str:
     """The first block of Python in a reply, else its first block of anything, else all of it."""
     blocks = sorted(_FENCE.findall(reply), key=lambda block: not block[0].lower().startswith("py"))
     return blocks[0][1] if blocks else reply
-
 
 def program(question: dict, code: str) -> str:
     """The whole function, or the rest of it after the prompt. That may have lost its indentation, in the
@@ -56,6 +50,5 @@ def program(question: dict, code: str) -> str:
     if not code[:1].isspace():
         code = textwrap.indent(code, "    ") if re.search(r"\n\S", code) else "    " + code
     return f"{question['prompt']}\n{code}\n"
-
 
 TASKS = (Task("humaneval", questions=source(_rows, question), judge=judge, max_tokens=512),)

@@ -5,9 +5,7 @@ from tasks.common import choice_question, choice_task, hub_set
 
 LETTERS = "ABCD"
 
-
 def _question(row: dict) -> dict:
     return choice_question(row["question"], LETTERS, row["choices"], LETTERS[row["answer"]])
-
 
 TASKS = [choice_task("mmlu", hub_set("cais/mmlu", "all", train="auxiliary_train"), _question)]

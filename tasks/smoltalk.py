@@ -13,6 +13,5 @@ def _conversation(row: dict) -> dict | None:
         return None
     return {"messages": messages}
 
-
 _ROWS = hub_set("HuggingFaceTB/smol-smoltalk", "default", val="test")
 TASKS = [Task("smoltalk", source(_ROWS, _conversation))]

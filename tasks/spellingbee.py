@@ -38,7 +38,6 @@ _SPELL = (
     "Take {w} apart into letters.", "I want to know how {w} is spelled.", "Could you spell out {w}?",
 )
 
-
 @cache
 def words(split: str) -> tuple[str, ...]:
     """Of the system's list, or the most frequent of the tokenizer's text. Missing where neither is here."""
@@ -50,7 +49,6 @@ def words(split: str) -> tuple[str, ...]:
                       "or train the tokenizer here and keep its text")
     return found
 
-
 @cache
 def _words_of_the_text(base: Path) -> list[str]:
     """tok_train logs which files it read."""
@@ -59,7 +57,6 @@ def _words_of_the_text(base: Path) -> list[str]:
     counts = Counter(word for text in islice(texts(shards), DOCUMENTS) for word in _WORD.findall(text))
     often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
     return [word for word in often if counts[word] >= SEEN]
-
 
 def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
     """A wording filled in as people type it. Letters are meant whatever their case."""
@@ -73,7 +70,6 @@ def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
     text = text.rstrip("?.") if dice.chance(0.25) else text
     return text[:1].lower() + text[1:] if dice.chance(0.3) else text
 
-
 def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     """A question and its answer; the letter is mostly one of the word."""
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
@@ -84,18 +80,15 @@ def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
 
-
 def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
     spelled = " ".join(word)                            # a letter is one token, the same one everywhere
     return asked(_typed(dice, dice.pick(_SPELL), word), answer=spelled), f"Letter by letter: {spelled}"
-
 
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""
     pieces = re.findall("[a-z]+", reply.lower())
     letters = takewhile(lambda piece: len(piece) == 1, reversed(pieces))
     return " ".join(letters)[::-1] == question["answer"]
-
 
 def _task(name: str, make, judge, max_tokens: int) -> Task:
     def read(learn: bool, split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
@@ -108,7 +101,6 @@ def _task(name: str, make, judge, max_tokens: int) -> Task:
         return Rows(range(USUAL if most is None else most), convert)
 
     return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
-
 
 TASKS = [_task("spellingbee", _counting, names_number, 160),
          _task("simplespelling", _spelling, spells_right, 96)]

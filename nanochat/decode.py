@@ -52,7 +52,8 @@ class Kernel:
         self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
         small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
-        self._kept = [model, cache, memory, *small]     # the struct holds addresses alone
+        # the struct holds addresses alone; the model itself, which has us, would be a circle
+        self._kept = [*model.parameters(), memory, *small]
         rho, mu, smear, backout = (each.to(model.dtype).tolist() for each in (
             model.residual, model.input, model.smear, model.backout))
         layers = (_Layer * shape.n_layer)()

@@ -1,7 +1,9 @@
 """The engine against uncached forward passes, textbook sampling and the rendering of training data."""
 
 import functools
+import gc
 import math
+import weakref
 from collections import Counter
 
 import pytest
@@ -274,6 +276,18 @@ def test_leaving_a_stream_frees_its_slot():
     engine.cancel(late)
     engine.cancel(late)
     assert late.finish_reason == "cancelled" and not engine.busy
+
+
+def test_reset_gives_the_memory_back_at_once():
+    engine = Engine(model(), tokenizer(), keep=1)
+    gc.disable()
+    try:
+        engine.generate([prompt("a" * 30)] * 3, SamplingParams(max_tokens=3))
+        alive = [weakref.ref(engine._cache), weakref.ref(engine._weights)]
+        engine.reset()
+        assert [ref() for ref in alive] == [None, None]
+    finally:
+        gc.enable()
 
 
 def test_nan_is_an_error():

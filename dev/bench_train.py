@@ -3,7 +3,6 @@
     python -m dev.bench_train                           # depth 4 as runcpu.sh trains it
     python -m dev.bench_train --depth 12 --rows 32 --sequence-len 2048 \\
         --vocab-size 32768 --head-dim 128 --steps 50    # for a GPU"""
-
 import argparse
 import json
 import resource

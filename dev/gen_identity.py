@@ -9,7 +9,6 @@ Offline it composes what stands in gen_identity.txt: the same flags, the same fi
 that speaks OpenAI's protocol, asked through the package openai; its key is read from $OPENAI_API_KEY. What it
 writes is kept as it comes, and the same command again asks for the rest. To teach something else, write such
 lines yourself."""
-
 import argparse
 import asyncio
 import json
@@ -43,7 +42,6 @@ def parser() -> argparse.ArgumentParser:
 
 class Persona(Scribe):
     """The writer who knows who it is, and how that is asked and said: in the text file's ways."""
-
     def __init__(self, args: argparse.Namespace):
         super().__init__("train", "identity", args.seed)
         self.pools, self.topics, self.weights = {"fact": []}, {}, {}

@@ -5,7 +5,6 @@ conversations() for finetuning, questions() for evaluation. Pure, seeded, offlin
 A question is opening x frame x ending x how it is typed; what lies outside of the world is asked in the same
 ways. Held out: families of frames (others for "val"), whole questions under `test`, number pairs, words to
 spell, names of things unknown. Draws use random.random() and blake2b alone: the same text in every Python."""
-
 import bisect
 import functools
 import hashlib
@@ -33,7 +32,6 @@ Turn = tuple[str, str | list[dict]]                     # question, answer
 
 class Dice:
     """A stream of draws that depends on its key alone, strings and integers: `Dice("train", 0, 17)`."""
-
     def __init__(self, *key: str | int):
         self.random = random.Random(_stable_hash(*key)).random
 
@@ -82,7 +80,6 @@ def _capital(text: str) -> str:
 
 class Topic:
     """A relation, or a kind of thing that nanochat does not know: the ways to say it and to ask for it."""
-
     def __init__(self, relation: str, forms: Forms, frames: dict[str, Forms]):
         self.relation, self.forms, self.gaps = relation, forms, []      # gaps: rows without an answer
         fillers = {"{": {"np"}, "{label}": {"label"}, "{either}": {"say", "reply"}}     # slots: forms
@@ -113,7 +110,6 @@ class Fact:
 
 class Almanac:
     """The text file, parsed and linked, in tens of milliseconds."""
-
     def __init__(self):
         text = Path(__file__).with_name("almanac.txt").read_text(encoding="utf-8")
         above, listed = text.split("== words\n")
@@ -196,7 +192,6 @@ def _link(group: list[Fact]) -> list[Fact]:
 
 class Scribe(Dice):
     """The writer of one document or conversation: its draws, its split, and the people in it."""
-
     def __init__(self, split: str, *key: str | int):
         super().__init__(*key)
         self.almanac, self.ways, self.split, self.tests = almanac(), almanac().ways, split, split == "test"

@@ -3,7 +3,6 @@ what comes after.
 
 Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block:
 each block of queries sees only its own slice of keys, so that the cost is T * window and no mask is T x T."""
-
 import torch
 import torch.nn.functional as F
 

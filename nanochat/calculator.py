@@ -3,7 +3,6 @@
 The model writes the expression, so nothing in it is trusted: it is parsed, never executed, and length,
 nesting and the size of every intermediate number are bounded, so that no signal, thread or timeout is needed.
 Tool calls are answered with it and training data written with it, so both agree to the last digit."""
-
 import ast
 import math
 import operator

@@ -12,7 +12,6 @@ What the engine decoded comes back as parts, so that the next turn shows the mod
 
 The user speaks first, user and assistant take turns, one system message may come before all; only the
 assistant calls the tool. check_conversation() decides this, for everyone."""
-
 import codecs
 from collections.abc import Sequence
 from itertools import zip_longest
@@ -130,7 +129,6 @@ class AnswerDecoder:
     """Ids of one answer, one at a time -> pieces (type, text) to show at once, and `parts` so far. The start
     of a character that is split over several ids is held back until the rest arrives; so is text that may
     be the start of a `stop`: once one is complete, `stopped` is true and the text ends before it."""
-
     def __init__(self, tokenizer: Tokenizer, stop: Sequence[str] = ()):
         self.parts: list[dict] = []
         self.stopped = False

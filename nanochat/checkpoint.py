@@ -3,7 +3,6 @@
 models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a
 manifest of all of them. It is written under a temporary name and renamed once complete, so whatever is killed
 when, at most the work since the last save is lost. "Newest" is what was written last, if whole."""
-
 import json
 import os
 import re

@@ -1,6 +1,5 @@
 """What every file needs: where things live, how to stop with one clear line, how to write a file so that it
 is there whole or not at all, how to log. Imports nothing from the project, and torch only for dtypes."""
-
 import argparse
 import contextlib
 import ctypes

@@ -4,7 +4,6 @@ A bundle, folder or zip: core.yaml lists tasks, eval_meta_data.csv how good gues
 examples. An example is a few rows of tokens, one an option, and where the answer begins in each. What rows
 begin with alike is computed once, logits are made where answers are and nowhere else, and examples of similar
 length share a forward pass; none of it changes a prediction."""
-
 import csv
 import json
 import math

@@ -103,7 +103,6 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
 class _Loader(AbstractContextManager, Iterator):
     """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
     or use it in a `with`. Errors of the background thread are raised by `next`; user errors exit with 2."""
-
     def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
                  rank: int, world_size: int, device: str | torch.device, state: dict | None):
         slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
@@ -152,7 +151,6 @@ class _Loader(AbstractContextManager, Iterator):
 class PretrainLoader(_Loader):
     """Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files.
     slots: micro-batches of a step over all ranks (default: a rank's); state: an earlier loader's."""
-
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
                  state: dict | None = None):
@@ -168,7 +166,6 @@ class ChatLoader(_Loader):
     """Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
     Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
     from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader."""
-
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
                  seed: int | None = 0, state: dict | None = None, crop: bool = False):

@@ -6,7 +6,6 @@ To fetch in advance what a run will need:
 
     python -m nanochat.dataset --source=climbmix --depth=24 --target-param-data-ratio=8
 """
-
 import argparse
 import fcntl
 import gzip

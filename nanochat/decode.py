@@ -1,6 +1,5 @@
 """decode.c, built once by the machine's C compiler, and called for small batches on a CPU: a token then takes
 a fraction of PyTorch's time. Where there is no compiler, PyTorch does it. Used by engine.py only."""
-
 import platform
 import subprocess
 import sys

@@ -1,7 +1,6 @@
 """The world of a run: which rank this is, how many there are, which device it computes on, and the few
 collectives that the project needs. The only reader of RANK, LOCAL_RANK and WORLD_SIZE; gloo on CPU, nccl on
 GPU. A world of one is the degenerate case: every reduction is the identity and no process group is made."""
-
 import os
 from dataclasses import dataclass
 from typing import Any

@@ -1,13 +1,12 @@
 """Inference: requests with their own prompt, settings, randomness and tool state share one running batch.
 
 step() is the only loop body: one forward pass over a token of every running request and chunks of the prompts
-of those that join, then a draw for each whose prompt is complete. generate() and completions() (many prompts)
-and stream() (one answer, piece by piece) drive it; the web server calls it from its own thread. A finished
-request leaves at once, so that no time goes into idle rows.
+of those that join, then a draw for each whose prompt is complete. generate() and completions() drive it
+for many prompts; terminal and web server call it themselves and take() the pieces. A finished request leaves
+at once, so that no time goes into idle rows.
 
 The python tool: what the model writes between <|python_start|> and <|python_end|> goes to the calculator, and
 its result is put into the context between <|output_start|> and <|output_end|>, as in training data."""
-
 import math
 import random
 from collections import Counter, OrderedDict, deque
@@ -77,7 +76,6 @@ class Request:
 class Engine:
     """At most `max_batch` requests run at once; more wait in order of arrival. One thread drives it. Of the
     last `keep` conversations the cache is kept: a prompt that begins as one of them is read from there on."""
-
     def __init__(self, model: GPT, tokenizer: Tokenizer, max_batch: int = 64, keep: int = 0):
         assert model.shape.vocab_size == tokenizer.vocab_size, (model.shape.vocab_size, tokenizer.vocab_size)
         self.tokenizer, self.max_batch, self.context = tokenizer, max_batch, model.shape.sequence_len
@@ -197,15 +195,6 @@ class Engine:
         finally:
             for request in running.values():
                 self.cancel(request)
-
-    def stream(self, request: Request) -> Iterator[tuple[str, str]]:
-        """(type, text) pieces of a submitted request as they come. Leaving the loop early cancels it."""
-        try:
-            while not request.done:
-                self.step()
-                yield from request.take()
-        finally:
-            self.cancel(request)
 
     @torch.no_grad()
     def score(self, ids: Sequence[int], top: int = 0) -> list[Detail]:

@@ -1,5 +1,4 @@
 """Bits per byte of text; questions answered by a letter or freely; the statistics of right and wrong."""
-
 import math
 import os
 from collections.abc import Callable, Iterator, Sequence

@@ -11,7 +11,6 @@ The verdict is a secret that this process makes up and the tester prints after t
 the arguments of its calls and nothing else, there is one way to pass: to return what the tests ask for.
 Patched builtins, frames, exits, objects equal to all do not help. Answers can be guessed, and kernels have
 bugs."""
-
 import json
 import math
 import os

@@ -54,7 +54,6 @@ class Continuation:
     """A stage after `start` of its steps: model, tokenizer and state of the checkpoint at `path`, which is
     `source`, or with --resume the newest of this stage that came from there. Dies if that one learned from
     other `data`. `pretraining`: the peak "rates" of that by role, for steps of "batch_tokens"."""
-
     def __init__(self, stage: Stage, source: Path, data: str):
         stage.agree(data)
         origin, self.stage, self.path, self.start = checkpoint.identity(source), stage, source, 0

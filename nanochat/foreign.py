@@ -1,6 +1,5 @@
 """A causal language model in the format of Hugging Face's transformers, with what evaluations ask of one of
 ours: bits per byte and CORE. By the name of its repository on the hub, or a local folder."""
-
 from collections.abc import Sequence
 
 import torch
@@ -18,7 +17,6 @@ LONGEST = 2048                      # tokens of a row of text, where the model c
 class Foreign:
     """Tokenizer, model and reader in one. `limit`: tokens that it can take at most, where its positions are a
     table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""
-
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False):
         from transformers import AutoModelForCausalLM, AutoTokenizer, logging
         logging.set_verbosity_error()

@@ -6,7 +6,6 @@ the speedrunners of modded-nanogpt and nanochat. What came before the tokens at 
 past.py's: nothing here asks.
 
 Matrices are fp32 and cast where they are used; the embedding tables live in the compute dtype."""
-
 import copy
 from collections.abc import Sequence
 
@@ -50,7 +49,6 @@ def offset_keys(k: Tensor, before: Tensor) -> Tensor:
 
 class Linear(nn.Linear):
     """No bias; the fp32 weight is cast to the dtype of what comes in."""
-
     def __init__(self, fan_in: int, fan_out: int):
         super().__init__(fan_in, fan_out, bias=False)
 
@@ -59,7 +57,6 @@ class Linear(nn.Linear):
 
 class ReluSquared(torch.autograd.Function):
     """relu(z)², with its gradient 2 relu(z) taken from the result: the widest tensor is kept only once."""
-
     @staticmethod
     def forward(ctx, z):
         y = F.relu(z).square_()
@@ -73,7 +70,6 @@ class ReluSquared(torch.autograd.Function):
 
 class MLP(nn.Module):
     """Squared ReLU (Primer, arXiv 2109.08668): sparse like ReLU, smooth at zero, cheap to differentiate."""
-
     def __init__(self, shape: Shape):
         super().__init__()
         self.up, self.down = Linear(shape.n_embd, 4 * shape.n_embd), Linear(4 * shape.n_embd, shape.n_embd)
@@ -88,7 +84,6 @@ class Attention(nn.Module):
     QK norm (arXiv 2010.04245): queries and keys have a fixed length, so scores cannot grow and no clipping is
     needed. Value embeddings (after arXiv 2410.17897): every second layer adds to its values an embedding of
     the token itself, from a table of its own as much as a gate lets: the stream need not carry it up."""
-
     def __init__(self, shape: Shape, layer: int):
         super().__init__()
         self.layer, self.head_dim, self.window = layer, shape.head_dim, shape.windows[layer]
@@ -165,7 +160,7 @@ class GPT(nn.Module):
         if self.kernel is not None and len(counts) == sum(counts) <= self.kernel.most_rows:
             assert self.kernel.cache is cache
             return self.kernel([token for token, in tokens])
-        past = cache.append(counts)
+        past = Chunks(cache, counts)
         idx = torch.tensor([[token for each in tokens for token in each]], device=self.device)
         x = past.last(self.trunk(idx, past))
         return F.linear(x, self.unembedding.to(x.dtype))[:, :self.shape.vocab_size]

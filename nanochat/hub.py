@@ -2,7 +2,6 @@
 
 Thin over huggingface_hub: token, most tries, bar and lock are its own. Its hf_hub_download neither compares
 digests nor continues what another run began, and gives up at a 503: that is here."""
-
 import os
 import time
 from contextlib import nullcontext

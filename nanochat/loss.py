@@ -3,7 +3,6 @@
 Logits in fp32 for a whole micro-batch are the largest tensor of a training step (B * T * V * 4 bytes). Here a
 chunk of them is made, turned into its loss and, in place, into its gradient, and is gone before the next one:
 the backward pass only scales what the forward pass left. Used by gpt.py only."""
-
 import torch
 import torch.nn.functional as F
 
@@ -38,7 +37,6 @@ def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, v
 
 class _SummedLoss(torch.autograd.Function):
     """Sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
-
     @staticmethod
     def forward(ctx, x, weight, targets, vocab_size, softcap):
         head, total = weight.to(x.dtype), torch.zeros((), dtype=torch.float32, device=x.device)

@@ -11,7 +11,6 @@ rate means the same for every shape and depth, and nothing is clipped.
 
 There is no DDP. Gradients are reduced here, and each rank keeps the state of, and updates, its own share: a
 slice of the rows of a large table, some matrices of a stacked Muon group; small ones are updated alike."""
-
 import math
 from collections import defaultdict
 from typing import NamedTuple
@@ -101,7 +100,6 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
 
 class MuonAdamW:
     """`step(...)` takes the gradients of one step, sums them over the ranks, and updates the weights."""
-
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
                  world: World = World(), dtype: torch.dtype | None = None):
         """roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's

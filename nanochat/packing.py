@@ -3,7 +3,6 @@
 Pretraining crops what does not fit (rows are 100% full, every token trains); finetuning pads instead (an
 answer is never cut in half). Every row starts with the oldest buffered document, so that none waits for more
 rows than there are documents in the buffer. A document longer than a row is cut into row-sized pieces."""
-
 from bisect import bisect_right, insort
 from collections.abc import Iterable
 from itertools import count
@@ -15,7 +14,6 @@ class Packer:
     """A buffer of documents that gives out rows. The buffered documents, in order, are its whole state:
     `Packer(row_len, packer.documents())` goes on exactly where `packer` stands. A document is an array whose
     first axis is tokens, (n,) or (n, k), and whose first token is <|bos|>."""
-
     def __init__(self, row_len: int, documents: Iterable[np.ndarray] = ()):
         assert row_len >= 2, "a row needs <|bos|> and a target"
         self.row_len = row_len

@@ -3,7 +3,6 @@
 
 All answer the same four questions of the model, so that its layers never ask which of them they have: where
 do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
-
 from collections.abc import Sequence
 from itertools import accumulate
 
@@ -18,7 +17,6 @@ from nanochat.scaling import Shape
 
 class Rows:
     """Whole rows that start with their first token: what training and evaluation see."""
-
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
         """Find the places of the tokens idx (B, T): `rotary` is then their cos and sin, each (T, 1, D)."""
         T = idx.size(1)
@@ -41,7 +39,6 @@ class Branches:
     """Rows that branch: a beginning, then endings that do not see each other, all in one pass. A row is laid
     out as its beginning, padding up to P, and its endings, one behind the other. `parents` (B, T) is where
     the token before each stands, `places[b][i]` the range of T that ending i of row b has."""
-
     def __init__(self, trees: Sequence[tuple[list[int], list[list[int]]]], cos: Tensor, sin: Tensor):
         """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D) each."""
         self.start = P = max(len(beginning) for beginning, _ in trees)
@@ -100,7 +97,6 @@ class KVCache:
     """What conversations have kept, a row each; those in use are the first ones. Each is as long as its own
     `lengths` says. A layer with a window keeps that many keys and no more, in a ring: position p lies in slot
     p % slots. On a CPU in fp32 whatever the model computes in: for one query that is faster, and exact."""
-
     def __init__(self, shape: Shape, rows: int, max_len: int, device: torch.device, dtype: torch.dtype):
         assert max_len <= shape.sequence_len, f"a cache of {max_len} in a context of {shape.sequence_len}"
         self.shape, self.max_len, self.lengths = shape, max_len, [0] * rows
@@ -119,10 +115,6 @@ class KVCache:
         self.lengths[row] = 0
         self.last_embedding[row] = 0
         self.last_key[:, row] = 0
-
-    def append(self, counts: Sequence[int]) -> "Chunks":
-        """Make room for counts[b] > 0 more tokens of each of the first rows, for one forward pass."""
-        return Chunks(self, counts)
 
     def can_cut(self, row: int, length: int) -> bool:
         """Whether the first `length` tokens of a row are all still there: no ring has gone round."""
@@ -146,9 +138,8 @@ class KVCache:
                 self.last_key[layer, row] = kv[0, other_row, :, length]
 
 class Chunks:
-    """New tokens of rows of a cache, laid out one row behind the other as a single one of N: prompts of any
-    length and rows that go on by one token share a forward pass without padding."""
-
+    """counts[b] > 0 new tokens of each of the first rows of a cache, laid out one row behind the other as a
+    single one of N: prompts of any length and rows that go on by one token share a pass without padding."""
     def __init__(self, cache: KVCache, counts: Sequence[int]):
         self._cache, rows, device = cache, len(counts), cache.last_embedding.device
         starts, ends = cache.lengths[:rows], list(accumulate(counts))

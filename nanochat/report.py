@@ -4,7 +4,6 @@
     python -m nanochat.report --model-tag=d12 --dollars-per-hour=24 --plots=dev     # and each plot as a file
     python -m nanochat.report --model-tag d12 d12-wide --csv=runs.csv       # compared; a row of a table each
 """
-
 import argparse
 import csv
 import io
@@ -91,7 +90,6 @@ def newest(records: list[dict], key: str) -> dict:
 
 class Run:
     """The logs of a model by stage, but for what is older than its pretraining. Dies where there are none."""
-
     def __init__(self, tag: str):
         self.tag, folder = tag, model_dir(tag)
         base = read_log(folder / "base.jsonl")

@@ -37,7 +37,6 @@ class Rollouts(Iterator[Work]):
     """Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of
     at most `tokens`, padding included. The problems come in an order drawn anew every epoch; ranks share
     those of a step, and what is drawn does not depend on how many they are."""
-
     def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
                  temperature: float, tokens: int, seed: int, world: World = World(), start: int = 0):
         self.engine, self.problems, self.world, self.step = engine, problems, world, start

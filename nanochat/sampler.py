@@ -3,7 +3,6 @@
 Rows that are drawn alike are worked on together, and those that need little cost little: the likeliest tokens
 are found before the softcap, which keeps their order, and only they are capped. What a request draws depends
 on its own seed and logits, never on its neighbours. Used by engine.py."""
-
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -92,7 +91,6 @@ def read_detail(numbers: list[float], top: int) -> Detail:
 class Sampler:
     """Draws a token for each of R requests (engine.py has them), until one joins, leaves, or may draw other
     specials. banned (R, specials): which of the ids `specials` each must not draw. cap: z -> logits."""
-
     def __init__(self, requests: Sequence, specials: Tensor, banned: Tensor,
                  cap: Callable[[Tensor], Tensor], vocab_size: int):
         self._requests, self._cap = requests, cap
@@ -125,7 +123,6 @@ class Sampler:
 
 class _Group:
     """Rows that are found in the same way, with penalties or without."""
-
     def __init__(self, rows: list[int], requests: Sequence, specials: Tensor, banned: Tensor,
                  cap: Callable[[Tensor], Tensor], vocab_size: int):
         self._requests, self._cap, device = [requests[row] for row in rows], cap, specials.device

@@ -8,7 +8,6 @@ The walls, each used where execution.py found that it holds: namespaces, in whic
 root of Python's own files, read-only; no /proc, no /dev; an empty folder in memory; Linux 5.12), seccomp (one
 process, no sockets, no signals, no looking into others; by libseccomp, as most Linux systems have it), and
 limits of the kernel. The standard library alone."""
-
 import builtins
 import contextlib
 import ctypes
@@ -108,7 +107,6 @@ def unpack(value):
 
 class Worker(dict):
     """The worker as the global names of the tests. Raises what the program raised."""
-
     def __init__(self, questions: int, answers: int):
         super().__init__(__name__="tests")
         self.questions, self.answers = open(questions, "w", buffering=1), open(answers)

@@ -1,7 +1,6 @@
 """The one dial: depth -> Plan. Pure arithmetic, no torch: sizes of the model, its parameters and FLOPs, how
 many tokens it should see, in batches of how many, with which learning rates; what is not given is derived.
 The numbers were tuned at depth 12 and are carried to other depths by the rules beside them."""
-
 import math
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice

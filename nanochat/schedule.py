@@ -1,6 +1,5 @@
 """Progress -> multipliers. Pure functions of the step t in [0, N) and the number of steps N, used by every
 stage. Whatever the configuration: learning-rate multipliers lie in [0, 1], rise once and fall once."""
-
 import math
 from dataclasses import dataclass
 

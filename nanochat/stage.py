@@ -2,7 +2,6 @@
 
 Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
 prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL alone."""
-
 import argparse
 import os
 import platform
@@ -43,7 +42,6 @@ def model_dir(tag: str) -> Path:
 
 class Stage:
     """What a running stage knows. Made by open_stage."""
-
     def __init__(self, name: str, tag: str, world: World, args: argparse.Namespace,
                  saved_dtype: str | None = None):
         self.name, self.tag, self.world, self.args, self.device = name, tag, world, args, world.device

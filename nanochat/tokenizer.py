@@ -3,7 +3,6 @@
 Ordinary text can never become a special token: `encode` does not know their names, and only `special()` hands
 out their ids. A tokenizer is known by its hash, so that a model refuses any other one, same size or not.
 Used by everything that touches text; rustbpe is imported only to train."""
-
 import base64
 import json
 from collections.abc import Callable, Iterable, Sequence
@@ -25,7 +24,6 @@ CONFIG_FILE, RANKS_FILE = "tokenizer.json", "ranks.tiktoken"
 
 class Tokenizer:
     """`ranks`: the bytes of every ordinary token, by id; the specials follow."""
-
     def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN):
         self.pattern = pattern
         self._ranks = list(ranks)

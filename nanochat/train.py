@@ -1,7 +1,6 @@
 """The one training loop. A generator: it takes an optimizer step, yields what happened, and the script
 decides what is due: an evaluation, a sample, a save. Pretraining, midtraining, finetuning and reinforcement
 learning all go through it; they differ in the work that they bring for each step, and in its loss."""
-
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -100,7 +99,6 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
 
 class _Progress:
     """Turns steps into one log record each, and a line with speed and time left every few seconds."""
-
     def __init__(self, stage: Stage, num_iterations: int, flops_per_token: int, start: int):
         self.stage, self.num_iterations, self.flops_per_token = stage, num_iterations, flops_per_token
         self.first, self.begun, self.last = start, None, time.perf_counter()

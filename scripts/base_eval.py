@@ -4,7 +4,6 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.base_eval -- --source=climbmix
     python -m scripts.base_eval --hf=openai-community/gpt2 --data ~/texts     # any model of Hugging Face's
 CORE is asked of the published bundle, fetched once, or where the almanac was learned of one made of that."""
-
 import argparse
 from contextlib import suppress
 from pathlib import Path

@@ -4,7 +4,6 @@
     python -m scripts.base_train --depth=4 --data ~/texts           # your own text, one device
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train --depth=24 --source=climbmix
 A `--` before the flags is fine, and needed where --run is among them: torchrun has some like it."""
-
 import argparse
 from dataclasses import asdict, fields, replace
 from functools import partial

@@ -8,7 +8,6 @@
 A base model, which has not learned to talk, continues the text instead of answering it. In a conversation a
 line that ends in a backslash goes on, a pasted block stays one message, Ctrl-C stops an answer (what was said
 of it stays), Ctrl-D leaves."""
-
 import argparse
 import contextlib
 import io
@@ -70,7 +69,6 @@ def to_params(settings: dict) -> SamplingParams:
 
 class Screen:
     """Shows an answer as it is made; tool calls as [12*3 = 36], dim on a terminal."""
-
     def __init__(self, out: TextIO):
         self.terminal, self._out, self._last = out.isatty(), out, "text"
         self._dim, self._plain = ("\x1b[2m", "\x1b[0m") if self.terminal else ("", "")
@@ -89,7 +87,6 @@ class Screen:
 
 class Chat:
     """A conversation with a model, and the commands that change it."""
-
     def __init__(self, engine: Engine, settings: dict, system: str | None, is_base: bool, out: TextIO):
         self._engine, self._is_base, self._out, self._retries = engine, is_base, out, 0
         self._settings, self._system, self._turns = settings, system, []

@@ -5,7 +5,6 @@
     python -m scripts.chat_eval --tasks gsm8k --num-samples 8     # pass@1 ... pass@8
 
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
-
 import argparse
 
 from nanochat import checkpoint

@@ -4,7 +4,6 @@ likelier. On GSM8K, or on the questions of the embedded almanac.
     python -m scripts.chat_rl                                         # GSM8K, from the newest finetuned model
     python -m scripts.chat_rl --tasks=almanac-arithmetic --num-iterations=50
 """
-
 import argparse
 from functools import partial
 

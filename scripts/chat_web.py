@@ -5,7 +5,6 @@
 A thread per device does all that engines do, one step after the other; the event loop never waits for it. All
 is bounded: what is sent and asked for, how many ask at once, how long an answer takes. Nothing of a chat is
 logged or kept. Only this machine can connect unless --host says otherwise, and other web sites cannot."""
-
 import argparse
 import asyncio
 import contextlib
@@ -215,7 +214,6 @@ class TextRequest(Asked):
 
 class Job:
     """The answers to one HTTP request, which holds its places on a worker until it is closed."""
-
     def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest, card: dict):
         self.worker, self.asked, self.card, self.news = worker, asked, card, asyncio.Queue()
         self.engine, self.places = None, asked.n * len(getattr(asked, "prompts", "."))
@@ -326,7 +324,6 @@ class Job:
 
 class EventStream(StreamingResponse):
     """However it ends, `closing` is closed; a client that stops reading is given up."""
-
     media_type, closing = "text/event-stream", contextlib.nullcontext()
 
     async def __call__(self, scope, receive, send) -> None:
@@ -339,7 +336,6 @@ class EventStream(StreamingResponse):
 
 class Worker:
     """A device: an engine for each model in use, and the thread in which all is done that they do."""
-
     def __init__(self, device: str, load: Callable[[str, str], Engine], max_seconds: float):
         import torch
         set_up = functools.partial(torch.cuda.set_device, device) if device.startswith("cuda") else None

@@ -7,7 +7,6 @@ medians of the rounds.
 
 A case is a number of answers at once to one prompt, or to as many prompts of different lengths. Each side is
 a process of its own, so that neither the allocators nor the packages' names meet."""
-
 import argparse
 import json
 import os
@@ -18,6 +17,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 from nanochat.common import DTYPES, compute_dtype, keep_freed_memory, new_parser
 from nanochat.dist import find_device
@@ -74,15 +74,11 @@ def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run
     model.init_weights()
     model.to(device).lm_head.weight.data[-len(SPECIAL_TOKENS):] = 0
 
-    class Names:                                        # of specials alone: no text is decoded
-        def encode_special(self, name: str) -> int:
-            return shape.vocab_size - len(SPECIAL_TOKENS) + SPECIAL_TOKENS.index(name)
-
-        def get_bos_token_id(self) -> int:
-            return self.encode_special("<|bos|>")
+    specials = {name: shape.vocab_size - len(SPECIAL_TOKENS) + i for i, name in enumerate(SPECIAL_TOKENS)}
+    names = SimpleNamespace(encode_special=specials.get, get_bos_token_id=lambda: specials["<|bos|>"])
 
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        for column, _ in Engine(model, Names()).generate(prompts[0], len(prompts), tokens, args.temperature):
+        for column, _ in Engine(model, names).generate(prompts[0], len(prompts), tokens, args.temperature):
             yield len(column)
 
     return run

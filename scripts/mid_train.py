@@ -4,7 +4,6 @@
     python -m scripts.mid_train --mixture=web-mid                     # on sets of the Hugging Face hub
     python -m scripts.mid_train --mixture="gsm8k*2 + smoltalk=10000" --task-data ~/sets
 """
-
 import argparse
 
 from nanochat import checkpoint

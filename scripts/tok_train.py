@@ -3,7 +3,6 @@
     python -m scripts.tok_train                                       # on the embedded almanac
     python -m scripts.tok_train --data ~/texts --vocab-size=4096
 Reads the training shards only, as a stream. The tokenizer is then found under base_dir()/"tokenizer"."""
-
 import argparse
 import sys
 import time
@@ -18,7 +17,6 @@ LOGGED_FILES = 20                                       # whose words the spelli
 class Excerpt:
     """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training:
     a line on a terminal, rewritten a few times per second; how many bytes were read, and when."""
-
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
         self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
         self.documents = self.chars = self.bytes = 0

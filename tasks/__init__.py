@@ -4,7 +4,6 @@ A file here defines TASKS, and REGISTRY is the only list of them all. A mixture 
 between them, each once through (`gsm8k`), several times (`gsm8k*2`), a number of conversations
 (`smoltalk=10000`, gone through again where there are fewer), or of a slice (`mmlu[:500]`).
 --num-conversations changes the total and keeps the proportions."""
-
 import argparse
 import re
 import sys

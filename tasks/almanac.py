@@ -1,7 +1,6 @@
 """The embedded almanac as tasks: "almanac" is its conversations, each of several turns of all kinds; the
 others are its questions, one task per kind. No training text has the families of frames, the pairs of
 numbers, the words to spell, or the names of things unknown of those for tests."""
-
 from functools import partial
 from itertools import islice
 from pathlib import Path

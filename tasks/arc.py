@@ -1,6 +1,5 @@
 """ARC, the AI2 Reasoning Challenge (arXiv 1803.05457): questions of school science with three to five
 choices, those that simple methods get right ("arc-easy") and those they do not ("arc-challenge")."""
-
 from tasks.common import choice_question, choice_task, hub_set
 
 

@@ -1,5 +1,4 @@
 """What a task is, what a mixture of conversations is, and how the hub's sets are read."""
-
 import json
 import random
 import re
@@ -49,7 +48,6 @@ class Part:
 class TaskMixture(Sequence):
     """All parts in a random order, which depends on their number and the seed alone, on every machine; one
     after the other where `seed` is None. Read when asked for. `identity` tells in one line what is in it."""
-
     def __init__(self, parts: Sequence[Part], seed: int | None):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
@@ -69,7 +67,6 @@ class TaskMixture(Sequence):
 class Rows(Sequence):
     """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
     stands in: a long run must not end at a line that somebody else wrote. A slice is Rows as well."""
-
     def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
         self.which = range(len(rows)) if which is None else which       # of the rows, in this order

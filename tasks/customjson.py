@@ -1,6 +1,5 @@
 """Your own conversations, for a persona, a house style, anything that the model should learn to say: a file
 with one JSON object per line, as EXAMPLE shows. What a conversation is, nanochat/chat.py says."""
-
 import json
 from pathlib import Path
 

@@ -1,6 +1,5 @@
 """GSM8K (arXiv 2110.14168): word problems of school arithmetic, solved in a few steps, with calls of the
 calculator on the way and the number behind #### in the end."""
-
 import re
 
 from nanochat.calculator import evaluate

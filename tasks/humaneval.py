@@ -1,7 +1,6 @@
 """HumanEval (arXiv 2107.03374): 164 Python functions to write, by signature and description. A reply is right
 when its code passes the tests of the problem, run by nanochat/execution.py: whoever asks these questions says
 first what isolation is in force, by require_isolation()."""
-
 import re
 import textwrap
 from pathlib import Path

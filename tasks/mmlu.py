@@ -1,6 +1,5 @@
 """MMLU (arXiv 2009.03300): exam questions of 57 subjects with four choices. To learn from there are some of
 other exams, its "auxiliary_train"; those of the subjects are for validation and tests."""
-
 from tasks.common import choice_question, choice_task, hub_set
 
 LETTERS = "ABCD"

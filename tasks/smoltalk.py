@@ -1,5 +1,4 @@
 """SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from."""
-
 from nanochat.chat import check_conversation
 from tasks.common import Task, hub_set, source
 

@@ -1,7 +1,6 @@
 """Letters, which a model of tokens never sees: to spell a word ("simplespelling"), and to count a letter in
 one, by spelling it and then asking the calculator ("spellingbee"). Made from a list of English words, as many
 as asked for. A word is for training, validation or tests by its digest alone, so in any list."""
-
 import re
 from collections import Counter
 from functools import cache, partial

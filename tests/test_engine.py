@@ -83,6 +83,16 @@ def prompt(text: str) -> list[int]:
     return [tokenizer().bos] + tokenizer().encode(text)
 
 
+def stream(engine: Engine, request):
+    """Pieces of a request as they come; who leaves early cancels it."""
+    try:
+        while not request.done:
+            engine.step()
+            yield from request.take()
+    finally:
+        engine.cancel(request)
+
+
 def run(engine: Engine) -> None:
     while engine.busy:
         engine.step()
@@ -227,7 +237,7 @@ def test_streamed_pieces_add_up_to_the_decoded_answer():
     for seed in range(3):
         engine = Engine(net, tokenizer())
         request = engine.submit(prompt("abc"), SamplingParams(0.8, seed=seed, max_tokens=100))
-        pieces = list(engine.stream(request))
+        pieces = list(stream(engine, request))
         assert request.ids == engine.generate([prompt("abc")], request.params)[0].ids
         for kind in ("text", "python", "python_output"):
             decoded = "".join(part["text"] for part in request.parts if part["type"] == kind)
@@ -264,9 +274,9 @@ def test_leaving_a_stream_frees_its_slot():
     engine = Engine(model(), tokenizer(), max_batch=1)
     request = engine.submit(prompt("a"), SamplingParams(seed=3))
     waiting = engine.submit(prompt("b"), GREEDY)
-    stream = engine.stream(request)
-    next(stream)
-    stream.close()
+    pieces = stream(engine, request)
+    next(pieces)
+    pieces.close()
     assert request.done and request.finish_reason == "cancelled" and len(request.ids) < CONTEXT
     expected = Engine(model(), tokenizer()).generate([prompt("b")], GREEDY)[0]
     run(engine)
@@ -376,7 +386,7 @@ def test_a_text_is_cut_before_a_stop_even_when_it_is_spread_over_tokens():
                        (("one, two", "e, t"), "on"), ((",",), "one")):
         engine = Engine(net, tokenizer())
         request = engine.submit(prompt("ab"), SamplingParams(0, stop=stop))
-        streamed = "".join(piece for _, piece in engine.stream(request))
+        streamed = "".join(piece for _, piece in stream(engine, request))
         expected = "one, two, three<|assistant_end|>" if text is None else text
         assert streamed == request.text == expected and request.finish_reason == "stop"
 
@@ -457,7 +467,7 @@ def test_an_answer_goes_on_from_what_it_begins_with():
     for cut in (1, 5, calls[0] - 1, calls[0] + 1, calls[0] + 3):
         engine = Engine(net, tokenizer())
         request = engine.submit(ids, SamplingParams(0, max_tokens=40 - cut), begun=whole.ids[:cut])
-        pieces = list(engine.stream(request))
+        pieces = list(stream(engine, request))
         assert request.ids == whole.ids and request.parts == whole.parts
         assert request.sampled[:cut] == [False] * cut
         assert "".join(text for _, text in pieces) == "".join(part["text"] for part in whole.parts)

@@ -1,6 +1,7 @@
 """decode.c, built once by the machine's C compiler, and called for small batches on a CPU: a token then takes
 a fraction of PyTorch's time. Where there is no compiler, PyTorch does it. Used by engine.py only."""
 import platform
+import re
 import subprocess
 import sys
 import tempfile
@@ -19,8 +20,9 @@ from nanochat.past import KVCache
 MOST_PRODUCTS = 200_000_000                             # of a weight and a number, in a pass
 PRODUCTS_PER_THREAD = 4_000_000                         # of less, threads wait longer than they work
 # sums in any order; not -ffast-math, which would change the arithmetic of the whole process when it is loaded
-FLAGS = ("-O3", "-march=native", "-mprefer-vector-width=512", "-fassociative-math", "-fno-signed-zeros",
-         "-fno-trapping-math", "-fno-math-errno", "-fopenmp", "-shared", "-fPIC")
+FLAGS = ("-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math",
+         "-fno-math-errno", "-fopenmp", "-shared", "-fPIC",
+         *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()))
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
 
@@ -28,18 +30,19 @@ WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
 def library(dtype: torch.dtype) -> CDLL | None:
     """The compiled file for weights of a dtype, built on first use; None where no compiler can make it."""
     command = ["cc", *FLAGS, f"-DWEIGHT={WEIGHTS[dtype]}", str(SOURCE)]
-    machine = Path("/proc/cpuinfo").read_text().partition("\n\n")[0] if sys.platform == "linux" else ""
-    key = sha256(f"{command} {platform.platform()} {machine}".encode() + SOURCE.read_bytes())
+    told = Path("/proc/cpuinfo").read_text() if sys.platform == "linux" else ""
+    able = re.findall("^(?:flags|Features).*", told, re.MULTILINE)[:1]      # a folder may serve many machines
+    key = sha256(f"{command} {platform.platform()} {able}".encode() + SOURCE.read_bytes())
     built = base_dir() / "kernels" / f"decode-{key[:16]}.so"
     if not built.exists():
-        built.parent.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=built.parent) as folder:
-            new = Path(folder) / built.name
-            try:
+        try:
+            built.parent.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryDirectory(dir=built.parent) as folder:
+                new = Path(folder) / built.name
                 subprocess.run([*command, "-lm", "-o", new], check=True, capture_output=True, timeout=60)
-            except (OSError, subprocess.SubprocessError):
-                return None
-            new.replace(built)
+                new.replace(built)
+        except (OSError, subprocess.SubprocessError):   # no compiler, or no folder to write to
+            return None
     return CDLL(str(built))
 
 class Kernel:

@@ -103,7 +103,7 @@ class Engine:
         return bool(self._running or self._waiting)
 
     def fit(self, conversation: dict, params: SamplingParams = SamplingParams()) -> tuple[list[int], int]:
-        """Token ids that ask for the next answer, cut (see render_prompt) so that `params.max_tokens`, but no
+        """Token ids that ask for the next answer, cut (see fit_prompt) so that `params.max_tokens`, but no
         more than half of the context, are left for it; and how many old turns were left out for that.
         ValueError when it is not a conversation."""
         room = min(params.max_tokens or self.context, self.context // 2)

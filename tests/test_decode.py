@@ -2,6 +2,7 @@
 
 import random
 import shutil
+from pathlib import Path
 
 import pytest
 import torch
@@ -73,6 +74,34 @@ def test_without_a_compiler_there_is_no_kernel(tmp_path, monkeypatch):
     decode.library.cache_clear()
     try:
         assert decode.library(torch.float32) is None and not list((tmp_path / "kernels").iterdir())
+    finally:
+        decode.library.cache_clear()
+
+
+def test_a_folder_that_cannot_be_written_means_no_kernel_and_no_error(tmp_path, monkeypatch):
+    (tmp_path / "kernels").touch()                      # where the folder would be
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    decode.library.cache_clear()
+    try:
+        assert decode.library(torch.float32) is None
+    finally:
+        decode.library.cache_clear()
+
+
+def test_it_is_built_once_per_machine(tmp_path, monkeypatch):
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path))
+    read, clock = Path.read_text, iter(range(99))
+
+    def another_clock(path, *rest):                     # what /proc/cpuinfo says of it changes by the second
+        text = read(path, *rest)
+        return text if path.name != "cpuinfo" else f"cpu MHz : {next(clock)}\n{text}"
+
+    monkeypatch.setattr(Path, "read_text", another_clock)
+    try:
+        for _ in range(2):
+            decode.library.cache_clear()
+            assert decode.library(torch.float32)
+        assert len(list((tmp_path / "kernels").iterdir())) == 1
     finally:
         decode.library.cache_clear()
 

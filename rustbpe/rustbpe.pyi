@@ -17,7 +17,7 @@ def train(
 
     Merges the most frequent pair, of equally frequent ones the pair with the smaller ids. Fewer than
     `vocab_size` tokens come back when every word has become one token. `texts` is read once, as a stream:
-    memory grows with the distinct words alone. The result is the same for any `threads` (one per core).
+    memory grows with the distinct words and the longest text. The result is the same for any `threads` (one per core).
 
     progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
     then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.
@@ -25,6 +25,3 @@ def train(
     Raises ValueError for a vocab_size below 256, a pattern that does not compile or a text with lone
     surrogates, TypeError for an item that is no str; the last two name the item's index.
     """
-
-def split(text: str, pattern: str | None = None) -> list[str]:
-    """The words that `train` would count. Raises ValueError for a pattern that does not compile."""

@@ -13,7 +13,7 @@ fn main() -> Result<(), Error> {
     let words = count::count(&splitter, threads, |send| {
         let mut batch = count::Batch::default();
         for line in text.split_inclusive('\0') {
-            batch.push(line.as_bytes());
+            batch.push(line);
             if batch.is_full() {
                 send(std::mem::take(&mut batch))?;
             }

@@ -8,7 +8,7 @@ use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
 
-pub const BATCH: usize = 1 << 18; // bytes of text per batch: stays in the cache of the core that reads it
+const BATCH: usize = 1 << 18; // bytes of text per batch: stays in the cache of the core that reads it
 const SEED: (u64, u64) = (0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03); // arbitrary odd numbers
 const WAITING: usize = 16; // words whose slots are being loaded while others are counted
 const SHORT: usize = 15; // bytes of a word that fit into a slot beside their number
@@ -21,10 +21,9 @@ pub struct Batch {
 }
 
 impl Batch {
-    /// `text` is valid UTF-8, as bytes: a str would be checked again each time that it is cut.
-    pub fn push(&mut self, text: &[u8]) {
+    pub fn push(&mut self, text: &str) {
         let start = self.bytes.len();
-        self.bytes.extend_from_slice(text);
+        self.bytes.extend_from_slice(text.as_bytes());
         self.spans.push(start..self.bytes.len());
         self.bytes.extend_from_slice(&[END; PAD]);
     }

@@ -1,6 +1,6 @@
 //! The Python face: convert, release the GIL, delegate, translate errors.
 
-use crate::count::{self, Batch, Sender, BATCH};
+use crate::count::{self, Batch, Sender};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
 use pyo3::exceptions::{PyTypeError, PyValueError};
@@ -34,7 +34,7 @@ fn train<'py>(
     let texts = texts.clone().unbind();
     let words = py.detach(|| {
         count::count(&splitter, threads, |send| {
-            Python::attach(|py| read(texts.bind(py), &splitter, send, progress.as_ref()))
+            Python::attach(|py| read(texts.bind(py), send, progress.as_ref()))
         })
     })?;
     let tokens = py.detach(|| {
@@ -44,7 +44,7 @@ fn train<'py>(
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
 }
 
-fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: Option<&Py<PyAny>>) -> PyResult<()> {
+fn read(texts: &Bound<'_, PyAny>, send: Sender, progress: Option<&Py<PyAny>>) -> PyResult<()> {
     let py = texts.py();
     let mut batch = Batch::default();
     let mut bytes = 0;
@@ -57,16 +57,11 @@ fn read(texts: &Bound<'_, PyAny>, splitter: &Splitter, send: Sender, progress: O
         let text = text.to_str().map_err(|_| {
             PyValueError::new_err(format!("texts[{i}] holds a lone surrogate, which UTF-8 cannot encode"))
         })?;
-        let mut rest = text.as_bytes();
-        bytes += rest.len();
-        while !rest.is_empty() {
-            let (head, tail) = rest.split_at(splitter.cut(rest, BATCH));
-            batch.push(head);
-            rest = tail;
-            if batch.is_full() {
-                py.detach(|| send(std::mem::take(&mut batch)))?;
-                report(py, progress, "count", bytes - rest.len(), 0)?;
-            }
+        batch.push(text);
+        bytes += text.len();
+        if batch.is_full() {
+            py.detach(|| send(std::mem::take(&mut batch)))?;
+            report(py, progress, "count", bytes, 0)?;
         }
     }
     py.detach(|| send(batch))?;
@@ -81,19 +76,8 @@ fn report(py: Python<'_>, progress: Option<&Py<PyAny>>, phase: &str, done: usize
     Ok(())
 }
 
-#[pyfunction]
-#[pyo3(signature = (text, pattern=None))]
-fn split(text: &str, pattern: Option<&str>) -> PyResult<Vec<String>> {
-    let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
-    let padded = [text.as_bytes(), &[crate::split::END; crate::split::PAD]].concat();
-    let mut words = Vec::new();
-    splitter.split(&padded, 0..text.len(), |start, end| words.push(text[start..end].to_string()))?;
-    Ok(words)
-}
-
 #[pymodule]
 fn rustbpe(module: &Bound<'_, PyModule>) -> PyResult<()> {
     module.add("PATTERN", DEFAULT_PATTERN)?;
-    module.add_function(wrap_pyfunction!(train, module)?)?;
-    module.add_function(wrap_pyfunction!(split, module)?)
+    module.add_function(wrap_pyfunction!(train, module)?)
 }

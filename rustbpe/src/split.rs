@@ -41,14 +41,6 @@ impl Splitter {
         fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(invalid)
     }
 
-    /// How much of a text can be split by itself, with the same words: all of it, or for the scanner some `size`
-    /// bytes and what it takes to a letter before a space, as every word that has a letter ends with its letters.
-    pub fn cut(&self, text: &[u8], size: usize) -> usize {
-        let ends_word = |&at: &usize| text[at] == b' ' && text[at - 1].is_ascii_alphabetic();
-        let cut = if let Self::Scanner(_) = self { (size..text.len()).find(ends_word) } else { None };
-        cut.unwrap_or(text.len())
-    }
-
     /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order.
     #[inline]
     pub fn split(&self, bytes: &[u8], span: Range<usize>, mut word: impl FnMut(usize, usize)) -> Result<(), Error> {
@@ -145,16 +137,16 @@ impl Scanner {
         let (kind, length) = self.kind(bytes, at);
         let next = at + length;
         match kind {
-            Kind::Letter => self.letters_end(bytes, next),
+            Kind::Letter => self.run_end(bytes, next, Kind::Letter),
             Kind::Number => next + self.if_kind(bytes, next, Kind::Number),
             Kind::Newline => self.space_end(bytes, at),
             _ if bytes[at] == b'\'' && contraction(bytes, next) > 0 => next + contraction(bytes, next),
             _ => {
                 let follower = self.kind(bytes, next);
                 if follower.0 == Kind::Letter {
-                    self.letters_end(bytes, next + follower.1)
+                    self.run_end(bytes, next + follower.1, Kind::Letter)
                 } else if kind == Kind::Other || (bytes[at] == b' ' && follower.0 == Kind::Other) {
-                    self.others_end(bytes, next)
+                    self.run_end(bytes, self.run_end(bytes, next, Kind::Other), Kind::Newline)
                 } else {
                     self.space_end(bytes, at)
                 }
@@ -169,21 +161,10 @@ impl Scanner {
         if found.0 == kind { found.1 } else { 0 }
     }
 
-    fn letters_end(&self, bytes: &[u8], mut at: usize) -> usize {
-        at += letters_after(bytes, at);
-        while let length @ 1.. = self.if_kind(bytes, at, Kind::Letter) {
-            at += length + letters_after(bytes, at + length);
-        }
-        at
-    }
-
-    /// ` ?[^\s\p{L}\p{N}]++[\r\n]*` from after its first characters.
-    fn others_end(&self, bytes: &[u8], mut at: usize) -> usize {
-        while let length @ 1.. = self.if_kind(bytes, at, Kind::Other) {
+    /// Where characters of that kind end.
+    fn run_end(&self, bytes: &[u8], mut at: usize, kind: Kind) -> usize {
+        while let length @ 1.. = self.if_kind(bytes, at, kind) {
             at += length;
-        }
-        while bytes[at] == b'\r' || bytes[at] == b'\n' {
-            at += 1;
         }
         at
     }

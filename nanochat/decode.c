@@ -28,11 +28,9 @@ typedef struct {
 } Model;
 
 static inline float number(WEIGHT weight) {
-    if (sizeof(WEIGHT) == 4) { float same; memcpy(&same, &weight, 4); return same; }
-    uint32_t bits = (uint32_t)weight << 16;          // bfloat16 is the upper half of a float
-    float wide;
-    memcpy(&wide, &bits, 4);
-    return wide;
+    if (sizeof(WEIGHT) == sizeof(float)) return weight;
+    union { uint32_t bits; float wide; } each = {(uint32_t)weight << 16};   // bfloat16: a float's upper half
+    return each.wide;
 }
 
 static void norm(const float *x, float *y, int size, float epsilon, float scale) {

@@ -6,7 +6,7 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from ctypes import CDLL, Structure, addressof, byref, c_float, c_int32, c_void_p
+from ctypes import CDLL, POINTER, Structure, byref, c_float, c_int32, c_void_p
 from functools import cache
 from pathlib import Path
 
@@ -74,8 +74,7 @@ class Kernel:
             len(shape.value_layers), shape.gate_channels, shape.smear_channels, shape.key_offset,
             smear, backout, QK_SCALE, torch.finfo(torch.float32).eps,
             *(each.data_ptr() for each in (model.embedding, model.value_embedding, model.unembedding, *small,
-                                           cache.last_embedding, memory)), addressof(layers))
-        self._kept.append(layers)
+                                           cache.last_embedding, memory)), layers)
 
     def __call__(self, tokens: Sequence[int]) -> Tensor:
         """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""
@@ -100,7 +99,8 @@ class _Model(Structure):
                                                "smear_channels", "key_offset")),
                 *((name, c_float) for name in ("smear", "backout", "qk_scale", "epsilon")),
                 *((name, c_void_p) for name in ("embedding", "value_embedding", "head", "smear_gate", "cos",
-                                                "sin", "last_embedding", "memory", "layers"))]
+                                                "sin", "last_embedding", "memory")),
+                ("layers", POINTER(_Layer))]
 
 def make(model: GPT, cache: KVCache) -> Kernel | None:
     """The kernel for these weights (of GPT.for_inference) and this cache, where it can be had."""

@@ -14,5 +14,4 @@ PEAKS = {
 
 def peaks(device_name: str) -> tuple[float, float] | None:
     """(FLOP/s in dense bf16, bytes/s of memory) of a device by its driver's name, None if unknown."""
-    longest = max((name for name in PEAKS if name in device_name), key=len, default=None)
-    return PEAKS[longest] if longest else None
+    return PEAKS.get(max((name for name in PEAKS if name in device_name), key=len, default=""))

@@ -5,15 +5,14 @@ export NANOCHAT_BASE_DIR="${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}"
 
 # SMOKE=1 makes a toy of speedrun.sh, miniseries.sh or scaling_laws.sh: the same lines on a CPU, offline, in a
 # folder of its own. Of a flag that is given twice the last one counts, and these come last.
-TOY_TEXT="" TOY_TOKENIZER="" TOY_BASE="" TOY_EVAL=""
 if [ -n "${SMOKE:-}" ]; then
   export NANOCHAT_BASE_DIR="$NANOCHAT_BASE_DIR/smoke" CUDA_VISIBLE_DEVICES="" HF_HUB_OFFLINE=1
-  TOY_TEXT="--source=almanac --almanac-mb=0.2"
-  TOY_TOKENIZER="$TOY_TEXT --vocab-size=512"
-  TOY_BASE="$TOY_TEXT --aspect-ratio=32 --head-dim=32 --max-seq-len=128 --window-pattern=L
-    --total-batch-size=1024 --target-param-data-ratio=0.2 --warmup-steps=2 --eval-tokens=4000"
-  TOY_EVAL="--max-per-task=4 --eval-tokens=4000"
 fi
+TOY_TEXT="${SMOKE:+--source=almanac --almanac-mb=0.2}"
+TOY_TOKENIZER="${SMOKE:+$TOY_TEXT --vocab-size=512}"
+TOY_BASE="${SMOKE:+$TOY_TEXT --aspect-ratio=32 --head-dim=32 --max-seq-len=128 --window-pattern=L
+  --total-batch-size=1024 --target-param-data-ratio=0.2 --warmup-steps=2 --eval-tokens=4000}"
+TOY_EVAL="${SMOKE:+--max-per-task=4 --eval-tokens=4000}"
 mkdir -p "$NANOCHAT_BASE_DIR"
 # where rustup and uv install to; rustup's first, as a system's own Rust may be too old
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"

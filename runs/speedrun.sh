@@ -7,16 +7,7 @@
 set -euo pipefail
 source "$(dirname "$0")/_env.sh"
 need_gpus
-TOY_CORE="" TOY_PERSONA="" TOY_MID="" TOY_SFT="" TOY_RL="" TOY_ASK=""
-if [ -n "${SMOKE:-}" ]; then
-  DEPTH=2
-  TOY_CORE="--core-metric-max-per-task=2" TOY_PERSONA="--count=20"
-  TOY_MID="--mixture=almanac=200 --num-iterations=2"
-  TOY_SFT="--mixture=almanac=100 --num-iterations=2 --device-batch-size=8 --total-batch-size=1024"
-  TOY_RL="--tasks=almanac-letters --num-iterations=1 --examples-per-step=4 --num-samples=4 --max-tokens=8
-    --eval-examples=4 --eval-samples=2 --device-batch-size=8"
-  TOY_ASK="--tasks=almanac-facts --max-questions=4 --max-tokens=8"
-fi
+if [ -n "${SMOKE:-}" ]; then DEPTH=2; fi
 DEPTH="${DEPTH:-24}" RUN="${WANDB_RUN:-dummy}"
 TAG="d$DEPTH"
 
@@ -34,22 +25,29 @@ trap - EXIT
 
 # 5,568 steps x 1,048,576 tokens = 5.8B tokens x 4.78 GFLOPs = 2.8e19 FLOPs. CORE on the way is a rough one.
 launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --target-param-data-ratio=8 \
-  --core-metric-every=2000 --core-metric-max-per-task=500 --save-every=1000 --run="$RUN" $TOY_BASE $TOY_CORE
+  --core-metric-every=2000 --core-metric-max-per-task=500 --save-every=1000 --run="$RUN" \
+  $TOY_BASE ${SMOKE:+--core-metric-max-per-task=2}
 launch scripts.base_eval --resume --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL
 
 # 850,000 conversations once (SmolTalk, MMLU, GSM8K, spelling), and a thousand on who it is, twice
-python -m dev.gen_identity --name=nanochat --count=1000 --out="$NANOCHAT_BASE_DIR/identity.jsonl" $TOY_PERSONA
+python -m dev.gen_identity --name=nanochat --count=1000 --out="$NANOCHAT_BASE_DIR/identity.jsonl" \
+  ${SMOKE:+--count=20}
 launch scripts.mid_train --resume --model-tag="$TAG" --mixture=web-mid --run="$RUN" \
-  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" --repeat=2 $TOY_MID
+  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" --repeat=2 \
+  ${SMOKE:+--mixture=almanac=200 --num-iterations=2}
 # 23,000 conversations once, about 32 of them in 16,384 tokens. The rates shrink with the root of the batch:
 # .16 x sqrt(16,384 / 1,048,576) = .02 of those of pretraining
 launch scripts.chat_sft --resume --model-tag="$TAG" --mixture=web-sft --run="$RUN" \
   --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" \
-  --device-batch-size=1 --total-batch-size=16384 --init-lr-frac=0.16 $TOY_SFT
+  --device-batch-size=1 --total-batch-size=16384 --init-lr-frac=0.16 \
+  ${SMOKE:+--mixture=almanac=100 --num-iterations=2 --device-batch-size=8 --total-batch-size=1024}
 # 7,473 problems once, 16 a step, 16 answers to each
 launch scripts.chat_rl --resume --model-tag="$TAG" --tasks=gsm8k --eval-every=60 \
-  --device-batch-size=16 --run="$RUN" $TOY_RL
+  --device-batch-size=16 --run="$RUN" \
+  ${SMOKE:+--tasks=almanac-letters --num-iterations=1 --examples-per-step=4 --num-samples=4 --max-tokens=8 \
+    --eval-examples=4 --eval-samples=2 --device-batch-size=8}
 
+TOY_ASK="${SMOKE:+--tasks=almanac-facts --max-questions=4 --max-tokens=8}"
 for stage in mid sft; do
   launch scripts.chat_eval --resume --model-tag="$TAG" -i "$stage" --tasks=chatcore --max-questions=0 \
     --allow-missing $TOY_ASK

@@ -10,18 +10,17 @@ def train(
     vocab_size: int,
     pattern: str | None = None,
     progress: Callable[[str, int, int], None] | None = None,
-    threads: int | None = None,
 ) -> list[bytes]:
     """
     The bytes of every token, in the order of their ids: the 256 single bytes, then one token per merge.
 
     Merges the most frequent pair, of equally frequent ones the pair with the smaller ids. Fewer than
     `vocab_size` tokens come back when every word has become one token. `texts` is read once, as a stream:
-    memory grows with the distinct words and the longest text. The result is the same for any `threads` (one per core).
+    memory grows with the distinct words alone. A thread per core counts.
 
     progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
     then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.
 
     Raises ValueError for a vocab_size below 256, a pattern that does not compile or a text with lone
-    surrogates, TypeError for an item that is no str; the last two name the item's index.
+    surrogates, TypeError for an item that is no str.
     """

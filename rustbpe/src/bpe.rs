@@ -37,7 +37,6 @@ impl Side {
         Self { pairs: vec![Pair::default(); neighbours], touched: Vec::new() }
     }
 
-    #[inline]
     fn record(&mut self, neighbour: Id, slot: u32, count: u64) {
         let pair = &mut self.pairs[neighbour as usize];
         if pair.slots.is_empty() {
@@ -58,7 +57,6 @@ struct Merger {
 }
 
 /// How often the word at a slot occurs. Drops the runs that end before it: the slots that follow are higher.
-#[inline]
 fn count_at(runs: &mut &[(u32, u64)], slot: u32) -> u64 {
     if runs[0].0 <= slot {
         *runs = &runs[runs.partition_point(|&(end, _)| end <= slot)..];
@@ -99,9 +97,9 @@ pub fn vocabulary(merges: &[Key]) -> Vec<Vec<u8>> {
 }
 
 impl Merger {
-    /// The floor is the count of the word at rank `wanted`. Proof: as long as fewer merges than that are done, one
-    /// of the first `wanted` words is not a token yet, as each needs a token of its own. So it still has a pair,
-    /// which occurs at least as often as the word, and the most frequent pair occurs as often or more.
+    /// The floor is the count of the word at rank `wanted`, or of the last one. Proof: as long as fewer merges
+    /// than that are done, one of the first `wanted` words is not a token yet, as each needs a token of its own.
+    /// So it still has a pair, which occurs at least as often as the word, as the most frequent pair then does.
     fn new(words: Words, wanted: usize) -> Result<Self, Error> {
         // How many slots the words of each count fill. A low count has very many words, a high one often one.
         let mut fills: FxHashMap<u64, (usize, usize)> = FxHashMap::default(); // count -> (slots, words)
@@ -119,10 +117,10 @@ impl Merger {
             next.insert(count, size);
             size += slots;
             runs.push((size as u32, count));
-            if rank < wanted && rank + words >= wanted {
+            if rank < wanted {
                 floor = count;
+                rank += words;
             }
-            rank += words;
         }
         if size > INSIDE as usize - 512 {
             let why = "more than 4 GiB of distinct words; does the pattern split at all?";
@@ -153,9 +151,9 @@ impl Merger {
     /// The most frequent pair; None when every word is one token.
     fn best(&mut self) -> Option<Key> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
-            match self.pairs.get(&pair).map(|found| found.count) {
-                Some(now) if now == count => return Some(pair),
-                Some(now) => self.heap.push((now, Reverse(pair))),
+            match self.pairs.get(&pair) {
+                Some(found) if found.count == count => return Some(pair),
+                Some(found) => self.heap.push((found.count, Reverse(pair))),
                 None => {}
             }
         }

@@ -51,7 +51,6 @@ impl Table {
         Self { slots: vec![Slot::default(); slots], used: 0 }
     }
 
-    #[inline]
     fn add(&mut self, key: (u64, u64), hash: u64, count: u64) {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize;
@@ -89,7 +88,6 @@ fn hash(key: (u64, u64)) -> u64 {
 }
 
 /// Starts to load `items[at]` into the cache: tables and words are far larger, and each miss would be waited for.
-#[inline]
 pub fn prefetch<T>(items: &[T], at: usize) {
     #[cfg(target_arch = "x86_64")]
     if let Some(item) = items.get(at) {
@@ -126,7 +124,6 @@ impl Words {
         Ok(())
     }
 
-    #[inline]
     fn add(&mut self, bytes: &[u8], from: usize, to: usize) {
         let length = to - from;
         if length <= SHORT {
@@ -139,7 +136,6 @@ impl Words {
         }
     }
 
-    #[inline]
     fn add_short(&mut self, key: (u64, u64)) {
         let hash = hash(key);
         prefetch(&self.short.slots, hash as usize & (self.short.slots.len() - 1));

@@ -3,10 +3,9 @@
 use crate::count::{self, Batch, Sender};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};
-use pyo3::exceptions::{PyTypeError, PyValueError};
+use pyo3::exceptions::PyValueError;
 use pyo3::prelude::*;
 use pyo3::types::{PyBytes, PyString};
-use std::num::NonZero;
 use std::thread::available_parallelism;
 
 impl From<Error> for PyErr {
@@ -16,31 +15,26 @@ impl From<Error> for PyErr {
 }
 
 #[pyfunction]
-#[pyo3(signature = (texts, vocab_size, pattern=None, progress=None, threads=None))]
+#[pyo3(signature = (texts, vocab_size, pattern=None, progress=None))]
 fn train<'py>(
     py: Python<'py>,
     texts: &Bound<'py, PyAny>,
-    vocab_size: i64,
+    vocab_size: usize,
     pattern: Option<&str>,
     progress: Option<Py<PyAny>>,
-    threads: Option<NonZero<usize>>,
 ) -> PyResult<Vec<Bound<'py, PyBytes>>> {
-    if vocab_size < 256 {
-        return Err(PyValueError::new_err(format!("vocab_size is {vocab_size}, but the 256 bytes are tokens too")));
-    }
-    let wanted = vocab_size as usize - 256;
-    let threads = threads.or(available_parallelism().ok()).map_or(1, NonZero::get);
+    let too_small = || Error(format!("vocab_size is {vocab_size}, but the 256 bytes are tokens too"));
+    let wanted = vocab_size.checked_sub(256).ok_or_else(too_small)?;
+    let threads = available_parallelism().map_or(1, |cores| cores.get());
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let texts = texts.clone().unbind();
-    let words = py.detach(|| {
-        count::count(&splitter, threads, |send| {
-            Python::attach(|py| read(texts.bind(py), send, progress.as_ref()))
-        })
+    let progress = progress.as_ref();
+    let merges = py.detach(|| {
+        let feed = |send: Sender| Python::attach(|py| read(texts.bind(py), send, progress));
+        let words = count::count(&splitter, threads, feed)?;
+        bpe::merges(words, wanted, |done| Python::attach(|py| report(py, progress, "merge", done, wanted)))
     })?;
-    let tokens = py.detach(|| {
-        bpe::merges(words, wanted, |done| Python::attach(|py| report(py, progress.as_ref(), "merge", done, wanted)))
-            .map(|merges| bpe::vocabulary(&merges))
-    })?;
+    let tokens = bpe::vocabulary(&merges);
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())
 }
 
@@ -48,15 +42,9 @@ fn read(texts: &Bound<'_, PyAny>, send: Sender, progress: Option<&Py<PyAny>>) ->
     let py = texts.py();
     let mut batch = Batch::default();
     let mut bytes = 0;
-    for (i, text) in texts.try_iter()?.enumerate() {
+    for text in texts.try_iter()? {
         let text = text?;
-        let Ok(text) = text.cast::<PyString>() else {
-            let kind = text.get_type().name()?;
-            return Err(PyTypeError::new_err(format!("texts[{i}] is of type {kind}, not str")));
-        };
-        let text = text.to_str().map_err(|_| {
-            PyValueError::new_err(format!("texts[{i}] holds a lone surrogate, which UTF-8 cannot encode"))
-        })?;
+        let text = text.cast::<PyString>()?.to_str()?;
         batch.push(text);
         bytes += text.len();
         if batch.is_full() {

@@ -41,8 +41,7 @@ impl Splitter {
         fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(invalid)
     }
 
-    /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order.
-    #[inline]
+    /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order. A pattern may find empty ones.
     pub fn split(&self, bytes: &[u8], span: Range<usize>, mut word: impl FnMut(usize, usize)) -> Result<(), Error> {
         match self {
             Self::Scanner(scanner) => {
@@ -58,9 +57,7 @@ impl Splitter {
                 let text = std::str::from_utf8(&bytes[span]).map_err(invalid)?;
                 for found in regex.find_iter(text) {
                     let found = found.map_err(invalid)?;
-                    if !found.as_str().is_empty() {
-                        word(start + found.start(), start + found.end());
-                    }
+                    word(start + found.start(), start + found.end());
                 }
             }
         }
@@ -84,9 +81,7 @@ impl Scanner {
         let mut kinds = vec![Kind::Other; 1 + char::MAX as usize];
         for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
             let hir = regex_syntax::parse(class).map_err(invalid)?;
-            let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else {
-                return Err(invalid(format!("{class} is no class of characters")));
-            };
+            let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else { unreachable!("{class} is a class") };
             for range in ranges.iter() {
                 kinds[range.start() as usize..=range.end() as usize].fill(kind);
             }
@@ -97,13 +92,10 @@ impl Scanner {
     }
 
     /// Kind and length in bytes of the character at `at`.
-    #[inline]
     fn kind(&self, bytes: &[u8], at: usize) -> (Kind, usize) {
-        let first = bytes[at];
-        if first < 0x80 {
-            (self.kinds[usize::from(first)], 1)
-        } else {
-            self.wide_kind(bytes, at)
+        match bytes[at] {
+            first @ ..0x80 => (self.kinds[usize::from(first)], 1),
+            _ => self.wide_kind(bytes, at),
         }
     }
 
@@ -120,7 +112,6 @@ impl Scanner {
     }
 
     /// End of the word that starts at `at`, which must be inside a text.
-    #[inline]
     pub fn word_end(&self, bytes: &[u8], at: usize) -> usize {
         // Nearly every word is ASCII letters after a letter or a space, and shorter than a window.
         let letters = letters_after(bytes, at + 1);
@@ -142,10 +133,10 @@ impl Scanner {
             Kind::Newline => self.space_end(bytes, at),
             _ if bytes[at] == b'\'' && contraction(bytes, next) > 0 => next + contraction(bytes, next),
             _ => {
-                let follower = self.kind(bytes, next);
-                if follower.0 == Kind::Letter {
-                    self.run_end(bytes, next + follower.1, Kind::Letter)
-                } else if kind == Kind::Other || (bytes[at] == b' ' && follower.0 == Kind::Other) {
+                let follower = self.kind(bytes, next).0;
+                if follower == Kind::Letter {
+                    self.run_end(bytes, next + letters_after(bytes, next), Kind::Letter)
+                } else if kind == Kind::Other || (bytes[at] == b' ' && follower == Kind::Other) {
                     self.run_end(bytes, self.run_end(bytes, next, Kind::Other), Kind::Newline)
                 } else {
                     self.space_end(bytes, at)
@@ -155,7 +146,6 @@ impl Scanner {
     }
 
     /// Length of the character at `at` if it is of that kind, else 0.
-    #[inline]
     fn if_kind(&self, bytes: &[u8], at: usize, kind: Kind) -> usize {
         let found = self.kind(bytes, at);
         if found.0 == kind { found.1 } else { 0 }
@@ -189,7 +179,6 @@ impl Scanner {
 
 /// How many ASCII letters stand at `at`; counts only up to WINDOW. All bytes at once: below 0x80, adding moves a
 /// byte's high bit to say whether it is at least some letter, and no byte carries into the next.
-#[inline]
 fn letters_after(bytes: &[u8], at: usize) -> usize {
     const EACH: u128 = u128::from_le_bytes([1; WINDOW]);
     let Some(Ok(window)) = bytes.get(at..at + WINDOW).map(<[u8; WINDOW]>::try_from) else { return 0 };

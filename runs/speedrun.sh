@@ -9,7 +9,7 @@ source "$(dirname "$0")/_env.sh"
 need_gpus
 if [ -n "${SMOKE:-}" ]; then DEPTH=2; fi
 DEPTH="${DEPTH:-24}" RUN="${WANDB_RUN:-dummy}"
-TAG="d$DEPTH"
+TAG="d$DEPTH" IDENTITY="$NANOCHAT_BASE_DIR/identity.jsonl"
 
 # The tokenizer reads 2B characters: 8 shards of 250M. The others come while it trains: d24 has 730M scaling
 # parameters x 8 tokens = 5.8B tokens = ~28B characters; / 0.96 kept by packing / 250M per shard = ~117.
@@ -30,16 +30,13 @@ launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --target-p
 launch scripts.base_eval --resume --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL
 
 # 850,000 conversations once (SmolTalk, MMLU, GSM8K, spelling), and a thousand on who it is, twice
-python -m dev.gen_identity --name=nanochat --count=1000 --out="$NANOCHAT_BASE_DIR/identity.jsonl" \
-  ${SMOKE:+--count=20}
+python -m dev.gen_identity --name=nanochat --count=1000 --out="$IDENTITY" ${SMOKE:+--count=20}
 launch scripts.mid_train --resume --model-tag="$TAG" --mixture=web-mid --run="$RUN" \
-  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" --repeat=2 \
-  ${SMOKE:+--mixture=almanac=200 --num-iterations=2}
+  --conversations="$IDENTITY" --repeat=2 ${SMOKE:+--mixture=almanac=200 --num-iterations=2}
 # 23,000 conversations once, about 32 of them in 16,384 tokens. The rates shrink with the root of the batch:
 # .16 x sqrt(16,384 / 1,048,576) = .02 of those of pretraining
 launch scripts.chat_sft --resume --model-tag="$TAG" --mixture=web-sft --run="$RUN" \
-  --conversations="$NANOCHAT_BASE_DIR/identity.jsonl" \
-  --device-batch-size=1 --total-batch-size=16384 --init-lr-frac=0.16 \
+  --conversations="$IDENTITY" --device-batch-size=1 --total-batch-size=16384 --init-lr-frac=0.16 \
   ${SMOKE:+--mixture=almanac=100 --num-iterations=2 --device-batch-size=8 --total-batch-size=1024}
 # 7,473 problems once, 16 a step, 16 answers to each
 launch scripts.chat_rl --resume --model-tag="$TAG" --tasks=gsm8k --eval-every=60 \

@@ -13,7 +13,11 @@ use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 
 type Id = u32;
-type Key = (Id, Id); // of a pair
+type Key = u64; // a pair of ids, ordered as the pair is
+
+fn key(left: Id, right: Id) -> Key {
+    Key::from(left) << 32 | Key::from(right)
+}
 
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
@@ -70,7 +74,7 @@ pub fn merges<E: From<Error>>(
     words: Words,
     wanted: usize,
     mut progress: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Vec<Key>, E> {
+) -> Result<Vec<(Id, Id)>, E> {
     let mut merger = Merger::new(words, wanted)?;
     let ids = 256 + wanted.min(merger.symbols.len()); // each merge empties a slot at least
     let (mut left, mut right) = (Side::new(ids), Side::new(ids));
@@ -80,15 +84,14 @@ pub fn merges<E: From<Error>>(
             progress(done.len())?;
         }
         let Some(pair) = merger.best() else { break };
-        merger.merge(pair, &mut left, &mut right);
-        done.push(pair);
+        done.push(merger.merge(pair, &mut left, &mut right));
     }
     progress(done.len())?;
     Ok(done)
 }
 
 /// The bytes of every token: the 256 single bytes, then one per merge.
-pub fn vocabulary(merges: &[Key]) -> Vec<Vec<u8>> {
+pub fn vocabulary(merges: &[(Id, Id)]) -> Vec<Vec<u8>> {
     let mut tokens: Vec<Vec<u8>> = (0..=255).map(|byte| vec![byte]).collect();
     for &(a, b) in merges {
         tokens.push([&tokens[a as usize][..], &tokens[b as usize][..]].concat());
@@ -144,7 +147,7 @@ impl Merger {
                 bytes.record(pair[0] << 8 | pair[1], slot as u32, count_at(&mut runs, slot as u32));
             }
         }
-        merger.create(&bytes, |pair| (pair >> 8, pair & 0xFF));
+        merger.create(&bytes, |pair| key(pair >> 8, pair & 0xFF));
         Ok(merger)
     }
 
@@ -160,8 +163,9 @@ impl Merger {
         None
     }
 
-    fn merge(&mut self, (a, b): Key, left: &mut Side, right: &mut Side) {
-        let slots = self.pairs.remove(&(a, b)).unwrap_or_default().slots;
+    fn merge(&mut self, pair: Key, left: &mut Side, right: &mut Side) -> (Id, Id) {
+        let slots = self.pairs.remove(&pair).unwrap_or_default().slots;
+        let (a, b) = ((pair >> 32) as Id, pair as Id);
         let new = self.lengths.len() as Id;
         let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
         self.lengths.push(a_length + b_length);
@@ -188,10 +192,11 @@ impl Merger {
             }
         }
         // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
-        self.create(left, |id| (id, new));
-        self.create(right, |id| (new, id));
-        self.reduce(left, |id| (id, a));
-        self.reduce(right, |id| (b, id));
+        self.create(left, |id| key(id, new));
+        self.create(right, |id| key(new, id));
+        self.reduce(left, |id| key(id, a));
+        self.reduce(right, |id| key(b, id));
+        (a, b)
     }
 
     /// Keeps what arose, unless it is too rare to be merged.

@@ -11,6 +11,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from test_core_eval import random_tasks, write_bundle
 
 from nanochat import checkpoint, export
 from nanochat.chat import check_conversation, render_conversation, render_prompt
@@ -252,3 +253,58 @@ def test_a_folder_that_is_another_model_is_not_published(tokenizer, tmp_path, mo
     shown = {"tokens": "the tokens of", "template": "the template's"}
     assert shown.get(what, "the logits of a prompt") in told
     assert not list(tmp_path.glob("*out*"))
+
+
+def test_base_eval_finds_the_same_bits_and_answers_in_the_exported_model(tokenizer, tmp_path, base_dir, words):
+    from scripts import base_eval
+    save(tokenizer, "base")
+    folder, text = tmp_path / "tiny-hf", tmp_path / "text.jsonl"
+    folder.mkdir()
+    model, _, _ = checkpoint.load(checkpoint.find(), torch.device("cpu"), torch.float32)
+    export.write(folder, model, tokenizer)
+    text.write_text("".join(json.dumps({"text": each}) + "\n" for each in words(400)))
+    bundle = write_bundle(tmp_path / "bundle", random_tasks(2, 12))
+    common = [f"--data={text}", f"--core-bundle={bundle}", "--eval=bpb,core", "--device=cpu",
+              "--dtype=float32", "--device-batch-size=3", "--eval-tokens=1500"]
+    for whom in ([], [f"--hf={folder}", "--trust-remote-code"]):
+        base_eval.main(base_eval.parser().parse_args(common + whom))
+    ours, theirs = ([json.loads(line) for line in (base_dir / f"models/{tag}/base_eval.jsonl").open()]
+                    for tag in ("tiny", "tiny-hf"))
+    for key in ("bpb", "accuracy", "verdicts", "core"):
+        found, wanted = ([record[key] for record in log if key in record] for log in (theirs, ours))
+        assert wanted and found == (pytest.approx(wanted, abs=1e-5) if key != "verdicts" else wanted)
+
+
+def test_lm_evaluation_harness_finds_the_likelihoods_of_our_own_model(tokenizer, tmp_path, monkeypatch):
+    lm_eval = pytest.importorskip("lm_eval", reason="uv pip install 'lm-eval[hf]': the harness itself")
+    monkeypatch.setenv("HF_DATASETS_OFFLINE", "1")
+    folder, tasks = tmp_path / "tiny-hf", tmp_path / "tasks"
+    for path in (folder, tasks):
+        path.mkdir()
+    model = make(SHAPES["all"])
+    export.write(folder, model, tokenizer)
+    rows = [{"q": f"Question {number}: the capital?", "c": ["Paris", "Rome", "the sea"], "a": number % 3}
+            for number in range(9)]
+    (tasks / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tasks / "tiny.yaml").write_text(f"""
+task: tiny
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {tasks / "rows.jsonl"}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: "{{{{q}}}}"
+doc_to_choice: "{{{{c}}}}"
+doc_to_target: a
+metric_list: [{{metric: acc}}]
+""")
+    found = lm_eval.simple_evaluate(
+        "hf", {"pretrained": str(folder), "trust_remote_code": True, "dtype": "float32",
+               "add_bos_token": True},
+        tasks=["tiny"], task_manager=lm_eval.tasks.TaskManager(include_path=str(tasks)), device="cpu",
+        bootstrap_iters=0, log_samples=True)
+    for sample, row in zip(found["samples"]["tiny"], rows, strict=True):
+        for (nats, _), choice in zip(sample["filtered_resps"], row["c"], strict=True):
+            prompt, answer = (tokenizer.encode(text) for text in (row["q"], f" {choice}"))
+            logits = model(torch.tensor([[tokenizer.bos, *prompt, *answer]]))[0].log_softmax(-1)
+            wanted = sum(logits[len(prompt) + i, token].item() for i, token in enumerate(answer))
+            assert nats == pytest.approx(wanted, abs=1e-4)

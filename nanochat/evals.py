@@ -79,10 +79,10 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
 
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(),
-        progress: Callable[[int, int], None] | None = None) -> tuple[list[list[bool]], list[list[str]]]:
-    """Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
-    Where a question has letters its one reply is the likeliest of them. The ranks share the questions; who
-    gets which changes no answer. judge(question, reply) runs in threads; progress(done, of): this rank's."""
+        progress: Callable[[int, int], None] | None = None) -> list[list[bool]]:
+    """Verdicts on `samples` replies to each question, in the order of the questions, on every rank. Where a
+    question has letters its one reply is the likeliest of them. The ranks share the questions; who gets which
+    changes no reply. judge(question, visible reply) runs in threads; progress(done, of): this rank's."""
     letters = [question.get("letters") for question in questions]
     settings = [replace(params, max_tokens=1) if some else params for some in letters]
     prompts = [engine.prompt(question["conversation"], each)
@@ -104,15 +104,14 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
         for index, sample, reply in answers():
-            pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
+            pending.append((index, sample, pool.submit(judge, questions[index], reply)))
             if progress:
                 progress(len(pending), expected)
-        judged = [(*reply, bool(verdict.result())) for *reply, verdict in pending]
-    verdicts, replies = [[] for _ in questions], [[] for _ in questions]
-    for index, _, reply, verdict in sorted(item for share in world.gather_objects(judged) for item in share):
+        judged = [(index, sample, verdict.result()) for index, sample, verdict in pending]
+    verdicts = [[] for _ in questions]
+    for index, _, verdict in sorted(each for share in world.gather_objects(judged) for each in share):
         verdicts[index].append(verdict)
-        replies[index].append(reply)
-    return verdicts, replies
+    return verdicts
 
 @torch.no_grad()
 def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
@@ -152,9 +151,15 @@ def wilson(share: float, count: float) -> list[float]:
     half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
-def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
-    """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its
-    95% interval, chance) of each; intervals, as standard errors are 0 where all is right or all is wrong."""
-    scores = [(right - chance) / (1 - chance) for right, _, chance in results]
-    variance = math.fsum(((high - low) / (2 * Z) / (1 - chance)) ** 2 for _, (low, high), chance in results)
-    return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)
+def percent(result: dict) -> str:
+    """An accuracy with its 95% interval."""
+    low, high = result["interval"]
+    return f"{100 * result['accuracy']:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]"
+
+def centred(results: Sequence[dict]) -> tuple[float, float]:
+    """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error; by the "interval" of
+    each, as standard errors are 0 where all is right or all is wrong."""
+    scores = [(each["accuracy"] - each["chance"]) / (1 - each["chance"]) for each in results]
+    errors = [(high - low) / (2 * Z) / (1 - each["chance"]) for each in results
+              for low, high in [each["interval"]]]
+    return math.fsum(scores) / len(scores), math.hypot(*errors) / len(scores)

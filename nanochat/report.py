@@ -10,7 +10,6 @@ import io
 import math
 import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from html import escape
@@ -22,8 +21,8 @@ import numpy as np
 
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
-from nanochat.evals import Z, centred, ratio
-from nanochat.stage import model_dir
+from nanochat.evals import Z, percent, ratio
+from nanochat.stage import git, model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
 STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
@@ -31,9 +30,6 @@ STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
 # Published: GPT-2's CORE, by which the GPT-2 grade is measured, and the reference's speedrun of October 2025.
 GPT2_CORE, CORE_TASKS = 0.256525, 22
 TO_BEAT = f"Published: GPT-2 1.6B {GPT2_CORE}, GPT-2 124M 0.113891, reference d20 0.2219."
-PUBLISHED = {"arc-easy": "mid 35.6%, sft 38.8%", "arc-challenge": "mid 28.8%, sft 28.1%",
-             "mmlu": "mid 31.1%, sft 31.5%", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%",
-             "humaneval": "mid 6.7%, sft 8.5%", "ChatCORE": "mid 7.3%, sft 8.8%"}
 
 CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss",
           "sft loss", "rl reward", "rl pass@1")         # stage and field
@@ -162,34 +158,23 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() <= gaps.keys():
-        shifts = [(*gaps[name], task["chance"]) for name, task in a.core_tasks.items()]
-        gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
-        found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
+        chances = np.array([task["chance"] for task in a.core_tasks.values()])
+        gap, half = np.transpose([gaps[name] for name in a.core_tasks]) / (1 - chances) / len(chances)
+        found.append(("CORE", a.core["core"], b.core["core"], gap.sum(), np.linalg.norm(half)))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
 
-def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
-    rows, found, title = [], differences(a, b), f"{b.tag} minus {a.tag}"
-    for name, one, two, gap, half in found:
+def difference_table(a: Run, b: Run) -> str:
+    rows = []
+    for name, one, two, gap, half in differences(a, b):
         better = b.tag if (gap > 0) != (name == "bits per byte") else a.tag
         rows.append({"": name, a.tag: f"{one:.4f}", b.tag: f"{two:.4f}",
                      "difference": f"{gap:+.4f} ± {half:.4f}",
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
+    return table(rows)
 
-    def draw(figure):
-        axes = figure.subplots(subplot_kw={"title": title})
-        names, _, _, gaps, halves = zip(*found, strict=True)
-        axes.errorbar(gaps, range(len(names)), xerr=halves, fmt="o", capsize=2)
-        axes.axvline(0, color=INK, alpha=0.6)
-        axes.set_yticks(range(len(names)), [" ".join(name.split())[:40] for name in names], parse_math=False)
-        axes.invert_yaxis()
-    plots = plot(f"difference_{number}", draw, height=0.8 + 0.22 * len(rows)) if rows else {}
-    note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
-    return section(f"{title}, on the same text and questions", table(rows), note, plots)
-
-def section(title: str, *blocks: Block) -> list[Block]:
-    """Those with something in them below a heading; nothing where there are none."""
-    blocks = [block for block in blocks if block]
-    return [f"## {plain(title)}", *blocks] if blocks else []
+def section(title: str, content: str, *more: Block) -> list[Block]:
+    """Content below a heading, and more; nothing where there is none."""
+    return [f"## {plain(title)}", content, *filter(None, more)] if content else []
 
 def plain(text: str) -> str:
     """One line of Markdown, and of HTML, in which nothing is markup."""
@@ -247,11 +232,10 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
         *_, one = found.values()
         row = {"task": task} | dict.fromkeys(labels, "-")
         for label, record in found.items():
-            low, high = record["interval"]
-            row[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+            row[label] = percent(record)
         row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
         rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
-                           "questions": f"{one['questions']:,}", "reference d20": PUBLISHED.get(task, "-")})
+                           "questions": f"{one['questions']:,}"})
     return table(rows)
 
 def tokenizer_table() -> str:
@@ -264,9 +248,8 @@ def tokenizer_table() -> str:
 
 def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
-    command, root = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Path(__file__).parent.parent
-    found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
-    lines = [int(line.rpartition(":")[2]) for line in found.splitlines()]
+    found = git("grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'").splitlines()
+    lines = [int(line.rpartition(":")[2]) for line in found]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
 def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> dict[str, str]:
@@ -319,11 +302,13 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
              for run in runs for name in run.core_tasks}
     whole = all(run.core["tasks"] == CORE_TASKS for run in runs if run.core)
     note = TO_BEAT if whole else "Not the 22 published tasks: this does not compare with CORE elsewhere."
-    blocks += section("CORE", task_table(tasks, list(facts)), note if tasks else "")
+    blocks += section("CORE", task_table(tasks, list(facts)), note)
     for run in runs:
         blocks += section(f"Chat tasks, {run.tag}", task_table(run.chat_tasks, TRAINING))
-    for number, run in enumerate(runs[1:], 1):
-        blocks += difference_blocks(number, runs[0], run)
+    note = "With paired 95% intervals; of twenty that are equal, one seems not to be."
+    for run in runs[1:]:
+        title = f"{run.tag} minus {runs[0].tag}, on the same text and questions"
+        blocks += section(title, difference_table(runs[0], run), note)
     blocks += section("Tokenizer", tokenizer_table())
     for run in runs:
         samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")

@@ -47,8 +47,7 @@ class Stage:
         self.name, self.tag, self.world, self.args, self.device = name, tag, world, args, world.device
         self.dtype = world.broadcast_object(compute_dtype(self.device, args.dtype, saved_dtype))
         self.dtype_name = str(self.dtype).removeprefix("torch.")
-        on_gpu = self.device.type == "cuda"
-        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else _cpu_name()
+        self.device_name = device_name(self.device)
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * world.size if peak else None      # of all ranks, where it is known
         self.directory, self.log_file = model_dir(tag) / name, RunLog(model_dir(tag) / f"{name}.jsonl")
@@ -61,14 +60,11 @@ class Stage:
         if self.world.is_main:
             print(text, flush=True)
 
-    def log(self, line: str | None = None, **fields) -> None:
-        """A record to the JSONL, the terminal (`line`, or the fields; "" is silence) and wandb, on rank 0."""
+    def log(self, line: str = "", **fields) -> None:
+        """A record to the JSONL and wandb, and `line` to the terminal, if there is one; on rank 0."""
         if not self.world.is_main:
             return
         self.log_file.write(stage=self.name, seconds=round(time.perf_counter() - self.started, 2), **fields)
-        if line is None:
-            line = " | ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
-                              for key, value in fields.items())
         if line:
             print(line, flush=True)
         if self._wandb:
@@ -97,8 +93,8 @@ class Stage:
         """First record of a run: arguments, code, machine, versions, `facts` that the stage derived."""
         if self.world.is_main and self.args.run != "dummy":
             self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
-        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
-                 git=_git_commit(), device=self.device_name, world_size=self.world.size,
+        self.log(event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
+                 git=git("rev-parse HEAD") or None, device=self.device_name, world_size=self.world.size,
                  dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
@@ -116,10 +112,7 @@ class Stage:
         """Signals as before, and the last record of a run: its time, and its peak memory in bytes."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        self.log(line="", event="end", peak_memory=peak)
+        self.log(event="end", peak_memory=peak_memory(self.device))
         if self._wandb:
             self._wandb.finish()
 
@@ -153,14 +146,21 @@ def _start_wandb(project: str, args: argparse.Namespace):
         print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
         return None
 
-def _git_commit() -> str | None:
-    command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def git(command: str) -> str:
+    """What git says in this repository; nothing where there is no git, or this is none."""
+    return subprocess.run(f"git {command}", shell=True, cwd=Path(__file__).parent.parent,
+                          capture_output=True, text=True).stdout.strip()
 
-def _cpu_name() -> str:
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most: of a GPU's memory, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+
+def device_name(device: torch.device) -> str:
+    """As its driver calls it, or its maker."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")                         # Linux
     found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", re.M)
     return f"{found[1] if found else platform.machine()} ({os.cpu_count()} cores)"

@@ -15,12 +15,12 @@ from nanochat.tokenizer import SMALLEST, Tokenizer
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 
 class Excerpt:
-    """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training:
-    a line on a terminal, rewritten a few times per second; how many bytes were read, and when."""
+    """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training
+    with a line on a terminal, rewritten a few times per second."""
     def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
         self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
         self.documents = self.chars = self.bytes = 0
-        self.counted = self._shown = self._start = time.perf_counter()
+        self._shown = self._start = time.perf_counter()
 
     def __iter__(self) -> Iterator[str]:
         for text in self._texts:
@@ -33,11 +33,9 @@ class Excerpt:
 
     def progress(self, phase: str, done: int, total: int) -> None:
         """What rustbpe.train calls."""
-        now = time.perf_counter()
-        state = f"{done:,} of {total:,} merges"
+        now, state = time.perf_counter(), f"{done:,} of {total:,} merges"
         if phase == "count":
-            state = f"{done / 1e6:,.0f} MB read"
-            self.bytes, self.counted = done, now
+            self.bytes, state = done, f"{done / 1e6:,.0f} MB read"
         if sys.stderr.isatty() and now - self._shown > 0.2:
             self._shown = now
             print(f"\rtokenizer: {state}, {now - self._start:.1f} s ", end="", file=sys.stderr, flush=True)
@@ -72,13 +70,10 @@ def main(args: argparse.Namespace) -> None:
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
-    lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
         stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], documents=excerpt.documents,
         chars=excerpt.chars, bytes=excerpt.bytes, vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
-        seconds=round(seconds, 3), count_seconds=round(excerpt.counted - start, 3),
-        mb_per_second=round(megabytes / seconds, 1), mean_token_bytes=round(sum(lengths) / len(lengths), 3),
-        max_token_bytes=max(lengths))
+        seconds=round(seconds, 3), mb_per_second=round(megabytes / seconds, 1))
 
 if __name__ == "__main__":
     main(parser().parse_args())

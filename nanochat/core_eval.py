@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
@@ -25,7 +25,7 @@ from nanochat import hub
 from nanochat.almanac import almanac, questions
 from nanochat.common import base_dir, die, sha256
 from nanochat.dist import World
-from nanochat.evals import Z, centred, percent, wilson
+from nanochat.evals import TOKENS, TOKENS_CPU, Z, centred, percent, wilson
 from nanochat.gpt import GPT, rotary_tables
 from nanochat.past import Branches
 from nanochat.stage import Stage
@@ -40,7 +40,6 @@ FORMS = {"multiple_choice": ("choices", "{row[query]}{delimiter}{chosen}"),     
          "schema": ("context_options", "{chosen}{delimiter}{row[continuation]}"),
          "language_modeling": (None, "{chosen}{delimiter}{row[continuation]}")}
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
-TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
 ALMANAC_ROWS, ALMANAC_CHOICES = 300, 8      # of a task made of the almanac
 Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each of its tokens the likeliest?
@@ -241,32 +240,34 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
     return example.rows.index(example.rows[best]) == example.gold
 
 def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
-             progress: Callable[[int, int], None] | None = None) -> list[bool]:
+             progress: Callable[[Iterator, int], Iterator] = lambda told, of: told) -> list[bool]:
     """Whether each of the first `most` examples is answered right, in their order, on every rank. The ranks
-    share the examples."""
-    mine, told = range(len(task.rows))[:most][world.rank::world.size], []
-    for start in range(0, len(mine), AT_ONCE):
-        texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
-        ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
-        examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
-                                        task.rows[index].get("gold", 0), reader.limit)
-                    for index, prompts in zip(mine[start:], texts, strict=False)}
-        order = sorted(examples, key=lambda index: examples[index].cost)
-        while order:                                    # the longest first: if memory ends, then at once
-            count = max(1, reader.tokens // examples[order[-1]].cost)
-            batch, order = order[-count:], order[:-count]
-            for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
-                told.append((index, is_right(task.kind, examples[index], verdicts)))
-            if progress:
-                progress(len(told), len(mine))
-    return [right for _, right in sorted(each for share in world.gather_objects(told) for each in share)]
+    share the examples. This rank's results go through `progress`, with their number."""
+    mine = range(len(task.rows))[:most][world.rank::world.size]
+
+    def results() -> Iterator[tuple[int, bool]]:        # (example, is it right), as finished
+        for start in range(0, len(mine), AT_ONCE):
+            texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
+            ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
+            examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
+                                            task.rows[index].get("gold", 0), reader.limit)
+                        for index, prompts in zip(mine[start:], texts, strict=False)}
+            order = sorted(examples, key=lambda index: examples[index].cost)
+            while order:                                # the longest first: if memory ends, then at once
+                count = max(1, reader.tokens // examples[order[-1]].cost)
+                batch, order = order[-count:], order[:-count]
+                for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
+                    yield index, is_right(task.kind, examples[index], verdicts)
+
+    told = world.gather_objects(list(progress(results(), len(mine))))
+    return [right for _, right in sorted(each for share in told for each in share)]
 
 def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
     """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs
     a record for every task and one for the mean, with standard errors and `facts`. Called by every rank."""
     results, asked = [], 0
     for task in bundle.tasks:
-        right = ask_task(reader, task, most, stage.world, stage.progress(task.label))
+        right = ask_task(reader, task, most, stage.world, partial(stage.progress, task.label))
         accuracy, n = sum(right) / len(right), len(right)
         score = (accuracy - task.chance) / (1 - task.chance)
         results.append({"accuracy": accuracy, "interval": wilson(accuracy, n), "chance": task.chance})

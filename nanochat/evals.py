@@ -18,12 +18,9 @@ from nanochat.past import Rows
 from nanochat.tokenizer import Tokenizer
 
 # B rows, T tokens, C width, n letters
-LETTER_TOKENS = 16384                                   # per forward pass on an accelerator
-LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
+TOKENS, TOKENS_CPU = 32768, 1024                        # of a forward pass; on CPU what stays in cache
 BUCKETS = 64                                            # of documents
-
 Z = 1.959964                                            # half of a 95% interval, in standard errors
-
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
 
@@ -79,16 +76,17 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
 
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(),
-        progress: Callable[[int, int], None] | None = None) -> list[list[bool]]:
+        progress: Callable[[Iterator, int], Iterator] = lambda replies, of: replies) -> list[list[bool]]:
     """Verdicts on `samples` replies to each question, in the order of the questions, on every rank. Where a
     question has letters its one reply is the likeliest of them. The ranks share the questions; who gets which
-    changes no reply. judge(question, visible reply) runs in threads; progress(done, of): this rank's."""
+    changes no reply. judge(question, visible reply) runs in threads. This rank's replies go through
+    `progress`, with their number."""
     letters = [question.get("letters") for question in questions]
     settings = [replace(params, max_tokens=1) if some else params for some in letters]
     prompts = [engine.prompt(question["conversation"], each)
                for question, each in zip(questions, settings, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
-    expected, pending = sum(1 if letters[index] else samples for index in mine), []
+    expected = sum(1 if letters[index] else samples for index in mine)
 
     def answers() -> Iterator[tuple[int, int, str]]:    # (question, number of the sample, reply), as finished
         choices = [index for index in mine if letters[index]]
@@ -103,10 +101,8 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
             yield free[at], at % samples, completion.text
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
-        for index, sample, reply in answers():
-            pending.append((index, sample, pool.submit(judge, questions[index], reply)))
-            if progress:
-                progress(len(pending), expected)
+        pending = [(index, sample, pool.submit(judge, questions[index], reply))
+                   for index, sample, reply in progress(answers(), expected)]
         judged = [(index, sample, verdict.result()) for index, sample, verdict in pending]
     verdicts = [[] for _ in questions]
     for index, _, verdict in sorted(each for share in world.gather_objects(judged) for each in share):
@@ -119,7 +115,7 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
     """(index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
     equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included; of
     the head only the rows of the letters are used, in fp32 whatever the model computes in."""
-    tokens = tokens or (LETTER_TOKENS_CPU if model.device.type == "cpu" else LETTER_TOKENS)
+    tokens = tokens or (TOKENS_CPU if model.device.type == "cpu" else TOKENS)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
         rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once

@@ -1,14 +1,13 @@
-"""Run logs (JSONL) -> the report card of a model, as Markdown and as one HTML page with plots.
+"""Run logs (JSONL) -> the report card of a model, as Markdown with plots beside it, and as one HTML page.
 
     python -m nanochat.report                                       # the model that was trained last
-    python -m nanochat.report --model-tag=d12 --dollars-per-hour=24 --plots=dev     # and each plot as a file
+    python -m nanochat.report --model-tag=d12 --dollars-per-hour=24
     python -m nanochat.report --model-tag d12 d12-wide --csv=runs.csv       # compared; a row of a table each
 """
 import argparse
 import csv
 import io
 import math
-import os
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -316,11 +315,9 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
         blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
     return blocks + section("Code", code_line())
 
-def markdown(blocks: list[Block], plots: str = "") -> str:
-    """With the plots of that folder, if any."""
-    files = ["\n".join(f"![{name}]({plots}/{name}.svg)" for name in block if plots)
-             if isinstance(block, dict) else block for block in blocks]
-    return "\n\n".join(filter(None, files)) + "\n"
+def markdown(blocks: list[Block]) -> str:
+    return "\n\n".join("\n".join(f"![{name}](./{name}.svg)" for name in block) if isinstance(block, dict)
+                       else block for block in blocks) + "\n"
 
 def page(blocks: list[Block]) -> str:
     """HTML with the plots in it; it asks for nothing from elsewhere."""
@@ -344,19 +341,16 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model-tag", nargs="+", help="models, compared with the first (default: the one trained last)")
     add("--dollars-per-hour", type=float, help="price of the machine, for the cost of each stage")
-    add("--out", type=Path, help="folder for report.md and report.html (default: the first model's)")
-    add("--plots", type=Path, help="folder for the plots as SVG files, shown in report.md")
+    add("--out", type=Path, help="folder for report.md, plots, report.html (default: the first model's)")
     add("--csv", type=Path, help="file for a table with a row per model, too")
     return parser
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
     blocks, folder = blocks_of(runs, args.dollars_per_hour), args.out or model_dir(runs[0].tag)
-    text = markdown(blocks, os.path.relpath(args.plots, folder) if args.plots else "")
-    files = {folder / "report.md": text, folder / "report.html": page(blocks)}
-    if args.plots:
-        files |= {args.plots / f"{name}.svg": svg for block in blocks if isinstance(block, dict)
-                  for name, svg in block.items()}
+    files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
+    for plots in filter(lambda block: isinstance(block, dict), blocks):
+        files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
     if args.csv:
         rows = [run.csv_row() for run in runs]
         writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")
@@ -365,7 +359,8 @@ def main(args: argparse.Namespace) -> None:
         files[args.csv] = buffer.getvalue()
     for path, content in files.items():
         atomic_write(path, content)
-    print(f"{markdown(blocks)}\nwritten to {', '.join(map(str, files))}")
+    print(markdown([block for block in blocks if isinstance(block, str)]))
+    print(f"written to {folder}" + (f" and {args.csv}" if args.csv else ""))
 
 if __name__ == "__main__":
     main(parser().parse_args())

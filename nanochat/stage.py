@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -70,17 +70,14 @@ class Stage:
         if self._wandb:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
 
-    def progress(self, name: str) -> Callable[[int, int], None]:
-        """Something to call with (done, of) that now and then prints a line with the time left."""
+    def progress(self, name: str, items: Iterable, of: int) -> Iterator:
+        """The items, and now and then a line: the share of them that is done on rank 0, and the time left."""
         started = said = time.perf_counter()
-
-        def tell(done: int, of: int) -> None:
-            nonlocal said
+        for done, item in enumerate(items, 1):
+            yield item
             if (now := time.perf_counter()) - said >= PROGRESS_SECONDS:
                 said, left = now, (now - started) / done * (of - done)
-                share = f"{100 * done / of:.0f}% of rank 0's" if self.world.size > 1 else f"{done} of {of}"
-                self.print(f"{name:>20}  {share}, about {left:,.0f} s left")
-        return tell
+                self.print(f"{name:>20}  {100 * done / of:.0f}%, about {left:,.0f} s left")
 
     def agree(self, data: str) -> None:
         """Die unless all ranks found the same data: they would wait for each other for ever."""

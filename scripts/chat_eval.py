@@ -6,6 +6,7 @@
 
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 import argparse
+from functools import partial
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
@@ -89,7 +90,7 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     """Ask a task's questions; log and return how many are right, with errors."""
     params = SamplingParams(facts["temperature"], max_tokens=facts["max_tokens"], seed=stage.args.seed)
     verdicts = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
-                   stage.progress(task.name))
+                   partial(stage.progress, task.name))
     counts, n = [sum(each) for each in verdicts], len(verdicts[0])
     pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
     right, error = pass_at[1]

@@ -287,8 +287,8 @@ def hostile(write, base_dir):
     tasks = [{**task, "core_task": HOSTILE + task["core_task"]} for task in tasks]
     write("tiny", "base_eval", started, *tasks)
     write("tiny", "eval", begin(2000.0), {"task": HOSTILE, "model_stage": "base", **judged(coins(1))})
-    run_main("--model-tag=tiny", "--plots", str(base_dir / "plots"))
-    return base_dir / "models/tiny"
+    run_main("--model-tag=tiny", "--out", str(base_dir / "report"))
+    return base_dir / "report"
 
 
 def test_the_page_is_whole_in_itself_and_nothing_from_the_logs_is_markup(hostile):
@@ -312,8 +312,8 @@ def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):
     assert "<script" not in re.sub(r"(?m)^    .*$", "", text)
 
 
-def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile, base_dir):
-    plots = sorted((base_dir / "plots").glob("*.svg"))
+def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile):
+    plots = sorted(hostile.glob("*.svg"))
     assert {path.stem for path in plots} >= {"base_loss", "base_val_bpb", "base_lr"}
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (hostile / "report.md").read_text())
     assert {(hostile / each).resolve() for each in shown} == set(plots)

@@ -12,7 +12,7 @@ import zipfile
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
@@ -25,7 +25,7 @@ from nanochat import hub
 from nanochat.almanac import almanac, questions
 from nanochat.common import base_dir, die, sha256
 from nanochat.dist import World
-from nanochat.evals import TOKENS, TOKENS_CPU, Z, centred, percent, wilson
+from nanochat.evals import TOKENS, TOKENS_CPU, Z, centred, percent, progress, wilson
 from nanochat.gpt import GPT, rotary_tables
 from nanochat.past import Branches
 from nanochat.stage import Stage
@@ -239,10 +239,9 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
     best = min(range(len(verdicts)), key=lambda option: verdicts[option][0])
     return example.rows.index(example.rows[best]) == example.gold
 
-def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
-             progress: Callable[[Iterator, int], Iterator] = lambda told, of: told) -> list[bool]:
+def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World()) -> list[bool]:
     """Whether each of the first `most` examples is answered right, in their order, on every rank. The ranks
-    share the examples. This rank's results go through `progress`, with their number."""
+    share the examples."""
     mine = range(len(task.rows))[:most][world.rank::world.size]
 
     def results() -> Iterator[tuple[int, bool]]:        # (example, is it right), as finished
@@ -259,15 +258,15 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
                 for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
                     yield index, is_right(task.kind, examples[index], verdicts)
 
-    told = world.gather_objects(list(progress(results(), len(mine))))
+    told = world.gather_objects(list(progress(results(), task.label, len(mine), world)))
     return [right for _, right in sorted(each for share in told for each in share)]
 
-def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
+def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> None:
     """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs
     a record for every task and one for the mean, with standard errors and `facts`. Called by every rank."""
     results, asked = [], 0
     for task in bundle.tasks:
-        right = ask_task(reader, task, most, stage.world, partial(stage.progress, task.label))
+        right = ask_task(reader, task, most, stage.world)
         accuracy, n = sum(right) / len(right), len(right)
         score = (accuracy - task.chance) / (1 - task.chance)
         results.append({"accuracy": accuracy, "interval": wilson(accuracy, n), "chance": task.chance})
@@ -279,4 +278,3 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
     stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({asked:,} examples of {bundle.name})", core=core,
               standard_error=error, tasks=len(results), questions=asked, bundle=bundle.name,
               bundle_sha256=bundle.sha256, max_per_task=most, **facts)
-    return core

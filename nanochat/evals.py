@@ -1,7 +1,7 @@
 """Bits per byte of text; questions answered by a letter or freely; the statistics of right and wrong."""
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -74,17 +74,22 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
     completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
+def progress(items: Iterable, name: str, of: int, world: World) -> Iterable:
+    """The items; on a terminal a bar says how many of them rank 0 has done, and the time left."""
+    try:
+        from huggingface_hub.utils import tqdm
+    except ImportError:                                 # a bar is not worth a package
+        return items
+    return tqdm(items, f"{name:>20}", of, leave=False, disable=None if world.is_main else True)
+
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
-        params: SamplingParams, samples: int = 1, world: World = World(),
-        progress: Callable[[Iterator, int], Iterator] = lambda replies, of: replies) -> list[list[bool]]:
+        params: SamplingParams, samples: int = 1, world: World = World(), name: str = "") -> list[list[bool]]:
     """Verdicts on `samples` replies to each question, in the order of the questions, on every rank. Where a
     question has letters its one reply is the likeliest of them. The ranks share the questions; who gets which
-    changes no reply. judge(question, visible reply) runs in threads. This rank's replies go through
-    `progress`, with their number."""
+    changes no reply. judge(question, visible reply) runs in threads."""
     letters = [question.get("letters") for question in questions]
-    settings = [replace(params, max_tokens=1) if some else params for some in letters]
-    prompts = [engine.prompt(question["conversation"], each)
-               for question, each in zip(questions, settings, strict=True)]
+    prompts = [engine.prompt(question["conversation"], replace(params, max_tokens=1) if some else params)
+               for question, some in zip(questions, letters, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected = sum(1 if letters[index] else samples for index in mine)
 
@@ -102,7 +107,7 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
         pending = [(index, sample, pool.submit(judge, questions[index], reply))
-                   for index, sample, reply in progress(answers(), expected)]
+                   for index, sample, reply in progress(answers(), name, expected, world)]
         judged = [(index, sample, verdict.result()) for index, sample, verdict in pending]
     verdicts = [[] for _ in questions]
     for index, _, verdict in sorted(each for share in world.gather_objects(judged) for each in share):

@@ -87,8 +87,8 @@ class Continuation:
                 die(problem, hint="resume with as many ranks as it had, or start over without --resume")
             stage.print(f"{problem}: starting with a fresh one")
         kept = self.kept | {"rows": rows, "batch_tokens": batch_tokens}
-        stage.begin(**kept, **facts, num_iterations=steps, rates=asdict(rates), resumed_at=start)
-        stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {self.path}\n{kept['data']}")
+        stage.begin(f"from {self.path}\n{kept['data']}", **kept, **facts, num_iterations=steps,
+                    rates=asdict(rates), resumed_at=start)
         if new_goal and args.eval_every > 0 and not start:
             evaluate(0)
         schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)

@@ -230,8 +230,7 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
     for task, found in tasks.items():
         *_, one = found.values()
         row = {"task": task} | dict.fromkeys(labels, "-")
-        for label, record in found.items():
-            row[label] = percent(record)
+        row |= {label: percent(record) for label, record in found.items()}
         row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
         rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
                            "questions": f"{one['questions']:,}"})
@@ -316,8 +315,10 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
     return blocks + section("Code", code_line())
 
 def markdown(blocks: list[Block]) -> str:
-    return "\n\n".join("\n".join(f"![{name}](./{name}.svg)" for name in block) if isinstance(block, dict)
-                       else block for block in blocks) + "\n"
+    """With its plots as files beside it."""
+    texts = [block if isinstance(block, str) else "\n".join(f"![{name}](./{name}.svg)" for name in block)
+             for block in blocks]
+    return "\n\n".join(texts) + "\n"
 
 def page(blocks: list[Block]) -> str:
     """HTML with the plots in it; it asks for nothing from elsewhere."""

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_f
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
-PROGRESS_SECONDS = 20.0
 NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
 def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
@@ -70,15 +69,6 @@ class Stage:
         if self._wandb:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
 
-    def progress(self, name: str, items: Iterable, of: int) -> Iterator:
-        """The items, and now and then a line: the share of them that is done on rank 0, and the time left."""
-        started = said = time.perf_counter()
-        for done, item in enumerate(items, 1):
-            yield item
-            if (now := time.perf_counter()) - said >= PROGRESS_SECONDS:
-                said, left = now, (now - started) / done * (of - done)
-                self.print(f"{name:>20}  {100 * done / of:.0f}%, about {left:,.0f} s left")
-
     def agree(self, data: str) -> None:
         """Die unless all ranks found the same data: they would wait for each other for ever."""
         found = self.world.gather_objects(data)
@@ -86,11 +76,18 @@ class Stage:
             die(f"rank {self.world.rank} has {data}; others have {' and '.join(set(found) - {data})}",
                 hint="have the sets of the hub in the cache first, or in a folder for --task-data")
 
-    def begin(self, **facts) -> None:
-        """First record of a run: arguments, code, machine, versions, `facts` that the stage derived."""
+    def begin(self, about: str = "", **facts) -> None:
+        """First record of a run: arguments, code, machine, versions, `facts` that the stage derived. Where
+        it is told what the run is `about`, a line with that and the machine."""
         if self.world.is_main and self.args.run != "dummy":
-            self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
-        self.log(event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
+            try:
+                import wandb
+                self._wandb = wandb.init(project=f"nanochat-{self.name}", name=self.args.run,
+                                         config=vars(self.args))
+            except Exception as error:                                # not there, not logged in, no network
+                print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
+        line = f"{self.device_name} | {self.world} | {self.dtype_name} | {about}" if about else ""
+        self.log(line, event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
                  git=git("rev-parse HEAD") or None, device=self.device_name, world_size=self.world.size,
                  dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
@@ -133,15 +130,6 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
         close_world()
     if stage.stop_signal:
         raise SystemExit(128 + stage.stop_signal)
-
-def _start_wandb(project: str, args: argparse.Namespace):
-    """A wandb run, or None: a run is never lost because its optional logger is not there."""
-    try:
-        import wandb
-        return wandb.init(project=project, name=args.run, config=vars(args))
-    except Exception as error:                          # not installed, not logged in, no network
-        print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
-        return None
 
 def git(command: str) -> str:
     """What git says in this repository; nothing where there is no git, or this is none."""

@@ -28,13 +28,8 @@ class Work:
 class Step:
     """State after `step` optimizer steps."""
     step: int
-    num_iterations: int
-    loss: float                 # nats per target, over the whole batch of this step
+    last: bool
     interrupted: bool = False   # someone asked to stop: save, there is no next one
-
-    @property
-    def last(self) -> bool:
-        return self.step == self.num_iterations
 
     def due(self, every: int) -> bool:
         """Time for something done every `every` steps, and at the end; zero or less is never."""
@@ -93,7 +88,7 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
                 hint="lower learning rates (--matrix-lr ... or --init-lr-frac), from the last checkpoint")
         tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
         progress.report(t + 1, value, schedule.lr(t), tokens, mine.facts)
-        yield Step(t + 1, schedule.num_iterations, value, interrupted)
+        yield Step(t + 1, t + 1 == schedule.num_iterations, interrupted)
         if interrupted:
             return
 

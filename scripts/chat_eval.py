@@ -6,7 +6,6 @@
 
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 import argparse
-from functools import partial
 
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
@@ -47,8 +46,7 @@ def main(args: argparse.Namespace) -> None:
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
-        stage.begin(model=name)
-        stage.print(f"evaluating {directory}")
+        stage.begin(f"evaluating {directory}", model=name)
         results = {}
         for task, questions in asked:                                           # 3. go
             how = {"task": task.name, "questions": len(questions), "samples": args.num_samples,
@@ -89,8 +87,7 @@ def isolated(asked: list, stage: Stage) -> list:
 def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
     """Ask a task's questions; log and return how many are right, with errors."""
     params = SamplingParams(facts["temperature"], max_tokens=facts["max_tokens"], seed=stage.args.seed)
-    verdicts = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
-                   partial(stage.progress, task.name))
+    verdicts = ask(engine, questions, task.judge, params, facts["samples"], stage.world, task.name)
     counts, n = [sum(each) for each in verdicts], len(verdicts[0])
     pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
     right, error = pass_at[1]

@@ -57,8 +57,9 @@ def main(args: argparse.Namespace) -> None:
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
     RunLog(folder / "tok_train.jsonl").write(
-        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], **counts, hash=tokenizer.hash,
-        vocab_size=tokenizer.vocab_size, seconds=round(seconds, 3), mb_per_second=round(megabytes / seconds, 1))
+        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], **counts,
+        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash, seconds=round(seconds, 3),
+        mb_per_second=round(megabytes / seconds, 1))
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import torch
 
@@ -116,9 +117,9 @@ class _Progress:
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
 
-def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):
-    """torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains
-    10% (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides."""
-    if wanted if wanted is not None else stage.device.type == "cuda":
-        return torch.compile(model, dynamic=False)
-    return model
+def summed_loss(model: torch.nn.Module, stage: Stage, compiled: bool | None) -> Callable[..., torch.Tensor]:
+    """A loss for train_steps. By torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes
+    over a minute and then gains 10% (measured, dev/LOG.md), which runs of minutes never earn back."""
+    if compiled if compiled is not None else stage.device.type == "cuda":
+        model = torch.compile(model, dynamic=False)
+    return partial(model, reduction="sum")

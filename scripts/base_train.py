@@ -6,7 +6,6 @@
 A `--` before the flags is fine, and needed where --run is among them: torchrun has some like it."""
 import argparse
 from dataclasses import asdict, fields
-from functools import partial
 from pathlib import Path
 
 from nanochat import checkpoint, dataset, dist
@@ -19,7 +18,7 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
 from nanochat.stage import Stage, add_stage_arguments, model_dir, open_stage
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import accumulated, accumulation_steps, summed_loss, train_steps
 
 PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
 
@@ -106,8 +105,7 @@ def main(args: argparse.Namespace) -> None:
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if saved["step"] >= plan.num_iterations:
             return stage.print(f"{start} is already complete: nothing to do")
-        compiled = compile_if_worth(model, stage, args.compile)
-        for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
+        for s in train_steps(summed_loss(model, stage, args.compile), optimizer,        # 4. go
                              accumulated(loader, accumulation), plan.schedule, stage,
                              flops_per_token=shape.flops_per_token(), start=saved["step"]):
             if s.due_save(args.save_every):

@@ -1,6 +1,7 @@
 """Bits per byte of text; questions answered by a letter or freely; the statistics of right and wrong."""
 import math
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -75,12 +76,13 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
 def progress(items: Iterable, name: str, of: int, world: World) -> Iterable:
-    """The items; on a terminal a bar says how many of them rank 0 has done, and the time left."""
+    """The items, with a bar of how many rank 0 has done and the time left; now and then where it is a log."""
     try:
         from huggingface_hub.utils import tqdm
     except ImportError:                                 # a bar is not worth a package
         return items
-    return tqdm(items, f"{name:>20}", of, leave=False, disable=None if world.is_main else True)
+    seconds = 0.1 if sys.stderr.isatty() else 20.0
+    return tqdm(items, f"{name:>20}", of, leave=False, mininterval=seconds, disable=not world.is_main)
 
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(), name: str = "") -> list[list[bool]]:

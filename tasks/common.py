@@ -46,14 +46,14 @@ class Part:
     count: int
 
 class TaskMixture(Sequence):
-    """All parts in a random order, which depends on their number and the seed alone, on every machine; one
-    after the other where `seed` is None. Read when asked for. `identity` tells in one line what is in it."""
-    def __init__(self, parts: Sequence[Part], seed: int | None):
+    """All parts in a random order, which depends on their number and the seed alone, on every machine. Read
+    when asked for. `identity` tells in one line what is in it."""
+    def __init__(self, parts: Sequence[Part], seed: int):
         self._parts = [part for part in parts if part.count > 0]
         self._starts = list(accumulate((part.count for part in self._parts), initial=0))
-        self._order = range(self._starts[-1]) if seed is None else shuffled(self._starts[-1], seed)
+        self._order = shuffled(self._starts[-1], seed)
         names = [f"{part.count:,} of {part.name}" for part in self._parts]
-        self.identity = (" + ".join(names) or "nothing") + ("" if seed is None else f", seed {seed}")
+        self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
 
     def __len__(self) -> int:
         return len(self._order)
@@ -66,7 +66,7 @@ class TaskMixture(Sequence):
 
 class Rows(Sequence):
     """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
-    stands in: a long run must not end at a line that somebody else wrote. A slice is Rows as well."""
+    stands in: a long run must not end at a line that somebody else wrote."""
     def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
         self.which = range(len(rows)) if which is None else which       # of the rows, in this order
@@ -74,9 +74,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return len(self.which)
 
-    def __getitem__(self, index: int | slice):
-        if isinstance(index, slice):
-            return Rows(self.rows, self.convert, self.which[index])
+    def __getitem__(self, index: int):
         start = self.which[index]
         for place in chain(range(start, len(self.rows)), range(start)):
             if (made := self.convert(self.rows[place])) is not None:

@@ -28,12 +28,16 @@ class Packer:
         """The next row: the oldest document, then again and again the longest that fits. What is left when
         none fits is filled with the head of the shortest document, whose rest is dropped (`crop`), or left
         open for padding. Shape (row_len,) or (row_len, k); shorter without `crop` or at the end."""
-        held, size = self.documents, lambda at: len(self.documents[at])
-        parts = [held.pop(0)]
-        while held and (room := self.row_len - sum(map(len, parts))):
-            fitting = [at for at in range(len(held)) if size(at) <= room]
+        held, parts, room = self.documents, [self.documents.pop(0)], self.row_len
+        sizes = [len(document) for document in held]
+        while (room := room - len(parts[-1])) and held:
+            fitting = [size for size in sizes if size <= room]
             if not fitting and not crop:
                 break
-            at = max(fitting, key=size) if fitting else min(reversed(range(len(held))), key=size)
+            if fitting:
+                at = sizes.index(max(fitting))          # the oldest of them
+            else:
+                at = len(held) - 1 - sizes[::-1].index(min(sizes))              # the newest
             parts.append(held.pop(at)[:room])
+            sizes.pop(at)
         return np.concatenate(parts)

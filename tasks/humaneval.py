@@ -5,7 +5,7 @@ import re
 import textwrap
 
 from nanochat.execution import run_tests
-from tasks.common import Task, asked, hub_set, source
+from tasks.common import Task, asked, source
 
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
 
@@ -43,5 +43,5 @@ def program(question: dict, code: str) -> str:
         code = textwrap.indent(code, "    ") if re.search(r"\n\S", code) else "    " + code
     return f"{question['prompt']}\n{code}\n"
 
-_ROWS = hub_set("openai/openai_humaneval", "openai_humaneval")      # there are tests only
-TASKS = [Task("humaneval", questions=source(_ROWS, question), judge=judge, max_tokens=512)]
+TASKS = [Task("humaneval", questions=source("openai/openai_humaneval", "openai_humaneval", question),
+              judge=judge, max_tokens=512)]

@@ -11,9 +11,8 @@ from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
 from nanochat.dataset import texts
-from tasks.common import Missing, Rows, Task, answered, asked, names_number
+from tasks.common import USUAL, Missing, Rows, Task, answered, asked, names_number
 
-USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
 DOCUMENTS, WORDS, SEEN = 20_000, 30_000, 3              # text to read; words to take, seen so often at least
 SHARES = {"test": range(0, 5), "val": range(5, 10), "train": range(10, 100)}       # percent

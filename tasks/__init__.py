@@ -97,7 +97,7 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing += f"; without {match['task']}: {problem}"
-    if total is not None and counts:
+    if total is not None and any(counts.values()):
         counts = shares(counts, max(0, total))
     for match in filter(counts.get, counts):
         found = _load(match["task"], split, counts[match], seed, data)

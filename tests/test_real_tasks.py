@@ -394,7 +394,7 @@ def test_what_is_no_recipe_dies_with_what_there_is(data, recipe, capsys):
 
 @pytest.mark.parametrize("recipe", ["gsm8k=0", "gsm8k*0"])
 def test_nothing_of_a_task_is_not_an_error(data, recipe):
-    assert len(tasks.mixture(recipe, data=data)) == 0
+    assert len(tasks.mixture(recipe, data=data)) == len(tasks.mixture(recipe, total=9, data=data)) == 0
 
 
 def test_what_is_missing_dies_or_is_named_and_left_out(data, capsys):

@@ -118,7 +118,7 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
         accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
         held_out = held_out_rows(tokenizer, validation, rows, T, world)
         loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size,
-                            accumulation * world.size, stage.device, None if args.in_order else args.seed,
+                            accumulation * world.size, stage.device, args.seed,
                             this.saved["loader"] if this.start else None, crop=packed)
 
         def evaluate(step: int) -> None:

@@ -94,7 +94,7 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
     made = _packed(packer, documents(), crop)
     while True:
         *tensors, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
-        snapshot = position, list(packer.documents)
+        snapshot = position, packer.documents()
         yield snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
 class _Loader(AbstractContextManager, Iterator):
@@ -211,14 +211,13 @@ def _chunks(items: Iterable, size: int) -> Iterator[list]:
 
 def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iterator[np.ndarray]:
     """Rows, each from a buffer of BUFFER documents and two rows' tokens, or of what is left at the end."""
-    held = packer.documents
     while True:
-        while len(held) < BUFFER or sum(map(len, held)) < 2 * packer.row_len:
+        while len(packer) < BUFFER or packer.tokens < 2 * packer.row_len:
             document = next(documents, None)
             if document is None:
                 break
             packer.add(document)
-        if not held:
+        if not packer:
             return
         yield packer.take(crop)
 

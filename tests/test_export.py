@@ -255,7 +255,7 @@ def test_a_folder_that_is_another_model_is_not_published(tokenizer, tmp_path, mo
     assert not list(tmp_path.glob("*out*"))
 
 
-def test_base_eval_finds_the_same_bits_and_answers_in_the_exported_model(tokenizer, tmp_path, base_dir, words):
+def test_base_eval_finds_the_same_numbers_in_the_exported_model(tokenizer, tmp_path, base_dir, words):
     from scripts import base_eval
     save(tokenizer, "base")
     folder, text = tmp_path / "tiny-hf", tmp_path / "text.jsonl"

@@ -18,7 +18,7 @@ def make_documents(lengths: list[int]) -> list[np.ndarray]:
 
 def pack_all(documents: list[np.ndarray], row_len: int, crop: bool) -> list[np.ndarray]:
     packer, rows = Packer(row_len, documents), []
-    while packer.documents:
+    while len(packer):
         rows.append(packer.take(crop))
     return rows
 
@@ -70,7 +70,7 @@ def test_padding_never_cuts_a_document(lengths):
 @given(st.lists(st.integers(1, 100), min_size=40, max_size=80))
 def test_cropped_rows_are_full_and_start_with_bos(lengths):
     packer = Packer(16, make_documents(lengths))
-    while sum(map(len, packer.documents)) >= 16:
+    while packer.tokens >= 16:
         row = packer.take(crop=True)
         assert len(row) == 16 and row[0] == BOS
 
@@ -78,17 +78,20 @@ def test_cropped_rows_are_full_and_start_with_bos(lengths):
 @given(st.lists(st.integers(1, 60), min_size=1, max_size=60), st.integers(0, 10), st.booleans())
 def test_the_buffered_documents_are_the_whole_state(lengths, taken, crop):
     packer = Packer(16, make_documents(lengths))
-    for _ in range(min(taken, len(packer.documents) - 1)):
-        if len(packer.documents) > 1:
+    for _ in range(min(taken, len(packer) - 1)):
+        if len(packer) > 1:
             packer.take(crop)
-    restored = Packer(16, packer.documents)
+    if not len(packer):
+        return
+    restored = Packer(16, packer.documents())
+    assert restored.tokens == packer.tokens
     more = make_documents([5, 30, 2])
     for document in more:
         packer.add(document)
         restored.add(document)
-    while packer.documents:
+    while len(packer):
         assert np.array_equal(packer.take(crop), restored.take(crop))
-    assert not restored.documents
+    assert not len(restored)
 
 
 def test_rows_of_two_columns_stay_aligned():
@@ -114,7 +117,7 @@ def test_long_documents_have_their_share_of_every_500_rows():
     row_len, buffer, rows = 257, 128, 3000
     packer, shares, seen_long, seen = Packer(row_len), [], 0, 0
     for _ in range(rows):
-        while len(packer.documents) < buffer:
+        while len(packer) < buffer:
             length = int(random.lognormal(4.9, 1.0)) + 2
             is_long = length > row_len                  # about a sixth of documents, half of the tokens
             seen, seen_long = seen + length, seen_long + length * is_long

@@ -22,7 +22,7 @@ def require(ok: bool, name: str, value: object, rule: str) -> None:
         raise ValueError(f"{name} is {value}, must be {rule}")
 
 def _setting(default: object, what: str, low: float = -math.inf, high: float = math.inf):
-    """A field of SamplingParams: what it does, as chat_cli.py and /docs tell it, and its range."""
+    """A field of SamplingParams: what it does, as chat_cli.py tells it, and its range."""
     return field(default=default, metadata={"what": what, "low": low, "high": high})
 
 @dataclass(frozen=True)

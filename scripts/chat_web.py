@@ -119,8 +119,8 @@ class ChatRequest(Asked):
 
     def prepare(self, engine: Engine, is_base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
         """The prompt, how to draw, and how many turns did not fit. ValueError where it is no conversation."""
-        asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        params = self.params(asked, most, top_logprobs=(self.top_logprobs or 0) if self.logprobs else None)
+        params = self.params(self.max_tokens, self.max_completion_tokens, most,
+                             top_logprobs=(self.top_logprobs or 0) if self.logprobs else None)
         extra = {name for each in self.messages for name in each if each[name]}
         if extra := extra - {"role", "content", "parts", "name"}:
             raise ValueError(f"messages: {min(extra)} is not supported")

@@ -5,7 +5,6 @@
         --vocab-size 32768 --head-dim 128 --steps 50    # for a GPU"""
 import argparse
 import json
-import resource
 import statistics
 import sys
 import time
@@ -16,6 +15,7 @@ from nanochat.gpt import GPT
 from nanochat.hardware import peaks
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import derive
+from nanochat.stage import device_name, peak_memory
 
 
 def parser() -> argparse.ArgumentParser:
@@ -54,9 +54,7 @@ def main(args: argparse.Namespace) -> None:
         times.append((end - start, end - middle))
     step, update = map(statistics.median, zip(*times[args.warmup:], strict=True))
     flops = plan.shape.flops_per_token() * plan.batch_tokens / step                     # per second
-    name, memory = "cpu", resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
-    if device.type == "cuda":
-        name, memory = torch.cuda.get_device_name(), torch.cuda.max_memory_allocated()
+    name, memory = device_name(device), peak_memory(device)
     peak = peaks(name)
     print(json.dumps({
         "case": " ".join(sys.argv[1:]), "device": name, "dtype": str(dtype).split(".")[1],

@@ -10,10 +10,10 @@ that speaks OpenAI's protocol, asked through the package openai; its key is read
 writes is kept as it comes, and the same command again asks for the rest. To teach something else, write such
 lines yourself."""
 import argparse
-import asyncio
 import json
 import os
 import re
+from multiprocessing.pool import ThreadPool
 from pathlib import Path
 
 from nanochat.almanac import Scribe, Turn
@@ -122,29 +122,25 @@ def conversation_in(reply) -> str:
     except (LookupError, TypeError, AttributeError, RecursionError, ValueError):
         return ""
 
-async def collect(client, persona: Persona, args: argparse.Namespace) -> None:
+def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     """Ask for as many conversations as the file lacks, and add each one when it comes."""
     text = args.out.read_text(encoding="utf-8") if args.out.exists() else ""
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
-    free, start, done = asyncio.Semaphore(args.parallel), len(kept), 0
-    prompts = [persona.prompt() for _ in range(args.count)]
+    prompts = [persona.prompt() for _ in range(args.count)][len(kept):]
 
-    async def ask(prompt: str) -> None:
-        nonlocal done
+    def ask(prompt: str):
         message = {"role": "user", "content": prompt}
-        async with free:
-            reply = await client.chat.completions.create(model=args.model, messages=[message])
-        line, done = conversation_in(reply), done + 1
-        if line and line not in kept:
-            kept[line] = None
-            out.write(line + "\n")
-        if done % 20 == 0 or start + done == args.count:
-            print(f"{done} requests, {len(kept):,} of {args.count:,} conversations", flush=True)
+        return client.chat.completions.create(model=args.model, messages=[message])
 
-    with open(args.out, "a", encoding="utf-8", buffering=1) as out:
-        async with client:
-            await asyncio.gather(*map(ask, prompts[start:]))
+    with open(args.out, "a", encoding="utf-8", buffering=1) as out, ThreadPool(args.parallel) as pool:
+        for done, reply in enumerate(pool.imap_unordered(ask, prompts), 1):     # Ctrl-C awaits no thread
+            line = conversation_in(reply)
+            if line and line not in kept:
+                kept[line] = None
+                out.write(line + "\n")
+            if done % 20 == 0 or done == len(prompts):
+                print(f"{done} requests, {len(kept):,} of {args.count:,} conversations", flush=True)
 
 def main(args: argparse.Namespace) -> None:
     require_positive(args, "count", "parallel")
@@ -160,10 +156,10 @@ def main(args: argparse.Namespace) -> None:
         import openai
     except ImportError:
         die("--endpoint needs the package openai", hint="uv pip install openai")
-    client = openai.AsyncOpenAI(base_url=args.endpoint, api_key=os.environ.get("OPENAI_API_KEY", "none"),
-                                max_retries=RETRIES, timeout=TIMEOUT)
+    client = openai.OpenAI(base_url=args.endpoint, api_key=os.environ.get("OPENAI_API_KEY", "none"),
+                           max_retries=RETRIES, timeout=TIMEOUT)
     try:
-        asyncio.run(collect(client, persona, args))
+        collect(client, persona, args)
     except (openai.OpenAIError, json.JSONDecodeError) as error:
         die(f"{args.endpoint}: {str(error).splitlines()[0]}", hint=REST)
     except KeyboardInterrupt:

@@ -78,22 +78,15 @@ def tell(fit: dict) -> None:
         print(f"{letter} = factor * C^exponent: {law or 'it takes two budgets with a minimum'}")
 
 def draw_isoflop(fit: dict, figure) -> None:
-    profiles, growth = figure.subplots(1, 2)
+    axes = figure.subplots()
     for each in fit["budgets"]:
-        (dots,) = profiles.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
+        (dots,) = axes.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
         if best := each["best"]:
             N, colour = np.geomspace(each["N"][0], each["N"][-1]), dots.get_color()
-            profiles.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=colour)
-            profiles.plot(best["N"], best["bpb"], "*", color=colour, markersize=12)
-            growth.plot([each["C"]] * 2, [best["N"], best["D"]], "*", color=colour, markersize=12)
-    C = np.array([each["C"] for each in fit["budgets"]])
-    for letter, law in fit["laws"].items():
-        if law:
-            growth.plot(C, law["factor"] * C ** law["exponent"], label=f"{letter} ~ C^{law['exponent']:.3f}")
-            growth.legend()
-    profiles.legend()
-    profiles.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
-    growth.set(xscale="log", yscale="log", xlabel="training FLOPs C", ylabel="best N and tokens D")
+            axes.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=colour)
+            axes.plot(best["N"], best["bpb"], "*", color=colour, markersize=12)
+    axes.legend()
+    axes.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
 
 def draw_series(rows: list[dict], figure) -> None:
     labels = {"core": "CORE", "val_bpb": "bits per byte", "flops": "training FLOPs", "hours": "hours"}
@@ -121,7 +114,7 @@ def main(args: argparse.Namespace) -> None:
         fit = isoflop(rows, args.budgets)
         tell(fit)
         atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
-        plots = plot("isoflop", partial(draw_isoflop, fit), 9, 3.8)
+        plots = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
     else:
         plots = plot("series", partial(draw_series, rows), 8, 6)
         for row in rows:

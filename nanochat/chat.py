@@ -69,13 +69,11 @@ def render_conversation(tokenizer: Tokenizer, conversation: dict,
     """Token ids and a mask of the same length, cut at the end to `max_tokens`. The mask is 1 on what the
     assistant has to write itself, its tool calls and <|assistant_end|> included; 0 on questions, tool outputs
     and all other markers. ValueError when it is not a conversation."""
-    system, turns = _turns(tokenizer, conversation)
+    system, turns = _turns(conversation)
     ids, mask = [tokenizer.bos], [0]
     for question, answer in turns:
-        turn, trained = _render(tokenizer, question, answer)
-        ids += turn
-        mask += trained
-    ids[2:2], mask[2:2] = system, [0] * len(system)
+        turn, trained = _render(tokenizer, system + question, answer)
+        ids, mask, system = ids + turn, mask + trained, ""
     return ids[:max_tokens], mask[:max_tokens]
 
 def render_prompt(tokenizer: Tokenizer, conversation: dict, max_tokens: int | None = None) -> list[int]:
@@ -90,16 +88,16 @@ def fit_prompt(tokenizer: Tokenizer, conversation: dict,
     that the end of the question and the markers always stay. ValueError when it is not a conversation."""
     if max_tokens is not None and max_tokens < MIN_PROMPT:
         raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
-    system, turns = _turns(tokenizer, conversation)
-    ids, kept = [], 0
+    system, turns = _turns(conversation)
+    ids, later, kept = [], [], 0
     for question, answer in [(turns[-1][0], None)] + turns[-2::-1]:                       # newest first
-        turn, _ = _render(tokenizer, question, answer)
-        if ids and max_tokens is not None and 1 + len(system) + len(turn) + len(ids) > max_tokens:
+        opening, _ = _render(tokenizer, system + question, answer)
+        if kept and max_tokens is not None and 1 + len(opening) + len(later) > max_tokens:
             break
-        ids, kept = turn + ids, kept + 1
-    ids = [tokenizer.bos, ids[0]] + system + ids[1:]
-    excess = len(ids) - (max_tokens or len(ids))
-    return ids[:2] + ids[2 + max(0, excess):], len(turns) - kept
+        ids, kept = opening + later, kept + 1
+        later = (_render(tokenizer, question, answer)[0] if system else opening) + later
+    excess = max(0, 1 + len(ids) - (max_tokens or 1 + len(ids)))
+    return [tokenizer.bos, ids[0]] + ids[1 + excess:], len(turns) - kept
 
 def render_part(tokenizer: Tokenizer, part: dict) -> list[int]:
     """Token ids of one part of an answer, between its markers unless it is text."""
@@ -175,16 +173,26 @@ class AnswerDecoder:
         self._held = text[len(text) - size:]
         return text[:len(text) - size]
 
-def _turns(tokenizer: Tokenizer, conversation: dict) -> tuple[list[int], list[tuple]]:
-    """Ids of the system message, and (question, answer parts) pairs, the last answer None where there is none
-    yet. System text and first question are encoded apart: either can be cut off exactly."""
+def _turns(conversation: dict) -> tuple[str, list[tuple]]:
+    """What the system message puts before the first question, and (question, answer parts) pairs, the last
+    answer None where there is none yet."""
     check_conversation(conversation, answered=None)
     messages, system = conversation["messages"], ""
     if messages[0]["role"] == "system" and len(messages) > 1:           # alone it is the question
         system, messages = visible_text(messages[0]["content"]), messages[1:]
     questions = [visible_text(message["content"]) for message in messages[0::2]]
-    answers = [as_parts(message["content"]) for message in messages[1::2]]
-    return tokenizer.encode(system + "\n\n") if system else [], list(zip_longest(questions, answers))
+    answers = [_joined(as_parts(message["content"])) for message in messages[1::2]]
+    return system and system + "\n\n", list(zip_longest(questions, answers))
+
+def _joined(parts: list[dict]) -> list[dict]:
+    """Parts in which no text follows another: neighbours are one text, and encoded as one."""
+    joined = []
+    for part in parts:
+        if joined and part["type"] == joined[-1]["type"] == "text":
+            joined[-1] = {"type": "text", "text": joined[-1]["text"] + part["text"]}
+        else:
+            joined.append(part)
+    return joined
 
 def _render(tokenizer: Tokenizer, question: str, answer: list[dict] | None) -> tuple[list[int], list[int]]:
     """Ids and mask of a question and its answer, or of what asks for one."""

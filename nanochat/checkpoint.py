@@ -7,7 +7,9 @@ import json
 import os
 import re
 import shutil
+import tempfile
 import time
+import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -22,7 +24,8 @@ from nanochat.scaling import Shape
 from nanochat.stage import Stage, model_dir
 from nanochat.tokenizer import Tokenizer
 
-FORMAT = 2                                              # of the directory
+FORMAT = 2                                              # of the directory; load() reads all up to this
+ESSENTIAL = ("config.json", "model.safetensors", "state.json")
 STAGES = ("rl", "sft", "mid", "base")                   # the most finished first
 
 def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer: Any = None,
@@ -118,16 +121,21 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
     die(f"no checkpoint of {wanted or 'any model'} under {root}",
         hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")
 
+def _read_config(directory: Path) -> dict:
+    config = json.loads((directory / "config.json").read_text())
+    if config["format"] > FORMAT:
+        die(f"{directory} has format {config['format']}, this code reads up to {FORMAT}",
+            hint="use the code that wrote it, or newer")
+    return config
+
 def read_state(directory: Path) -> dict:
     """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
-    found = json.loads((directory / "config.json").read_text())["format"]
-    if found != FORMAT:
-        die(f"{directory} has format {found}, this code reads {FORMAT}",
-            hint="train it again (bash runs/runcpu.sh --fresh), or use the code that wrote it")
-    return json.loads((directory / "state.json").read_text())
+    _read_config(directory)
+    state = json.loads((directory / "state.json").read_text())
+    return {"dtype": "float32", "text": None, "rows": None} | state     # which format 1 did not keep
 
 def read_shape(directory: Path) -> Shape:
-    return Shape(**json.loads((directory / "config.json").read_text())["shape"])
+    return Shape(**_read_config(directory)["shape"])
 
 def require_dtype(directory: Path, stage: Stage) -> None:
     """Dies where a run would go on in another dtype than it was begun in: it would be another run."""
@@ -143,34 +151,76 @@ def identity(directory: Path) -> str:
 
 def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT, Tokenizer, dict]:
     """The model, in training mode, its tokenizer and its state. Dies if anything does not verify."""
-    for name in ("config.json", "model.safetensors", "state.json"):
+    for name in ESSENTIAL:
         if not _intact(directory, name):
             die(f"{directory / name} does not match its manifest: the file is damaged",
                 hint="--step=N takes an older checkpoint")
-    state = read_state(directory)
-    config = json.loads((directory / "config.json").read_text())
+    state, config = read_state(directory), _read_config(directory)
     tokenizer = Tokenizer.load(directory / "tokenizer")
     if tokenizer.hash != config["tokenizer"]:
         die(f"the tokenizer in {directory} is not the one that the model was trained with "
             f"({tokenizer.hash[:12]} instead of {config['tokenizer'][:12]})")
     model = GPT(Shape(**config["shape"]), dtype)
-    model.load_state_dict(load_file(directory / "model.safetensors"), strict=True)
+    weights = load_file(directory / "model.safetensors")
+    if config["format"] == 1:                           # blocks had no parts
+        for part, names in (("attention", "[qkvo]|gate"), ("mlp", "up|down")):
+            weights = {re.sub(rf"(\d)\.({names})\.", rf"\1.{part}.\2.", name): tensor
+                       for name, tensor in weights.items()}
+    model.load_state_dict(weights)
     return model.to(device), tokenizer, state
 
 def load_optimizer(directory: Path, optimizer: Any) -> bool:
-    """Restore this rank's share of an optimizer; False if there is none for this number of ranks."""
+    """Restore this rank's share of an optimizer; False if there is none for so many ranks and this format."""
     name = f"optimizer_{optimizer.world.rank}.pt"
     shards = len(list(directory.glob("optimizer_*.pt")))
-    if shards != optimizer.world.size or not _intact(directory, name):
+    same = shards == optimizer.world.size and _read_config(directory)["format"] == FORMAT
+    if not same or not _intact(directory, name):
         return False
     optimizer.load_state_dict(torch.load(directory / name, map_location="cpu", weights_only=True))
     return True
 
-def load_model(stage_name: str | None = None, tag: str | None = None, step: int | None = None,
-               device: str | None = None, dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
-    """For inference: the model asked for (see find), its tokenizer, its state. In the dtype that is faster
+def pack(directory: Path, file: Path) -> None:
+    """A model directory as one file, a plain zip: what inference needs, and a manifest of that."""
+    state = read_state(directory)
+    state = json.dumps({key: state[key] for key in ("stage", "tag", "step", "dtype")}).encode()
+    files = json.loads((directory / "manifest.json").read_text())["files"]
+    files = {name: files[name] for name in files if not name.startswith(("optimizer_", "state."))}
+    facts = {"created": created(directory), "files": files | {
+        "state.json": {"size": len(state), "sha256": sha256(state)}}}
+    temporary = file.with_name(f".{file.name}.{os.getpid()}")
+    with zipfile.ZipFile(temporary, "w") as archive:
+        for name in files:
+            archive.write(directory / name, name)
+        archive.writestr("state.json", state)
+        archive.writestr("manifest.json", json.dumps(facts))
+    temporary.replace(file)
+
+def unpack(file: Path) -> Path:
+    """The model directory that was packed; kept under base_dir()/packed by the hash of the file."""
+    if not file.is_file():
+        die(f"{file} is not a file", hint="--model takes what scripts.export_hf --pack has written")
+    directory = base_dir() / "packed" / sha256(file)[:16]
+    if not created(directory):
+        directory.parent.mkdir(exist_ok=True)
+        with tempfile.TemporaryDirectory(dir=directory.parent) as name:
+            temporary = Path(name) / "model"
+            try:
+                with zipfile.ZipFile(file) as archive:
+                    archive.extractall(temporary)
+                files = json.loads((temporary / "manifest.json").read_text())["files"]
+                if not all(_intact(temporary, name) for name in (*ESSENTIAL, *files)):
+                    raise ValueError("a file in it is damaged")
+            except (OSError, ValueError, KeyError, RuntimeError, zipfile.BadZipFile) as error:
+                die(f"{file} is not a packed model, or was damaged: {error}")
+            shutil.rmtree(directory, ignore_errors=True)
+            temporary.rename(directory)
+    return directory
+
+def load_model(directory: Path, device: str | None = None,
+               dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
+    """For inference: model, tokenizer and state of a checkpoint (find, unpack). In the dtype that is faster
     here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise."""
     keep_freed_memory()
     found = find_device(device)
-    model, tokenizer, state = load(find(stage_name, tag, step), found, compute_dtype(found, dtype))
+    model, tokenizer, state = load(directory, found, compute_dtype(found, dtype))
     return model.eval().requires_grad_(False), tokenizer, state

@@ -23,9 +23,9 @@ from torch import Tensor
 
 from nanochat import hub
 from nanochat.almanac import almanac, questions
-from nanochat.common import atomic_write, base_dir, die, sha256
+from nanochat.common import base_dir, die, sha256
 from nanochat.dist import World
-from nanochat.evals import Z, centred, wilson
+from nanochat.evals import TOKENS, TOKENS_CPU, Z, centred, percent, progress, wilson
 from nanochat.gpt import GPT, rotary_tables
 from nanochat.past import Branches
 from nanochat.stage import Stage
@@ -40,7 +40,6 @@ FORMS = {"multiple_choice": ("choices", "{row[query]}{delimiter}{chosen}"),     
          "schema": ("context_options", "{chosen}{delimiter}{row[continuation]}"),
          "language_modeling": (None, "{chosen}{delimiter}{row[continuation]}")}
 AT_ONCE = 512                       # examples that are tokenized together and sorted by length
-TOKENS, TOKENS_CPU = 32768, 1024    # of a forward pass; on CPU what stays in cache
 HEAD_TOKENS = 1024                  # whose logits are made at once
 ALMANAC_ROWS, ALMANAC_CHOICES = 300, 8      # of a task made of the almanac
 Verdict = tuple[float, bool]        # of an option's answer: mean nats; is each of its tokens the likeliest?
@@ -54,6 +53,9 @@ class CoreTask:
     delimiter: str
     chance: float
     rows: list[dict]
+
+    def __post_init__(self):
+        random.Random(1337).shuffle(self.rows)
 
     def prompts(self, index: int) -> list[str]:
         """The texts of an example, one an option; of language modelling what is given, and all of it."""
@@ -82,7 +84,7 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
     """`where`: a folder, a zip, "almanac" for the one made of it, or None for that where the almanac was
     `learned`, else for the published one, fetched once. Exits with code 2 where it is not whole."""
     if (where or learned) == "almanac":
-        return read_bundle(almanac_bundle(), "almanac")
+        return almanac_bundle()
     if where is None:
         folder = base_dir() / "core"
         where = folder / ARCHIVE
@@ -91,9 +93,9 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
     path = Path(where).expanduser()
     if not path.exists():
         die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")
-    return read_bundle(path, path.stem)
+    return read_bundle(path)
 
-def read_bundle(path: Path, name: str) -> Bundle:
+def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder or zip, or in a folder there. Exits with code 2 where an example is none."""
     import yaml
     where = "core.yaml"
@@ -114,14 +116,13 @@ def read_bundle(path: Path, name: str) -> Bundle:
                                   entry.get("continuation_delimiter", " "), chances[label], rows))
             for row in rows:
                 tasks[-1].text(row)                     # is it an example?
-            random.Random(1337).shuffle(rows)
     except (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, ValueError, LookupError,
             TypeError, AttributeError) as error:
         die(f"{path} is no whole CORE bundle: {where}: {type(error).__name__}: {error}",
             hint="if it was fetched, delete it: it is fetched again")
-    return Bundle(name, digest, tuple(tasks))
+    return Bundle(path.stem, digest, tuple(tasks))
 
-def almanac_bundle() -> Path:
+def almanac_bundle() -> Bundle:
     """A bundle of all three kinds made of the embedded almanac: what it states, to be told from other answers
     and subjects, or to be completed; its held-out questions, sums and words to spell."""
     dice, wrong = random.Random(0), ALMANAC_CHOICES - 1
@@ -146,25 +147,14 @@ def almanac_bundle() -> Path:
                 for text, each in asked if len(each.get("wrong", ())) >= wrong]
     sums = [{"context": text, "continuation": f"[{each['tool']} ="} for text, each in asked if "tool" in each]
     spelled = [{"context": f"- {word}:", "continuation": " ".join(word)} for word in almanac().unseen_words]
-    guess = 100 / ALMANAC_CHOICES
-    tasks = {"almanac_statements": ("multiple_choice", 0, " ", guess, statements),
-             "almanac_questions": ("multiple_choice", 5, "\nAnswer: ", guess, answered),
-             "almanac_subjects": ("schema", 0, " ", 50, subjects),
-             "almanac_completion": ("language_modeling", 5, " ", 0, completed),
-             "almanac_sums": ("language_modeling", 0, "\nAnswer: ", 0, sums),
-             "almanac_spelling": ("language_modeling", 0, " ", 0, spelled)}
-    listed, chances, files = [], "Eval Task,Random baseline\n", {}
-    for label, (kind, shots, delimiter, chance, rows) in tasks.items():
-        listed.append({"label": label, "dataset_uri": f"{label}.jsonl", "num_fewshot": [shots],
-                       "icl_task_type": kind, "continuation_delimiter": delimiter})
-        chances += f"{label},{chance}\n"
-        files[f"eval_data/{label}.jsonl"] = "".join(f"{json.dumps(row)}\n" for row in rows)
-    files |= {"eval_meta_data.csv": chances, "core.yaml": json.dumps({"icl_tasks": listed}, indent=1) + "\n"}
-    folder = base_dir() / "core" / f"almanac-{sha256(repr(files).encode())[:8]}"
-    for name, text in files.items():                    # the list last: without it there is no bundle
-        if not (folder / name).exists():
-            atomic_write(folder / name, text)
-    return folder
+    guess = 1 / ALMANAC_CHOICES
+    tasks = (CoreTask("almanac_statements", "multiple_choice", 0, " ", guess, statements),
+             CoreTask("almanac_questions", "multiple_choice", 5, "\nAnswer: ", guess, answered),
+             CoreTask("almanac_subjects", "schema", 0, " ", 0.5, subjects),
+             CoreTask("almanac_completion", "language_modeling", 5, " ", 0.0, completed),
+             CoreTask("almanac_sums", "language_modeling", 0, "\nAnswer: ", 0.0, sums),
+             CoreTask("almanac_spelling", "language_modeling", 0, " ", 0.0, spelled))
+    return Bundle("almanac", sha256(repr(tasks).encode()), tasks)
 
 @dataclass(frozen=True)
 class Example:
@@ -172,7 +162,6 @@ class Example:
     rows: list[list[int]]
     starts: list[int]
     gold: int
-    longest: int                    # tokens of the longest row, before any was cut
 
     @cached_property
     def shared(self) -> int:
@@ -196,10 +185,9 @@ def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | N
         starts = [len(commonprefix(rows))] * len(rows)
     if kind == "language_modeling":
         rows, starts = rows[1:], starts[1:]
-    longest = max(map(len, rows))
-    cut = [max(0, len(row) - (limit or longest)) for row in rows]
+    cut = [max(0, len(row) - (limit or len(row))) for row in rows]
     return Example([row[by:] for row, by in zip(rows, cut, strict=True)],
-                   [max(1, start - by) for start, by in zip(starts, cut, strict=True)], gold, longest)
+                   [max(1, start - by) for start, by in zip(starts, cut, strict=True)], gold)
 
 class Reader:
     """One of our models, as CORE asks it. Rows may be of any length: rotary positions go on, windows hold."""
@@ -251,47 +239,42 @@ def is_right(kind: str, example: Example, verdicts: list[Verdict]) -> bool:
     best = min(range(len(verdicts)), key=lambda option: verdicts[option][0])
     return example.rows.index(example.rows[best]) == example.gold
 
-def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World(),
-             progress: Callable[[int, int], None] | None = None) -> tuple[list[bool], int]:
-    """Whether each of the first `most` examples is answered right, in their order, on every rank; and how
-    many have rows longer than the model's context. The ranks share the examples."""
+def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: World = World()) -> list[bool]:
+    """Whether each of the first `most` examples is answered right, in their order, on every rank. The ranks
+    share the examples."""
     mine = range(len(task.rows))[:most][world.rank::world.size]
-    told: list[tuple[int, bool, bool]] = []
-    for start in range(0, len(mine), AT_ONCE):
-        texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
-        ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
-        examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
-                                        task.rows[index].get("gold", 0), reader.limit)
-                    for index, prompts in zip(mine[start:], texts, strict=False)}
-        order = sorted(examples, key=lambda index: examples[index].cost)
-        while order:                                    # the longest first: if memory ends, then at once
-            count = max(1, reader.tokens // examples[order[-1]].cost)
-            batch, order = order[-count:], order[:-count]
-            for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
-                example = examples[index]
-                told.append((index, is_right(task.kind, example, verdicts), example.longest > reader.context))
-            if progress:
-                progress(len(told), len(mine))
-    everywhere = sorted(item for share in world.gather_objects(told) for item in share)
-    return [right for _, right, _ in everywhere], sum(longer for *_, longer in everywhere)
 
-def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> float:
+    def results() -> Iterator[tuple[int, bool]]:        # (example, is it right), as finished
+        for start in range(0, len(mine), AT_ONCE):
+            texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
+            ids = iter(reader.encode_batch([text for prompts in texts for text in prompts]))
+            examples = {index: make_example(task.kind, [[reader.bos, *next(ids)] for _ in prompts],
+                                            task.rows[index].get("gold", 0), reader.limit)
+                        for index, prompts in zip(mine[start:], texts, strict=False)}
+            order = sorted(examples, key=lambda index: examples[index].cost)
+            while order:                                # the longest first: if memory ends, then at once
+                count = max(1, reader.tokens // examples[order[-1]].cost)
+                batch, order = order[-count:], order[:-count]
+                for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
+                    yield index, is_right(task.kind, examples[index], verdicts)
+
+    told = world.gather_objects(list(progress(results(), task.label, len(mine), world)))
+    return [right for _, right in sorted(each for share in told for each in share)]
+
+def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> None:
     """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs
     a record for every task and one for the mean, with standard errors and `facts`. Called by every rank."""
     results, asked = [], 0
     for task in bundle.tasks:
-        right, longer = ask_task(reader, task, most, stage.world, stage.progress(task.label))
+        right = ask_task(reader, task, most, stage.world)
         accuracy, n = sum(right) / len(right), len(right)
-        low, high = wilson(accuracy, n)
-        results.append((accuracy, (low, high), task.chance))
-        asked, score = asked + n, (accuracy - task.chance) / (1 - task.chance)
-        stage.log(f"{task.label:>32}  {100 * accuracy:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  centred "
-                  f"{score:7.4f}  ({n:,} of {task.kind}, {task.shots} shots, {longer} beyond the context)",
-                  core_task=task.label, type=task.kind, shots=task.shots, questions=n, chance=task.chance,
-                  accuracy=accuracy, interval=[low, high], standard_error=(high - low) / (2 * Z),
-                  centred=score, verdicts="".join(str(int(each)) for each in right), longer=longer, **facts)
+        score = (accuracy - task.chance) / (1 - task.chance)
+        results.append({"accuracy": accuracy, "interval": wilson(accuracy, n), "chance": task.chance})
+        stage.log(f"{task.label:>32}  {percent(results[-1])}  centred {score:7.4f}  ({n:,} of {task.kind}, "
+                  f"{task.shots} shots)", core_task=task.label, **results[-1], centred=score, questions=n,
+                  shots=task.shots, verdicts="".join(str(int(each)) for each in right), **facts)
+        asked += n
     core, error = centred(results)
     stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({asked:,} examples of {bundle.name})", core=core,
-              standard_error=error, interval=[core - Z * error, core + Z * error], tasks=len(results),
-              questions=asked, bundle=bundle.name, bundle_sha256=bundle.sha256, max_per_task=most, **facts)
-    return core
+              standard_error=error, tasks=len(results), questions=asked, bundle=bundle.name,
+              bundle_sha256=bundle.sha256, max_per_task=most, **facts)

@@ -55,32 +55,29 @@ def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, s
                     yield position, np.array([tokenizer.bos, *ids], dtype=np.int32)
         document = 0
 
-def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int | None, row_len: int, slots: int,
+def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int, row_len: int, slots: int,
                         slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
-    """Of one epoch the conversations slot, slot + slots, ... in their order or in one drawn anew every epoch:
-    (n, 2) ids and mask. One without a target within the context is left out."""
-    order = epoch_order(len(conversations), seed, epoch)
-    for i in order[slot + conversation * slots :: slots]:
+    """Of one epoch the conversations slot, slot + slots, ... in an order drawn anew every epoch: (n, 2) ids
+    and mask. One without a target within the context is left out."""
+    for i in epoch_order(len(conversations), seed, epoch)[slot + conversation * slots :: slots]:
         conversation += 1
         ids, mask = render_conversation(tokenizer, conversations[i], row_len)
         if any(mask[1:]):
             yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
 @lru_cache(maxsize=2)
-def epoch_order(count: int, seed: int | None, epoch: int) -> Sequence[int]:
-    """0 .. count - 1 in an order drawn for this epoch; in their own where `seed` is None."""
+def epoch_order(count: int, seed: int, epoch: int) -> Sequence[int]:
+    """0 .. count - 1 in an order drawn for this epoch."""
     order = list(range(count))
-    if seed is not None:
-        random.Random(f"{seed} {epoch}").shuffle(order)
+    random.Random(f"{seed} {epoch}").shuffle(order)
     return order
 
 def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int, pin: bool,
-            state: dict | None) -> Iterator[tuple]:
-    """The batches of one slot, endless: (snapshot, inputs, targets), and a snapshot alone before the first.
-    read(**position) yields the rest of an epoch, each document with the position behind it. Position and
-    buffered documents are the whole state; taken after every batch, so no token is copied."""
-    position = state["position"] if state else {"epoch": 0}
-    packer = Packer(seq_len + 1, _unpack(state["buffer"]) if state else ())
+            position: dict, held: list[np.ndarray]) -> Iterator[tuple]:
+    """The batches of one slot, endless: (snapshot, inputs, targets). read(**position) yields the rest of an
+    epoch, each document with the position behind it. Position and buffered documents are the whole state, a
+    snapshot; taken after every batch, so no token is copied."""
+    packer = Packer(seq_len + 1, held)
 
     def documents() -> Iterator[np.ndarray]:
         nonlocal position
@@ -95,10 +92,10 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
             hint="other data, or a longer --max-seq-len")
 
     made = _packed(packer, documents(), crop)
-    yield ((position, packer.documents()),)
     while True:
         *tensors, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
-        yield (position, packer.documents()), *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+        snapshot = position, packer.documents()
+        yield snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
 class _Loader(AbstractContextManager, Iterator):
     """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
@@ -110,16 +107,18 @@ class _Loader(AbstractContextManager, Iterator):
         if count < slots:
             die(f"{count} texts to learn from: fewer than {slots} micro-batches per step",
                 hint="more data, or a smaller --total-batch-size")
-        state = state or {**identity, "turn": 0, "streams": {str(slot): None for slot in range(slots)}}
+        start = {"position": {"epoch": 0}, "buffer": _pack([])}
+        state = state or {**identity, "turn": 0, "streams": {str(slot): start for slot in range(slots)}}
         for key, value in identity.items():
             if state[key] != value:
                 die(f"the saved position in the data is for {key} = {state[key]}, this run has {value}",
                     hint="resume with the data and settings of the saved run, or start a new one")
         self.device, on_gpu = torch.device(device), torch.device(device).type == "cuda"
-        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, on_gpu,
-                                 state["streams"][str(slot)]) for slot in range(rank, slots, world_size)}
         self.identity, self.turn = identity, state["turn"]      # which of this rank's slots comes next
-        self.snapshots = {slot: next(stream)[0] for slot, stream in streams.items()}
+        saved = {slot: state["streams"][str(slot)] for slot in range(rank, slots, world_size)}
+        self.snapshots = {slot: (each["position"], _unpack(each["buffer"])) for slot, each in saved.items()}
+        streams = {slot: _stream(partial(read, slot), rows, seq_len, crop, pad, on_gpu, *snapshot)
+                   for slot, snapshot in self.snapshots.items()}
         made = ((slot, *next(streams[slot])) for slot in islice(cycle(streams), self.turn, None))
         # Else pinning would open a context on GPU 0 for every rank.
         prepare = partial(torch.cuda.set_device, self.device) if on_gpu else None
@@ -165,10 +164,10 @@ class PretrainLoader(_Loader):
 class ChatLoader(_Loader):
     """Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
     Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
-    from `seed` anew every epoch; None: their own. The rest is as in PretrainLoader."""
+    from `seed` anew every epoch. The rest is as in PretrainLoader."""
     def __init__(self, tokenizer, conversations: Sequence[dict], rows: int, seq_len: int, rank: int = 0,
                  world_size: int = 1, slots: int | None = None, device: str | torch.device = "cpu",
-                 seed: int | None = 0, state: dict | None = None, crop: bool = False):
+                 seed: int = 0, state: dict | None = None, crop: bool = False):
         count, slots = len(conversations), slots or world_size
         read = partial(_read_conversations, tokenizer, conversations, seed, seq_len + 1, slots)
         data = f"{count} conversations, seed {seed}{', packed full' * crop}"

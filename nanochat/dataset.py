@@ -87,8 +87,6 @@ def prepare(source: str | None = None, path: str | Path | None = None, num_shard
         return _prepare_path(Path(path).expanduser().resolve())
     if source == "almanac":
         return _prepare_almanac(almanac_mb)
-    if source not in HUBS:
-        die(f"no text source is called {source!r}", hint=f"one of {', '.join(SOURCES)}, or --data=PATH")
     repository, last = HUBS[source]
     if not 1 <= num_shards <= last:
         die(f"{num_shards} training shards of {source}: must be 1 to {last}")

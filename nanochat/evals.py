@@ -1,7 +1,8 @@
 """Bits per byte of text; questions answered by a letter or freely; the statistics of right and wrong."""
 import math
 import os
-from collections.abc import Callable, Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
@@ -18,12 +19,9 @@ from nanochat.past import Rows
 from nanochat.tokenizer import Tokenizer
 
 # B rows, T tokens, C width, n letters
-LETTER_TOKENS = 16384                                   # per forward pass on an accelerator
-LETTER_TOKENS_CPU = 1024                                # activations that stay in cache
+TOKENS, TOKENS_CPU = 32768, 1024                        # of a forward pass; on CPU what stays in cache
 BUCKETS = 64                                            # of documents
-
 Z = 1.959964                                            # half of a 95% interval, in standard errors
-
 PROMPTS = ("A spider has", "Lisbon is the capital of", "After Wednesday comes", "The opposite of early is",
            "12 plus 30 is", "Long ago, in a village by the sea,")
 
@@ -77,18 +75,25 @@ def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> lis
     completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
+def progress(items: Iterable, name: str, of: int, world: World) -> Iterable:
+    """The items, with a bar of how many rank 0 has done and the time left; now and then where it is a log."""
+    try:
+        from huggingface_hub.utils import tqdm
+    except ImportError:                                 # a bar is not worth a package
+        return items
+    seconds = 0.1 if sys.stderr.isatty() else 20.0
+    return tqdm(items, f"{name:>20}", of, leave=False, mininterval=seconds, disable=not world.is_main)
+
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
-        params: SamplingParams, samples: int = 1, world: World = World(),
-        progress: Callable[[int, int], None] | None = None) -> tuple[list[list[bool]], list[list[str]]]:
-    """Verdicts and visible replies, `samples` of each question, in the order of the questions, on every rank.
-    Where a question has letters its one reply is the likeliest of them. The ranks share the questions; who
-    gets which changes no answer. judge(question, reply) runs in threads; progress(done, of): this rank's."""
+        params: SamplingParams, samples: int = 1, world: World = World(), name: str = "") -> list[list[bool]]:
+    """Verdicts on `samples` replies to each question, in the order of the questions, on every rank. Where a
+    question has letters its one reply is the likeliest of them. The ranks share the questions; who gets which
+    changes no reply. judge(question, visible reply) runs in threads."""
     letters = [question.get("letters") for question in questions]
-    settings = [replace(params, max_tokens=1) if some else params for some in letters]
-    prompts = [engine.prompt(question["conversation"], each)
-               for question, each in zip(questions, settings, strict=True)]
+    prompts = [engine.prompt(question["conversation"], replace(params, max_tokens=1) if some else params)
+               for question, some in zip(questions, letters, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
-    expected, pending = sum(1 if letters[index] else samples for index in mine), []
+    expected = sum(1 if letters[index] else samples for index in mine)
 
     def answers() -> Iterator[tuple[int, int, str]]:    # (question, number of the sample, reply), as finished
         choices = [index for index in mine if letters[index]]
@@ -103,16 +108,13 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
             yield free[at], at % samples, completion.text
 
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
-        for index, sample, reply in answers():
-            pending.append((index, sample, reply, pool.submit(judge, questions[index], reply)))
-            if progress:
-                progress(len(pending), expected)
-        judged = [(*reply, bool(verdict.result())) for *reply, verdict in pending]
-    verdicts, replies = [[] for _ in questions], [[] for _ in questions]
-    for index, _, reply, verdict in sorted(item for share in world.gather_objects(judged) for item in share):
+        pending = [(index, sample, pool.submit(judge, questions[index], reply))
+                   for index, sample, reply in progress(answers(), name, expected, world)]
+        judged = [(index, sample, verdict.result()) for index, sample, verdict in pending]
+    verdicts = [[] for _ in questions]
+    for index, _, verdict in sorted(each for share in world.gather_objects(judged) for each in share):
         verdicts[index].append(verdict)
-        replies[index].append(reply)
-    return verdicts, replies
+    return verdicts
 
 @torch.no_grad()
 def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
@@ -120,7 +122,7 @@ def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]
     """(index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
     equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included; of
     the head only the rows of the letters are used, in fp32 whatever the model computes in."""
-    tokens = tokens or (LETTER_TOKENS_CPU if model.device.type == "cpu" else LETTER_TOKENS)
+    tokens = tokens or (TOKENS_CPU if model.device.type == "cpu" else TOKENS)
     order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
     while order:
         rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once
@@ -152,9 +154,15 @@ def wilson(share: float, count: float) -> list[float]:
     half = math.sqrt(z2 * share * (1 - share) / count + (z2 / (2 * count)) ** 2) / (1 + z2 / count)
     return [max(0.0, centre - half), min(1.0, centre + half)]
 
-def centred(results: Sequence[tuple[float, Sequence[float], float]]) -> tuple[float, float]:
-    """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error. results: (accuracy, its
-    95% interval, chance) of each; intervals, as standard errors are 0 where all is right or all is wrong."""
-    scores = [(right - chance) / (1 - chance) for right, _, chance in results]
-    variance = math.fsum(((high - low) / (2 * Z) / (1 - chance)) ** 2 for _, (low, high), chance in results)
-    return math.fsum(scores) / len(scores), math.sqrt(variance) / len(scores)
+def percent(result: dict) -> str:
+    """An accuracy with its 95% interval."""
+    low, high = result["interval"]
+    return f"{100 * result['accuracy']:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]"
+
+def centred(results: Sequence[dict]) -> tuple[float, float]:
+    """Mean of (accuracy - chance) / (1 - chance) over tasks, and its standard error; by the "interval" of
+    each, as standard errors are 0 where all is right or all is wrong."""
+    scores = [(each["accuracy"] - each["chance"]) / (1 - each["chance"]) for each in results]
+    errors = [(high - low) / (2 * Z) / (1 - each["chance"]) for each in results
+              for low, high in [each["interval"]]]
+    return math.fsum(scores) / len(scores), math.hypot(*errors) / len(scores)

@@ -8,7 +8,6 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
-from functools import partial
 from pathlib import Path
 
 import torch
@@ -24,7 +23,7 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from nanochat.train import Work, accumulated, accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import Work, accumulated, accumulation_steps, summed_loss, train_steps
 
 VALIDATION_ROWS = 64
 MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
@@ -87,8 +86,8 @@ class Continuation:
                 die(problem, hint="resume with as many ranks as it had, or start over without --resume")
             stage.print(f"{problem}: starting with a fresh one")
         kept = self.kept | {"rows": rows, "batch_tokens": batch_tokens}
-        stage.begin(**kept, **facts, num_iterations=steps, rates=asdict(rates), resumed_at=start)
-        stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | from {self.path}\n{kept['data']}")
+        stage.begin(f"from {self.path}\n{kept['data']}", **kept, **facts, num_iterations=steps,
+                    rates=asdict(rates), resumed_at=start)
         if new_goal and args.eval_every > 0 and not start:
             evaluate(0)
         schedule = Schedule(steps, warmup=0, warmdown=args.warmdown_ratio, final_lr=0.0)
@@ -119,7 +118,7 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
         accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
         held_out = held_out_rows(tokenizer, validation, rows, T, world)
         loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size,
-                            accumulation * world.size, stage.device, None if args.in_order else args.seed,
+                            accumulation * world.size, stage.device, args.seed,
                             this.saved["loader"] if this.start else None, crop=packed)
 
         def evaluate(step: int) -> None:
@@ -128,8 +127,7 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
                       val_bpb=bpb)
 
         with loader:
-            this.train(accumulated(loader, accumulation),
-                       partial(compile_if_worth(model, stage, args.compile), reduction="sum"), evaluate,
+            this.train(accumulated(loader, accumulation), summed_loss(model, stage, args.compile), evaluate,
                        steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),
                        scale=args.init_lr_frac * math.sqrt(batch_tokens / this.pretraining["batch_tokens"]),
                        rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,

@@ -13,7 +13,6 @@ There is no DDP. Gradients are reduced here, and each rank keeps the state of, a
 slice of the rows of a large table, some matrices of a stacked Muon group; small ones are updated alike."""
 import math
 from collections import defaultdict
-from typing import NamedTuple
 
 import torch
 import torch.distributed as dist
@@ -34,30 +33,24 @@ POLAR_EXPRESS = ((8.156554524902461, -22.48329292557795, 15.878769915207462),
                  (3.285753657755655, -2.3681294933425376, 0.46449024233003106),
                  (2.3465413258596377, -1.7097828382687081, 0.42323551169305323))
 
-class AdamSettings(NamedTuple):
-    beta1: float
-    beta2: float
-    weight_decay: float
+# beta1, beta2, weight decay
+ADAM = {"unembedding": (0.8, 0.96, 0.01), "embedding": (0.8, 0.995, 0.001),
+        "value_embedding": (0.8, 0.995, 0.01), "residual": (0.8, 0.95, 0.05),
+        "input": (0.96, 0.95, 0.0), "smear": (0.8, 0.95, 0.0)}
 
-ADAM = {"unembedding": AdamSettings(0.8, 0.96, 0.01),
-        "embedding": AdamSettings(0.8, 0.995, 0.001),
-        "value_embedding": AdamSettings(0.8, 0.995, 0.01),
-        "residual": AdamSettings(0.8, 0.95, 0.05),
-        "input": AdamSettings(0.96, 0.95, 0.0),
-        "smear": AdamSettings(0.8, 0.95, 0.0)}
-
-def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
+def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, beta1: float, beta2: float,
+                weight_decay: float) -> None:
     """One AdamW step on p, in place. All of it in fp32 where p is narrower; eps after the bias correction."""
     wide = torch.promote_types(p.dtype, torch.float32)
     if not state:
         state.update(step=0, m=torch.zeros_like(p, dtype=wide), v=torch.zeros_like(p, dtype=wide))
     state["step"] += 1
     grad = grad.to(wide)
-    m, v = state["m"].lerp_(grad, 1 - settings.beta1), state["v"].lerp_(grad.square(), 1 - settings.beta2)
-    scale = (1 - settings.beta2 ** state["step"]) ** 0.5
+    m, v = state["m"].lerp_(grad, 1 - beta1), state["v"].lerp_(grad.square(), 1 - beta2)
+    scale = (1 - beta2 ** state["step"]) ** 0.5
     update = m / v.sqrt().div_(scale).add_(ADAM_EPS)
     exact = p.to(wide)                                                # p itself when it is that wide already
-    exact.mul_(1 - lr * settings.weight_decay).add_(update, alpha=-lr / (1 - settings.beta1 ** state["step"]))
+    exact.mul_(1 - lr * weight_decay).add_(update, alpha=-lr / (1 - beta1 ** state["step"]))
     if exact is not p:
         p.copy_(exact)
 
@@ -121,19 +114,19 @@ class MuonAdamW:
     def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
         """lr and weight_decay multiply the peak values; gradients are summed over the ranks."""
         for (role, p), state in zip(self.adam, self.adam_state, strict=True):
-            self._adam(p, state, getattr(self.rates, role) * lr, ADAM[role])
+            self._adam(p, state, getattr(self.rates, role) * lr, *ADAM[role])
         for group, state in zip(self.muon, self.muon_state, strict=True):
             self._muon(group, state, self.rates.matrix * lr, momentum, self.weight_decay * weight_decay)
 
-    def _adam(self, p: torch.Tensor, state: dict, lr: float, settings: AdamSettings) -> None:
+    def _adam(self, p: torch.Tensor, state: dict, *settings: float) -> None:
         grad = p.grad if p.grad is not None else torch.zeros_like(p)
         if self.world.size == 1 or p.ndim < 2 or p.size(0) < SHARD_FROM or p.size(0) % self.world.size:
-            adam_update(p, self.world.sum(grad), state, lr, settings)
+            adam_update(p, self.world.sum(grad), state, *settings)
             return
         mine = torch.empty_like(grad[:p.size(0) // self.world.size])  # (R / W, ...)
         dist.reduce_scatter_tensor(mine, grad.contiguous())
         share = p.data.chunk(self.world.size)[self.world.rank].clone()
-        adam_update(share, mine, state, lr, settings)
+        adam_update(share, mine, state, *settings)
         dist.all_gather_into_tensor(p.data, share)
 
     def _muon(self, group: list[torch.Tensor], state: dict, lr: float, momentum: float,

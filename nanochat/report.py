@@ -1,16 +1,14 @@
-"""Run logs (JSONL) -> the report card of a model, as Markdown and as one HTML page with plots.
+"""Run logs (JSONL) -> the report card of a model, as Markdown with plots beside it, and as one HTML page.
 
     python -m nanochat.report                                       # the model that was trained last
-    python -m nanochat.report --model-tag=d12 --dollars-per-hour=24 --plots=dev     # and each plot as a file
+    python -m nanochat.report --model-tag=d12 --dollars-per-hour=24
     python -m nanochat.report --model-tag d12 d12-wide --csv=runs.csv       # compared; a row of a table each
 """
 import argparse
 import csv
 import io
 import math
-import os
 import re
-import subprocess
 import time
 from collections.abc import Callable, Sequence
 from html import escape
@@ -22,8 +20,8 @@ import numpy as np
 
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
-from nanochat.evals import Z, centred, ratio
-from nanochat.stage import model_dir
+from nanochat.evals import Z, percent, ratio
+from nanochat.stage import git, model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
 STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
@@ -31,9 +29,6 @@ STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
 # Published: GPT-2's CORE, by which the GPT-2 grade is measured, and the reference's speedrun of October 2025.
 GPT2_CORE, CORE_TASKS = 0.256525, 22
 TO_BEAT = f"Published: GPT-2 1.6B {GPT2_CORE}, GPT-2 124M 0.113891, reference d20 0.2219."
-PUBLISHED = {"arc-easy": "mid 35.6%, sft 38.8%", "arc-challenge": "mid 28.8%, sft 28.1%",
-             "mmlu": "mid 31.1%, sft 31.5%", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%",
-             "humaneval": "mid 6.7%, sft 8.5%", "ChatCORE": "mid 7.3%, sft 8.8%"}
 
 CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss",
           "sft loss", "rl reward", "rl pass@1")         # stage and field
@@ -162,34 +157,23 @@ def differences(a: Run, b: Run) -> list[tuple[str, float, float, float, float]]:
     gaps = {name: paired(each["verdicts"], theirs[name]["verdicts"]) for name, each in ours.items()
             if 0 < len(each.get("verdicts", "")) == len(theirs.get(name, {}).get("verdicts", ""))}
     if same and a.core_tasks.keys() <= gaps.keys():
-        shifts = [(*gaps[name], task["chance"]) for name, task in a.core_tasks.items()]
-        gap, error = centred([(chance + gap, (-half, half), chance) for gap, half, chance in shifts])
-        found.append(("CORE", a.core["core"], b.core["core"], gap, Z * error))
+        chances = np.array([task["chance"] for task in a.core_tasks.values()])
+        gap, half = np.transpose([gaps[name] for name in a.core_tasks]) / (1 - chances) / len(chances)
+        found.append(("CORE", a.core["core"], b.core["core"], gap.sum(), np.linalg.norm(half)))
     return found + [(name, ours[name]["accuracy"], theirs[name]["accuracy"], *gaps[name]) for name in gaps]
 
-def difference_blocks(number: int, a: Run, b: Run) -> list[Block]:
-    rows, found, title = [], differences(a, b), f"{b.tag} minus {a.tag}"
-    for name, one, two, gap, half in found:
+def difference_table(a: Run, b: Run) -> str:
+    rows = []
+    for name, one, two, gap, half in differences(a, b):
         better = b.tag if (gap > 0) != (name == "bits per byte") else a.tag
         rows.append({"": name, a.tag: f"{one:.4f}", b.tag: f"{two:.4f}",
                      "difference": f"{gap:+.4f} ± {half:.4f}",
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
+    return table(rows)
 
-    def draw(figure):
-        axes = figure.subplots(subplot_kw={"title": title})
-        names, _, _, gaps, halves = zip(*found, strict=True)
-        axes.errorbar(gaps, range(len(names)), xerr=halves, fmt="o", capsize=2)
-        axes.axvline(0, color=INK, alpha=0.6)
-        axes.set_yticks(range(len(names)), [" ".join(name.split())[:40] for name in names], parse_math=False)
-        axes.invert_yaxis()
-    plots = plot(f"difference_{number}", draw, height=0.8 + 0.22 * len(rows)) if rows else {}
-    note = "With paired 95% intervals; of twenty that are equal, one seems not to be." if rows else ""
-    return section(f"{title}, on the same text and questions", table(rows), note, plots)
-
-def section(title: str, *blocks: Block) -> list[Block]:
-    """Those with something in them below a heading; nothing where there are none."""
-    blocks = [block for block in blocks if block]
-    return [f"## {plain(title)}", *blocks] if blocks else []
+def section(title: str, content: str, *more: Block) -> list[Block]:
+    """Content below a heading, and more; nothing where there is none."""
+    return [f"## {plain(title)}", content, *filter(None, more)] if content else []
 
 def plain(text: str) -> str:
     """One line of Markdown, and of HTML, in which nothing is markup."""
@@ -246,12 +230,10 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
     for task, found in tasks.items():
         *_, one = found.values()
         row = {"task": task} | dict.fromkeys(labels, "-")
-        for label, record in found.items():
-            low, high = record["interval"]
-            row[label] = f"{100 * record['accuracy']:.1f}% [{100 * low:.1f}, {100 * high:.1f}]"
+        row |= {label: percent(record) for label, record in found.items()}
         row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
         rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
-                           "questions": f"{one['questions']:,}", "reference d20": PUBLISHED.get(task, "-")})
+                           "questions": f"{one['questions']:,}"})
     return table(rows)
 
 def tokenizer_table() -> str:
@@ -264,9 +246,8 @@ def tokenizer_table() -> str:
 
 def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
-    command, root = "git grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'", Path(__file__).parent.parent
-    found = subprocess.run(command, shell=True, cwd=root, capture_output=True, text=True).stdout
-    lines = [int(line.rpartition(":")[2]) for line in found.splitlines()]
+    found = git("grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'").splitlines()
+    lines = [int(line.rpartition(":")[2]) for line in found]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
 def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> dict[str, str]:
@@ -319,11 +300,13 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
              for run in runs for name in run.core_tasks}
     whole = all(run.core["tasks"] == CORE_TASKS for run in runs if run.core)
     note = TO_BEAT if whole else "Not the 22 published tasks: this does not compare with CORE elsewhere."
-    blocks += section("CORE", task_table(tasks, list(facts)), note if tasks else "")
+    blocks += section("CORE", task_table(tasks, list(facts)), note)
     for run in runs:
         blocks += section(f"Chat tasks, {run.tag}", task_table(run.chat_tasks, TRAINING))
-    for number, run in enumerate(runs[1:], 1):
-        blocks += difference_blocks(number, runs[0], run)
+    note = "With paired 95% intervals; of twenty that are equal, one seems not to be."
+    for run in runs[1:]:
+        title = f"{run.tag} minus {runs[0].tag}, on the same text and questions"
+        blocks += section(title, difference_table(runs[0], run), note)
     blocks += section("Tokenizer", tokenizer_table())
     for run in runs:
         samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
@@ -331,11 +314,11 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
         blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
     return blocks + section("Code", code_line())
 
-def markdown(blocks: list[Block], plots: str = "") -> str:
-    """With the plots of that folder, if any."""
-    files = ["\n".join(f"![{name}]({plots}/{name}.svg)" for name in block if plots)
-             if isinstance(block, dict) else block for block in blocks]
-    return "\n\n".join(filter(None, files)) + "\n"
+def markdown(blocks: list[Block]) -> str:
+    """With its plots as files beside it."""
+    texts = [block if isinstance(block, str) else "\n".join(f"![{name}](./{name}.svg)" for name in block)
+             for block in blocks]
+    return "\n\n".join(texts) + "\n"
 
 def page(blocks: list[Block]) -> str:
     """HTML with the plots in it; it asks for nothing from elsewhere."""
@@ -359,19 +342,16 @@ def parser() -> argparse.ArgumentParser:
     add = parser.add_argument
     add("--model-tag", nargs="+", help="models, compared with the first (default: the one trained last)")
     add("--dollars-per-hour", type=float, help="price of the machine, for the cost of each stage")
-    add("--out", type=Path, help="folder for report.md and report.html (default: the first model's)")
-    add("--plots", type=Path, help="folder for the plots as SVG files, shown in report.md")
+    add("--out", type=Path, help="folder for report.md, plots, report.html (default: the first model's)")
     add("--csv", type=Path, help="file for a table with a row per model, too")
     return parser
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
     blocks, folder = blocks_of(runs, args.dollars_per_hour), args.out or model_dir(runs[0].tag)
-    text = markdown(blocks, os.path.relpath(args.plots, folder) if args.plots else "")
-    files = {folder / "report.md": text, folder / "report.html": page(blocks)}
-    if args.plots:
-        files |= {args.plots / f"{name}.svg": svg for block in blocks if isinstance(block, dict)
-                  for name, svg in block.items()}
+    files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
+    for plots in filter(lambda block: isinstance(block, dict), blocks):
+        files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
     if args.csv:
         rows = [run.csv_row() for run in runs]
         writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")
@@ -380,7 +360,8 @@ def main(args: argparse.Namespace) -> None:
         files[args.csv] = buffer.getvalue()
     for path, content in files.items():
         atomic_write(path, content)
-    print(f"{markdown(blocks)}\nwritten to {', '.join(map(str, files))}")
+    print(markdown([block for block in blocks if isinstance(block, str)]))
+    print(f"written to {folder}" + (f" and {args.csv}" if args.csv else ""))
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -11,7 +11,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,7 +21,6 @@ from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_f
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks
 
-PROGRESS_SECONDS = 20.0
 NEW_MODEL = "name of the model's folder under models/ (default: d<depth>)"
 
 def add_stage_arguments(parser: argparse.ArgumentParser, model_tag: str = NEW_MODEL) -> None:
@@ -47,8 +46,7 @@ class Stage:
         self.name, self.tag, self.world, self.args, self.device = name, tag, world, args, world.device
         self.dtype = world.broadcast_object(compute_dtype(self.device, args.dtype, saved_dtype))
         self.dtype_name = str(self.dtype).removeprefix("torch.")
-        on_gpu = self.device.type == "cuda"
-        self.device_name = torch.cuda.get_device_name(self.device) if on_gpu else _cpu_name()
+        self.device_name = device_name(self.device)
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * world.size if peak else None      # of all ranks, where it is known
         self.directory, self.log_file = model_dir(tag) / name, RunLog(model_dir(tag) / f"{name}.jsonl")
@@ -61,30 +59,15 @@ class Stage:
         if self.world.is_main:
             print(text, flush=True)
 
-    def log(self, line: str | None = None, **fields) -> None:
-        """A record to the JSONL, the terminal (`line`, or the fields; "" is silence) and wandb, on rank 0."""
+    def log(self, line: str = "", **fields) -> None:
+        """A record to the JSONL and wandb, and `line` to the terminal, if there is one; on rank 0."""
         if not self.world.is_main:
             return
         self.log_file.write(stage=self.name, seconds=round(time.perf_counter() - self.started, 2), **fields)
-        if line is None:
-            line = " | ".join(f"{key} {value:.4f}" if isinstance(value, float) else f"{key} {value}"
-                              for key, value in fields.items())
         if line:
             print(line, flush=True)
         if self._wandb:
             self._wandb.log({key: value for key, value in fields.items() if isinstance(value, (int, float))})
-
-    def progress(self, name: str) -> Callable[[int, int], None]:
-        """Something to call with (done, of) that now and then prints a line with the time left."""
-        started = said = time.perf_counter()
-
-        def tell(done: int, of: int) -> None:
-            nonlocal said
-            if (now := time.perf_counter()) - said >= PROGRESS_SECONDS:
-                said, left = now, (now - started) / done * (of - done)
-                share = f"{100 * done / of:.0f}% of rank 0's" if self.world.size > 1 else f"{done} of {of}"
-                self.print(f"{name:>20}  {share}, about {left:,.0f} s left")
-        return tell
 
     def agree(self, data: str) -> None:
         """Die unless all ranks found the same data: they would wait for each other for ever."""
@@ -93,12 +76,19 @@ class Stage:
             die(f"rank {self.world.rank} has {data}; others have {' and '.join(set(found) - {data})}",
                 hint="have the sets of the hub in the cache first, or in a folder for --task-data")
 
-    def begin(self, **facts) -> None:
-        """First record of a run: arguments, code, machine, versions, `facts` that the stage derived."""
+    def begin(self, about: str = "", **facts) -> None:
+        """First record of a run: arguments, code, machine, versions, `facts` that the stage derived. Where
+        it is told what the run is `about`, a line with that and the machine."""
         if self.world.is_main and self.args.run != "dummy":
-            self._wandb = _start_wandb(f"nanochat-{self.name}", self.args)
-        self.log(line="", event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
-                 git=_git_commit(), device=self.device_name, world_size=self.world.size,
+            try:
+                import wandb
+                self._wandb = wandb.init(project=f"nanochat-{self.name}", name=self.args.run,
+                                         config=vars(self.args))
+            except Exception as error:                                # not there, not logged in, no network
+                print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
+        line = f"{self.device_name} | {self.world} | {self.dtype_name} | {about}" if about else ""
+        self.log(line, event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
+                 git=git("rev-parse HEAD") or None, device=self.device_name, world_size=self.world.size,
                  dtype=self.dtype_name, python=platform.python_version(), torch=torch.__version__, **facts)
 
     def catch_signals(self) -> None:
@@ -116,10 +106,7 @@ class Stage:
         """Signals as before, and the last record of a run: its time, and its peak memory in bytes."""
         for signum, handler in self._handlers.items():
             signal.signal(signum, handler)
-        peak = 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-        if self.device.type == "cuda":
-            peak = torch.cuda.max_memory_allocated(self.device)
-        self.log(line="", event="end", peak_memory=peak)
+        self.log(event="end", peak_memory=peak_memory(self.device))
         if self._wandb:
             self._wandb.finish()
 
@@ -144,23 +131,21 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
     if stage.stop_signal:
         raise SystemExit(128 + stage.stop_signal)
 
-def _start_wandb(project: str, args: argparse.Namespace):
-    """A wandb run, or None: a run is never lost because its optional logger is not there."""
-    try:
-        import wandb
-        return wandb.init(project=project, name=args.run, config=vars(args))
-    except Exception as error:                          # not installed, not logged in, no network
-        print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
-        return None
+def git(command: str) -> str:
+    """What git says in this repository; nothing where there is no git, or this is none."""
+    return subprocess.run(f"git {command}", shell=True, cwd=Path(__file__).parent.parent,
+                          capture_output=True, text=True).stdout.strip()
 
-def _git_commit() -> str | None:
-    command = ["git", "-C", Path(__file__).parent, "rev-parse", "HEAD"]
-    try:
-        return subprocess.check_output(command, stderr=subprocess.DEVNULL, text=True).strip()
-    except (OSError, subprocess.CalledProcessError):
-        return None
+def peak_memory(device: torch.device) -> int:
+    """Bytes that this process has had at most: of a GPU's memory, else of the machine's."""
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    return 1024 * resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
 
-def _cpu_name() -> str:
+def device_name(device: torch.device) -> str:
+    """As its driver calls it, or its maker."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
     info = Path("/proc/cpuinfo")                         # Linux
     found = re.search(r"^model name\s*: (.+)$", info.read_text() if info.exists() else "", re.M)
     return f"{found[1] if found else platform.machine()} ({os.cpu_count()} cores)"

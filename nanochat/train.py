@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
+from functools import partial
 
 import torch
 
@@ -28,13 +29,8 @@ class Work:
 class Step:
     """State after `step` optimizer steps."""
     step: int
-    num_iterations: int
-    loss: float                 # nats per target, over the whole batch of this step
+    last: bool
     interrupted: bool = False   # someone asked to stop: save, there is no next one
-
-    @property
-    def last(self) -> bool:
-        return self.step == self.num_iterations
 
     def due(self, every: int) -> bool:
         """Time for something done every `every` steps, and at the end; zero or less is never."""
@@ -93,7 +89,7 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
                 hint="lower learning rates (--matrix-lr ... or --init-lr-frac), from the last checkpoint")
         tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
         progress.report(t + 1, value, schedule.lr(t), tokens, mine.facts)
-        yield Step(t + 1, schedule.num_iterations, value, interrupted)
+        yield Step(t + 1, t + 1 == schedule.num_iterations, interrupted)
         if interrupted:
             return
 
@@ -101,20 +97,16 @@ class _Progress:
     """Turns steps into one log record each, and a line with speed and time left every few seconds."""
     def __init__(self, stage: Stage, num_iterations: int, flops_per_token: int, start: int):
         self.stage, self.num_iterations, self.flops_per_token = stage, num_iterations, flops_per_token
-        self.first, self.begun, self.last = start, None, time.perf_counter()
-        self.printed, self.smooth, self.weight = -math.inf, 0.0, 0.0
+        self.first, self.begun, self.last, self.printed = start, None, time.perf_counter(), -math.inf
 
     def report(self, step: int, loss: float, lr: float, tokens: int, facts: dict[str, float]) -> None:
         now = time.perf_counter()
         speed = tokens / (now - self.last)              # evaluations and saves between steps included
         self.last = now
-        if math.isfinite(loss):
-            self.smooth, self.weight = 0.9 * self.smooth + 0.1 * loss, 0.9 * self.weight + 0.1
         line = ""
         if now - self.printed > PRINT_EVERY or step == self.num_iterations:
             self.printed = now
-            line = f"{self.stage.name} {step:5d}/{self.num_iterations} | "
-            line += f"loss {self.smooth / max(self.weight, 1e-9):.4f} | "
+            line = f"{self.stage.name} {step:5d}/{self.num_iterations} | loss {loss:.4f} | "
             line += "".join(f"{name} {value:.3g} | " for name, value in facts.items())
             line += f"lr {lr:.2f} | {speed:,.0f} tok/s"
             if self.stage.peak_flops and self.flops_per_token:
@@ -123,11 +115,11 @@ class _Progress:
                 each = (now - self.begun) / (step - self.first - 1)
                 line += f" | {timedelta(seconds=round(each * (self.num_iterations - step)))} left"
         self.begun = self.begun or now                  # the first step warms up: not counted
-        self.stage.log(line=line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
+        self.stage.log(line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
 
-def compile_if_worth(model: torch.nn.Module, stage: Stage, wanted: bool | None):
-    """torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes over a minute and then gains
-    10% (measured, dev/LOG.md), which runs of minutes never earn back. `wanted` overrides."""
-    if wanted if wanted is not None else stage.device.type == "cuda":
-        return torch.compile(model, dynamic=False)
-    return model
+def summed_loss(model: torch.nn.Module, stage: Stage, compiled: bool | None) -> Callable[..., torch.Tensor]:
+    """A loss for train_steps. By torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes
+    over a minute and then gains 10% (measured, dev/LOG.md), which runs of minutes never earn back."""
+    if compiled if compiled is not None else stage.device.type == "cuda":
+        model = torch.compile(model, dynamic=False)
+    return partial(model, reduction="sum")

@@ -34,9 +34,9 @@ python -m scripts.chat_rl --resume --model-tag=cpu --tasks=almanac --num-iterati
   --examples-per-step=48 --num-samples=8 --save-every=20 --eval-every=40 --eval-examples=40 --eval-samples=4
 
 # a base model has not learned to stop
-python -m scripts.chat_eval --resume -i base --model-tag=cpu --max-questions=100 --max-tokens=32 --show=0
+python -m scripts.chat_eval --resume -i base --model-tag=cpu --max-questions=100 --max-tokens=32
 for stage in mid sft rl; do
-  python -m scripts.chat_eval --resume -i "$stage" --model-tag=cpu --max-questions=300 --show=0
+  python -m scripts.chat_eval --resume -i "$stage" --model-tag=cpu --max-questions=300
 done
 python -m nanochat.report --model-tag=cpu
 

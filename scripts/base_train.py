@@ -5,8 +5,7 @@
     torchrun --standalone --nproc_per_node=8 -m scripts.base_train --depth=24 --source=climbmix
 A `--` before the flags is fine, and needed where --run is among them: torchrun has some like it."""
 import argparse
-from dataclasses import asdict, fields, replace
-from functools import partial
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from nanochat import checkpoint, dataset, dist
@@ -19,7 +18,7 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
 from nanochat.stage import Stage, add_stage_arguments, model_dir, open_stage
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import accumulated, accumulation_steps, compile_if_worth, train_steps
+from nanochat.train import accumulated, accumulation_steps, summed_loss, train_steps
 
 PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
 
@@ -44,7 +43,8 @@ def parser() -> argparse.ArgumentParser:
     optim("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: what fits)")
     optim("--total-batch-size", type=int, help="tokens of an optimizer step over all devices")
     for rate in fields(LearningRates):
-        optim(f"--{rate.name.replace('_', '-')}-lr", type=float, help=f"default: {rate.default}, then scaled")
+        optim(f"--{rate.name.replace('_', '-')}-lr", type=float, default=rate.default,
+              help=f"default: {rate.default}, then scaled")
     optim("--lr-scale", type=float, default=1.0, help="of the rates of matrices and tables")
     optim("--weight-decay", type=float, default=0.28, help="Muon's, at depth 12")
     optim("--warmup-steps", type=int, default=40)
@@ -98,16 +98,14 @@ def main(args: argparse.Namespace) -> None:
         if start and not checkpoint.load_optimizer(start, optimizer):
             die(f"{start} has no whole optimizer state for {world}",
                 hint="resume with as many ranks as it had, or start over without --resume")
-        stage.begin(plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
-                    eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if world.is_main and not start:
             print_plan(plan)
-        stage.print(f"{stage.device_name} | {world} | {stage.dtype_name} | {data.name} | "
-                    f"{rows} rows x {T} x {accumulation} micro-batches per rank")
+        stage.begin(f"{data.name} | {rows} rows x {T} x {accumulation} micro-batches per rank",
+                    plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
+                    eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if saved["step"] >= plan.num_iterations:
             return stage.print(f"{start} is already complete: nothing to do")
-        compiled = compile_if_worth(model, stage, args.compile)
-        for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
+        for s in train_steps(summed_loss(model, stage, args.compile), optimizer,        # 4. go
                              accumulated(loader, accumulation), plan.schedule, stage,
                              flops_per_token=shape.flops_per_token(), start=saved["step"]):
             if s.due_save(args.save_every):
@@ -127,8 +125,7 @@ def main(args: argparse.Namespace) -> None:
         loader.close()
 
 def make_plan(args: argparse.Namespace, vocab_size: int) -> Plan:
-    given = {rate.name: getattr(args, f"{rate.name}_lr") for rate in fields(LearningRates)}
-    rates = replace(LearningRates(), **{name: lr for name, lr in given.items() if lr is not None})
+    rates = LearningRates(**{rate.name: getattr(args, f"{rate.name}_lr") for rate in fields(LearningRates)})
     return derive(args.depth, vocab_size, ratio=args.target_param_data_ratio, lr_scale=args.lr_scale,
                   num_iterations=args.num_iterations, target_flops=args.target_flops,
                   batch_tokens=args.total_batch_size, rates=rates, weight_decay=args.weight_decay,

@@ -10,7 +10,7 @@ import argparse
 from nanochat import checkpoint
 from nanochat.common import die, new_parser, require_positive
 from nanochat.engine import Engine, SamplingParams
-from nanochat.evals import Z, ask, centred, pass_at_k, wilson
+from nanochat.evals import Z, ask, centred, pass_at_k, percent, wilson
 from nanochat.stage import Stage, add_stage_arguments, open_stage
 from tasks import GROUPS, add_data_arguments, find_questions
 from tasks.common import Task
@@ -30,7 +30,6 @@ def parser() -> argparse.ArgumentParser:
     add("--batch-size", type=int, default=64, help="answers under way at once")
     add("--unsafe-execution", action="store_true", help="run model programs even where nothing isolates them")
     add("--resume", action="store_true", help="keep the results of this checkpoint that the log has already")
-    add("--show", type=int, default=3, help="wrong answers to print per task")
     add_data_arguments(parser)
     add_stage_arguments(parser, model_tag="model to evaluate (default: the newest)")
     return parser
@@ -47,8 +46,7 @@ def main(args: argparse.Namespace) -> None:
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
-        stage.begin(model=name)
-        stage.print(f"evaluating {directory}")
+        stage.begin(f"evaluating {directory}", model=name)
         results = {}
         for task, questions in asked:                                           # 3. go
             how = {"task": task.name, "questions": len(questions), "samples": args.num_samples,
@@ -87,27 +85,20 @@ def isolated(asked: list, stage: Stage) -> list:
     return asked
 
 def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, facts: dict) -> dict:
-    """Ask a task's questions; log and return how many are right, with errors; print a few wrong answers."""
+    """Ask a task's questions; log and return how many are right, with errors."""
     params = SamplingParams(facts["temperature"], max_tokens=facts["max_tokens"], seed=stage.args.seed)
-    verdicts, replies = ask(engine, questions, task.judge, params, facts["samples"], stage.world,
-                            stage.progress(task.name))
+    verdicts = ask(engine, questions, task.judge, params, facts["samples"], stage.world, task.name)
     counts, n = [sum(each) for each in verdicts], len(verdicts[0])
     pass_at = {k: pass_at_k(counts, n, k) for k in range(1, n + 1)}     # with standard errors
     right, error = pass_at[1]
     # several samples of a question say less than as many questions: as many as would have this error
     effective = min(right * (1 - right) / error ** 2, len(questions) * n) if error else len(questions)
-    low, high = interval = wilson(right, effective)
-    record = facts | {"accuracy": right, "standard_error": error, "interval": interval, "chance": task.chance}
+    record = facts | {"accuracy": right, "standard_error": error, "interval": wilson(right, effective),
+                      "chance": task.chance}
     record |= {"pass_at": pass_at} if n > 1 else {"verdicts": "".join(map(str, counts))}
     chance = f", chance {100 * task.chance:.0f}%" if task.chance else ""
     passed = f", pass@{n} {100 * pass_at[n][0]:.1f}% +- {100 * pass_at[n][1]:.1f}" if n > 1 else ""
-    stage.log(f"{task.name:>20}  {100 * right:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
-              f"({len(questions)} questions{chance}{passed})", **record)
-    wrong = [index for index, each in enumerate(verdicts) if not all(each)]
-    for index in wrong[:stage.args.show]:
-        asked = questions[index]["conversation"]["messages"][-1]["content"]
-        reply = replies[index][verdicts[index].index(False)]
-        stage.print(f"{'':>22}{asked!r} -> {reply!r}, not {questions[index]['answer']!r}")
+    stage.log(f"{task.name:>20}  {percent(record)}  ({len(questions)} questions{chance}{passed})", **record)
     return record
 
 def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
@@ -117,11 +108,10 @@ def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, o
     for group, members in GROUPS.items():
         if results.keys() & set(members) and both.keys() >= set(members):
             found = [both[name] for name in members]
-            score, error = centred([(each["accuracy"], each["interval"], each["chance"]) for each in found])
-            low, high = score - Z * error, score + Z * error
-            stage.log(f"{MEANS[group]:>20}  {100 * score:5.1f}%  [{100 * low:.1f}, {100 * high:.1f}]  "
-                      f"(chance = 0)", task=MEANS[group], **origin, accuracy=score, standard_error=error,
-                      interval=[low, high], chance=0.0, questions=sum(each["questions"] for each in found))
+            score, error = centred(found)
+            mean = {"accuracy": score, "interval": [score - Z * error, score + Z * error], "chance": 0.0}
+            stage.log(f"{MEANS[group]:>20}  {percent(mean)}  (chance = 0)", task=MEANS[group], **origin,
+                      **mean, standard_error=error, questions=sum(each["questions"] for each in found))
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -68,7 +68,7 @@ def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Sta
     for task, questions in held_out:
         most = args.max_tokens or task.max_tokens
         params = SamplingParams(args.temperature, max_tokens=most, seed=args.seed)
-        verdicts, _ = ask(engine, questions, task.judge, params, n, stage.world)
+        verdicts = ask(engine, questions, task.judge, params, n, stage.world, task.name)
         counts += [sum(right) * n // len(right) for right in verdicts]      # a letter is asked for once
     line, results = f"rl {step:5d} | {len(counts)} held-out questions", {}
     for k in [k for k in (1, 2, 4, 8, 16, 32, 64) if k <= n]:

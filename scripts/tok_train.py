@@ -4,8 +4,8 @@
     python -m scripts.tok_train --data ~/texts --vocab-size=4096
 Reads the training shards only, as a stream. The tokenizer is then found under base_dir()/"tokenizer"."""
 import argparse
-import sys
 import time
+from collections import Counter
 from collections.abc import Iterable, Iterator
 
 from nanochat import dataset
@@ -14,33 +14,14 @@ from nanochat.tokenizer import SMALLEST, Tokenizer
 
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 
-class Excerpt:
-    """`doc_cap` characters of each text, `max_chars` in all. Counts what it gives, and follows the training:
-    a line on a terminal, rewritten a few times per second; how many bytes were read, and when."""
-    def __init__(self, texts: Iterable[str], max_chars: int, doc_cap: int):
-        self._texts, self._max_chars, self._doc_cap = texts, max_chars, doc_cap
-        self.documents = self.chars = self.bytes = 0
-        self.counted = self._shown = self._start = time.perf_counter()
-
-    def __iter__(self) -> Iterator[str]:
-        for text in self._texts:
-            text = text[: min(self._doc_cap, self._max_chars - self.chars)]
-            self.documents += 1
-            self.chars += len(text)
-            yield text
-            if self.chars >= self._max_chars:
-                return
-
-    def progress(self, phase: str, done: int, total: int) -> None:
-        """What rustbpe.train calls."""
-        now = time.perf_counter()
-        state = f"{done:,} of {total:,} merges"
-        if phase == "count":
-            state = f"{done / 1e6:,.0f} MB read"
-            self.bytes, self.counted = done, now
-        if sys.stderr.isatty() and now - self._shown > 0.2:
-            self._shown = now
-            print(f"\rtokenizer: {state}, {now - self._start:.1f} s ", end="", file=sys.stderr, flush=True)
+def excerpt(texts: Iterable[str], max_chars: int, doc_cap: int, counts: Counter) -> Iterator[str]:
+    """`doc_cap` characters of each text, `max_chars` in all, and how many these are."""
+    for text in texts:
+        text = text[:min(doc_cap, max_chars - counts["chars"])]
+        counts.update(documents=1, chars=len(text))
+        yield text
+        if counts["chars"] >= max_chars:
+            return
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -57,28 +38,28 @@ def main(args: argparse.Namespace) -> None:
             hint=f"at least --vocab-size={SMALLEST}; 32768 is usual")
     require_positive(args, "max_chars", "doc_cap")
     data = dataset.prepare(**dataset.choose(args))
-    start = time.perf_counter()
-    excerpt = Excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap)
-    tokenizer = Tokenizer.train(excerpt, args.vocab_size, excerpt.progress)
+    counts, start = Counter(), time.perf_counter()
+
+    def progress(phase: str, done: int, _total: int) -> None:
+        if phase == "count":
+            counts["bytes"] = done
+
+    texts = excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap, counts)
+    tokenizer = Tokenizer.train(texts, args.vocab_size, progress)
     seconds = time.perf_counter() - start
-    if sys.stderr.isatty():
-        print("\r\x1b[K", end="", file=sys.stderr, flush=True)
-    if excerpt.chars == 0:
+    if not counts["chars"]:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")
     tokenizer.save()
-    megabytes, folder = excerpt.bytes / 1e6, base_dir() / "tokenizer"
+    megabytes, folder = counts["bytes"] / 1e6, base_dir() / "tokenizer"
     print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
-          f"{excerpt.documents:,} documents of {data.name}")
+          f"{counts['documents']:,} documents of {data.name}")
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
     if tokenizer.vocab_size < args.vocab_size:
         print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
-    lengths = [length for length in tokenizer.token_bytes() if length]
     RunLog(folder / "tok_train.jsonl").write(
-        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], documents=excerpt.documents,
-        chars=excerpt.chars, bytes=excerpt.bytes, vocab_size=tokenizer.vocab_size, hash=tokenizer.hash,
-        seconds=round(seconds, 3), count_seconds=round(excerpt.counted - start, 3),
-        mb_per_second=round(megabytes / seconds, 1), mean_token_bytes=round(sum(lengths) / len(lengths), 3),
-        max_token_bytes=max(lengths))
+        stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], **counts,
+        vocab_size=tokenizer.vocab_size, hash=tokenizer.hash, seconds=round(seconds, 3),
+        mb_per_second=round(megabytes / seconds, 1))
 
 if __name__ == "__main__":
     main(parser().parse_args())

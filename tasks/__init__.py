@@ -1,9 +1,9 @@
 """All tasks by name, and the mixtures of their conversations that models learn from. Importing reads no data.
 
 A file here defines TASKS, and REGISTRY is the only list of them all. A mixture is a recipe: tasks with a plus
-between them, each once through (`gsm8k`), several times (`gsm8k*2`), a number of conversations
-(`smoltalk=10000`, gone through again where there are fewer), or of a slice (`mmlu[:500]`).
---num-conversations changes the total and keeps the proportions."""
+between them, each once through (`gsm8k`), several times (`gsm8k*2`), or a number of conversations
+(`smoltalk=10000`, gone through again where there are fewer). --num-conversations changes the total and keeps
+the proportions."""
 import argparse
 import re
 import sys
@@ -29,8 +29,7 @@ GROUPS = {"almanac": tuple(task.name for task in almanac.TASKS if task.questions
 VALIDATION_CONVERSATIONS = 500
 REMEDY = "--task-data=DIR reads it from a folder, --allow-missing goes on without it"
 
-_INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:\[(?P<first>\d*):(?P<last>\d*)\])?"
-                         r"(?:=(?P<count>\d+)|\*(?P<epochs>\d+))?")
+_INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:=(?P<count>\d+)|\*(?P<epochs>\d+))?")
 
 def find_tasks(names: str) -> list[Task]:
     """Tasks with questions by comma-separated names of tasks or groups. Dies on a name that is none."""
@@ -67,7 +66,6 @@ def add_mixture_arguments(parser: argparse.ArgumentParser, default: str) -> None
     add, recipe = parser.add_argument_group("what to learn from").add_argument, "gsm8k*2 + smoltalk=10000"
     add("--mixture", default=default, help=f"{', '.join(MIXTURES)}, or as '{recipe}' ({default})")
     add("--num-conversations", type=int, help="of the mixture, in its proportions (as many as it says)")
-    add("--in-order", action="store_true", help="a curriculum: tasks as the recipe has them, not shuffled")
     add("--conversations", type=Path, metavar="FILE", help="a .jsonl file of your own, on top")
     add("--repeat", type=int, default=1, help="how often your own conversations count")
     add_data_arguments(parser)
@@ -77,7 +75,7 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixt
     require_positive(args, "repeat")
     own = [customjson.part(args.conversations, args.repeat)] if args.conversations else []
     made = partial(mixture, args.mixture, seed=seed, data=args.task_data, allow_missing=args.allow_missing)
-    train = made("train", args.num_conversations, own=own, in_order=args.in_order)
+    train = made("train", args.num_conversations, own=own)
     val = made("val", VALIDATION_CONVERSATIONS)
     for use, found in (("learn from", train), ("validate on", val)):
         if not found:
@@ -85,27 +83,26 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixt
     return train, val
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
-            own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False,
-            in_order: bool = False) -> TaskMixture:
+            own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False) -> TaskMixture:
     """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
     less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
     be had unless `allow_missing`; `identity` then names what is missing."""
     counts, missing, parts = {}, "", []
     for match in [_ingredient(item.strip()) for item in MIXTURES.get(recipe, recipe).split("+")]:
         try:                                            # validation has the proportions of training
-            found = _load(match, "train", 1 if match["count"] else None, seed, data)
+            found = _load(match["task"], "train", 1 if match["count"] else None, seed, data)
             counts[match] = int(match["count"] or len(found) * int(match["epochs"] or 1))
-            _load(match, split, 1, seed, data)          # is this split there, too?
+            _load(match["task"], split, 1, seed, data)  # is this split there, too?
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing += f"; without {match['task']}: {problem}"
-    if total is not None and counts:
+    if total is not None and any(counts.values()):
         counts = shares(counts, max(0, total))
     for match in filter(counts.get, counts):
-        found = _load(match, split, counts[match], seed, data)
+        found = _load(match["task"], split, counts[match], seed, data)
         parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
-    made = TaskMixture([*parts, *own], None if in_order else seed)
+    made = TaskMixture([*parts, *own], seed)
     made.identity += missing
     return made
 
@@ -117,12 +114,8 @@ def _ingredient(text: str) -> re.Match:
             hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {', '.join(taught)}")
     return match
 
-def _load(match: re.Match, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    """At most so many conversations of an ingredient, or its slice of all that there are to train on."""
-    sliced = match["first"] is not None and split == "train"
-    found = REGISTRY[match["task"]].conversations(split, None if sliced else most, seed, data)
-    if sliced:
-        found = found[slice(*(int(end) if end else None for end in match.group("first", "last")))]
+def _load(name: str, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
+    found = REGISTRY[name].conversations(split, most, seed, data)
     if not found:
-        die(f"task {match['task']} has no conversations in its {split} split")
+        die(f"task {name} has no conversations in its {split} split")
     return found

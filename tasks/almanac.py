@@ -6,9 +6,8 @@ from itertools import islice
 from pathlib import Path
 
 from nanochat import almanac
-from tasks.common import Task
+from tasks.common import USUAL, Task
 
-USUAL = 10_000                                          # conversations, or questions to train on
 
 def conversations(split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
     """`most` conversations of the "train" or "val" split; another seed makes others."""

@@ -3,18 +3,18 @@ import json
 import random
 import re
 import sys
-from bisect import bisect_right
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from itertools import accumulate, chain
+from itertools import chain
 from pathlib import Path
 from unittest.mock import patch
 
 from nanochat.common import sha256
 
+USUAL = 10_000                                          # conversations or questions, where a task makes them
 PROBES = 100                                            # conversations that a fingerprint looks at, about
 _MONEY = r"[\s*$\u20ac\u00a3]*+"                         # possessive: a reply of signs takes no time
 _FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
@@ -46,27 +46,25 @@ class Part:
     count: int
 
 class TaskMixture(Sequence):
-    """All parts in a random order, which depends on their number and the seed alone, on every machine; one
-    after the other where `seed` is None. Read when asked for. `identity` tells in one line what is in it."""
-    def __init__(self, parts: Sequence[Part], seed: int | None):
-        self._parts = [part for part in parts if part.count > 0]
-        self._starts = list(accumulate((part.count for part in self._parts), initial=0))
-        self._order = range(self._starts[-1]) if seed is None else shuffled(self._starts[-1], seed)
-        names = [f"{part.count:,} of {part.name}" for part in self._parts]
-        self.identity = (" + ".join(names) or "nothing") + ("" if seed is None else f", seed {seed}")
+    """All parts in a random order, which depends on their number and the seed alone, on every machine. Read
+    when asked for. `identity` tells in one line what is in it."""
+    def __init__(self, parts: Sequence[Part], seed: int):
+        every = [(part.conversations, number % len(part.conversations))
+                 for part in parts for number in range(part.count)]
+        self._drawn = [every[place] for place in shuffled(len(every), seed)]
+        names = [f"{part.count:,} of {part.name}" for part in parts if part.count]
+        self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
 
     def __len__(self) -> int:
-        return len(self._order)
+        return len(self._drawn)
 
     def __getitem__(self, index: int) -> dict:
-        place = self._order[index]
-        which = bisect_right(self._starts, place) - 1
-        conversations = self._parts[which].conversations
-        return conversations[(place - self._starts[which]) % len(conversations)]
+        conversations, place = self._drawn[index]
+        return conversations[place]
 
 class Rows(Sequence):
     """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
-    stands in: a long run must not end at a line that somebody else wrote. A slice is Rows as well."""
+    stands in: a long run must not end at a line that somebody else wrote."""
     def __init__(self, rows: Sequence, convert: Callable, which: Sequence[int] | None = None):
         self.rows, self.convert = rows, convert         # a datasets.Dataset, or whatever has a length
         self.which = range(len(rows)) if which is None else which       # of the rows, in this order
@@ -74,9 +72,7 @@ class Rows(Sequence):
     def __len__(self) -> int:
         return len(self.which)
 
-    def __getitem__(self, index: int | slice):
-        if isinstance(index, slice):
-            return Rows(self.rows, self.convert, self.which[index])
+    def __getitem__(self, index: int):
         start = self.which[index]
         for place in chain(range(start, len(self.rows)), range(start)):
             if (made := self.convert(self.rows[place])) is not None:
@@ -108,15 +104,13 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
         reason = (str(error).strip() or type(error).__name__).splitlines()[0]
         raise Missing(f"{repository} ({config}, {split}): {reason}") from error
 
-def hub_set(repository: str, config: str, **names: str) -> Callable[[str, Path | None], Sequence]:
-    """rows(split, data) of a set of the hub. `names`: of splits that it calls otherwise than most do."""
+def source(repository: str, config: str, convert: Callable[[dict], dict | None], **names: str) -> Source:
+    """What `convert` makes of the rows of a set of the hub, drawn by the seed: sets are often sorted by
+    subject. `names`: of splits that it calls otherwise than most do."""
     names = {"train": "train", "val": "validation", "test": "test"} | names
-    return lambda split, data: hub_rows(repository, config, names[split], data)
 
-def source(rows: Callable[[str, Path | None], Sequence], convert: Callable[[dict], dict | None]) -> Source:
-    """What `convert` makes of rows(split, data), drawn by the seed: sets are often sorted by subject."""
     def read(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
-        found = rows(split, data)
+        found = hub_rows(repository, config, names[split], data)
         drawn = None if most is None or most >= len(found) else shuffled(len(found), seed)[:most]
         return Rows(found, convert, drawn)
 
@@ -133,13 +127,14 @@ def choice_question(question: str, letters: Sequence[str], choices: Sequence[str
     text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
     return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)
 
-def choice_task(name: str, rows: Callable[[str, Path | None], Sequence], question: Callable) -> Task:
+def choice_task(name: str, repository: str, config: str, question: Callable, **names: str) -> Task:
     """A task of multiple choice questions, one per row."""
     def conversation(row: dict) -> dict:
         made = question(row)
         return answered(made, made["answer"])
 
-    return Task(name, source(rows, conversation), source(rows, question), names_letter, chance=0.25)
+    taught, tested = (source(repository, config, convert, **names) for convert in (conversation, question))
+    return Task(name, taught, tested, names_letter, chance=0.25)
 
 def answered(question: dict, content: str | list[dict]) -> dict:
     """The conversation of a question, and what the assistant should have said."""

@@ -1,9 +1,10 @@
 """GSM8K (arXiv 2110.14168): word problems of school arithmetic, solved in a few steps, with calls of the
 calculator on the way and the number behind #### in the end."""
 import re
+from functools import partial
 
 from nanochat.calculator import evaluate
-from tasks.common import Task, answered, asked, hub_set, names_number, number_behind_hashes, source
+from tasks.common import Task, answered, asked, names_number, number_behind_hashes, source
 
 _CALL = re.compile(r"<<(.*?)=[^=]*?>>")                 # <<48/2=24>>
 
@@ -21,6 +22,6 @@ def solution(answer: str) -> list[dict]:
 def _question(row: dict) -> dict:
     return asked(row["question"], answer=str(number_behind_hashes(row["answer"])))
 
-_ROWS = hub_set("openai/gsm8k", "main", val="test")      # there is no third split to validate on
-TASKS = [Task("gsm8k", source(_ROWS, lambda row: answered(_question(row), solution(row["answer"]))),
-              source(_ROWS, _question), names_number, max_tokens=400)]
+_FROM = partial(source, "openai/gsm8k", "main", val="test")     # there is no third split to validate on
+TASKS = [Task("gsm8k", _FROM(lambda row: answered(_question(row), solution(row["answer"]))),
+              _FROM(_question), names_number, max_tokens=400)]

@@ -3,21 +3,14 @@ when its code passes the tests of the problem, run by nanochat/execution.py: who
 first what isolation is in force, by require_isolation()."""
 import re
 import textwrap
-from pathlib import Path
 
 from nanochat.execution import run_tests
-from tasks.common import Missing, Task, asked, hub_rows, source
+from tasks.common import Task, asked, source
 
-NAME = "openai_humaneval"
 INSTRUCTION = "Complete this Python function; reply with its whole code in one ```python block.\n\n"
 
 # Language and text of a block; a reply that was cut off has no closing fence.
 _FENCE = re.compile(r"```(\w*)[^\n]*\n(.*?)(?:^[ \t]*```|\Z)", re.DOTALL | re.MULTILINE)
-
-def _rows(split: str, data: Path | None):
-    if split != "test":
-        raise Missing(f"openai/{NAME} has tests only, nothing to learn from")
-    return hub_rows(f"openai/{NAME}", NAME, "test", data)
 
 def question(row: dict) -> dict:
     """A row of the set, with the prompt up to the function itself (imports, helpers) as "before"."""
@@ -50,4 +43,5 @@ def program(question: dict, code: str) -> str:
         code = textwrap.indent(code, "    ") if re.search(r"\n\S", code) else "    " + code
     return f"{question['prompt']}\n{code}\n"
 
-TASKS = (Task("humaneval", questions=source(_rows, question), judge=judge, max_tokens=512),)
+TASKS = [Task("humaneval", questions=source("openai/openai_humaneval", "openai_humaneval", question),
+              judge=judge, max_tokens=512)]

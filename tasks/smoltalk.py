@@ -1,6 +1,6 @@
 """SmolTalk in its version for small models (arXiv 2502.02737): conversations on everything, to learn from."""
 from nanochat.chat import check_conversation
-from tasks.common import Task, hub_set, source
+from tasks.common import Task, source
 
 
 def _conversation(row: dict) -> dict | None:
@@ -12,5 +12,4 @@ def _conversation(row: dict) -> dict | None:
         return None
     return {"messages": messages}
 
-_ROWS = hub_set("HuggingFaceTB/smol-smoltalk", "default", val="test")
-TASKS = [Task("smoltalk", source(_ROWS, _conversation))]
+TASKS = [Task("smoltalk", source("HuggingFaceTB/smol-smoltalk", "default", _conversation, val="test"))]

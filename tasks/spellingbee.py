@@ -11,31 +11,18 @@ from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256
 from nanochat.dataset import texts
-from tasks.common import Missing, Rows, Task, answered, asked, names_number
+from tasks.common import USUAL, Missing, Rows, Task, answered, asked, names_number
 
-USUAL = 10_000
 SYSTEM_WORDS = Path("/usr/share/dict/words")
 DOCUMENTS, WORDS, SEEN = 20_000, 30_000, 3              # text to read; words to take, seen so often at least
 SHARES = {"test": range(0, 5), "val": range(5, 10), "train": range(10, 100)}       # percent
 _WORD = re.compile(r"(?<![\w'])[a-z]{3,15}(?![\w'])")   # with a capital: often a name
-_COUNT = (
-    "How many {c} are in {w}?", "How many {c} are there in {w}?", "How many {c} does {w} have?",
-    "How many {c} are in the word {w}?", "How many {c} do you see in {w}?", "{w}: how many {c}?",
-    "How many {c} can you find in {w}?", "In {w}, how many {c} are there?", "Number of {c} in {w}?",
-    "How many times does {l} appear in {w}?", "How many times is {l} in the word {w}?",
-    "How often does {l} occur in {w}?", "How often do I need {l} when I write {w}?", "Count {l} in {w}.",
-    "Count the {c} in {w}.", "Can you count the {c} in {w} for me?", "Tell me how many {c} {w} has.",
-    "Tell me how often {l} comes in {w}.", "What is the number of {c} in {w}?",
-    "I need the number of {c} in the word {w}.", "In the word {w}, how often is there {l}?",
-    "Do you know how many {c} {w} has?", "If I write {w}, how many {c} do I write?",
-    "My son asks how many {c} are in {w}.",
-)
-_SPELL = (
-    "Spell {w}.", "Spell the word {w}.", "How do you spell {w}?", "How is {w} spelled?", "Can you spell {w}?",
-    "Please spell {w} for me.", "Spell {w} letter by letter.", "What are the letters of {w}?",
-    "Which letters does {w} have, in order?", "Write {w} one letter at a time.", "Spelling of {w}?",
-    "Take {w} apart into letters.", "I want to know how {w} is spelled.", "Could you spell out {w}?",
-)
+
+@cache
+def _ways_to_ask() -> dict[str, list[str]]:
+    """Wordings by what they ask for, "count" or "spell"."""
+    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n ", " | ")
+    return {name: forms.split(" | ") for name, forms in re.findall(r"^(\w+): (.*)$", text, re.MULTILINE)}
 
 @cache
 def words(split: str) -> tuple[str, ...]:
@@ -57,8 +44,9 @@ def _words_of_the_text(base: Path) -> list[str]:
     often = sorted(counts, key=lambda word: (-counts[word], word))[:WORDS]
     return [word for word in often if counts[word] >= SEEN]
 
-def _typed(dice: Dice, form: str, word: str, letter: str = "") -> str:
-    """A wording filled in as people type it. Letters are meant whatever their case."""
+def _typed(dice: Dice, task: str, word: str, letter: str = "") -> str:
+    """A question as people type it. Letters are meant whatever their case."""
+    form = dice.pick(_ways_to_ask()[task])
     show = str.upper if dice.chance(0.15) else str
     c, around = show(letter), dice.pick(("{}", "{}", "{}", "'{}'", '"{}"'))
     many = dice.pick((f"{c}'s", f"{c}'s", f"letters {c}", f'"{c}"', c))          # "as" and "is" are words
@@ -74,14 +62,14 @@ def _counting(dice: Dice, word: str) -> tuple[dict, list[dict]]:
     letter = dice.pick(word if dice.chance(0.85) else "abcdefghijklmnopqrstuvwxyz")
     call = f'"{word}".count("{letter}")'
     value = evaluate(call)
-    return asked(_typed(dice, dice.pick(_COUNT), word, letter), answer=value), [
+    return asked(_typed(dice, "count", word, letter), answer=value), [
         {"type": "text", "text": f"Letter by letter: {' '.join(word)}\nNow I count {letter} in it: "},
         {"type": "python", "text": call}, {"type": "python_output", "text": value},
         {"type": "text", "text": f"\n#### {value}"}]
 
 def _spelling(dice: Dice, word: str) -> tuple[dict, str]:
     spelled = " ".join(word)                            # a letter is one token, the same one everywhere
-    return asked(_typed(dice, dice.pick(_SPELL), word), answer=spelled), f"Letter by letter: {spelled}"
+    return asked(_typed(dice, "spell", word), answer=spelled), f"Letter by letter: {spelled}"
 
 def spells_right(question: dict, reply: str) -> bool:
     """The letters stand in the end, one by one, with whatever between them and no other one before."""

@@ -78,7 +78,7 @@ def run(*argv: str) -> None:
 
 def start(*argv: str, system: str | None = None, out=None) -> chat_cli.Chat:
     args = chat_cli.parser().parse_args(argv)
-    model, tokenizer, _ = checkpoint.load_model()
+    model, tokenizer, _ = checkpoint.load_model(checkpoint.find())
     settings = {name: getattr(args, name) for name in chat_cli.SETTINGS}
     return chat_cli.Chat(Engine(model, tokenizer, max_batch=1, keep=1), settings, system, False,
                          out or io.StringIO())
@@ -86,7 +86,7 @@ def start(*argv: str, system: str | None = None, out=None) -> chat_cli.Chat:
 
 def engine_says(question: str, samples: int = 1, **settings) -> list[str]:
     """Answers that the engine gives to one question, several with one seed."""
-    model, tokenizer, _ = checkpoint.load_model()
+    model, tokenizer, _ = checkpoint.load_model(checkpoint.find())
     engine = Engine(model, tokenizer, max_batch=samples)
     prompt = render_prompt(tokenizer, {"messages": [{"role": "user", "content": question}]})
     return [answer.text for answer in engine.generate([prompt] * samples, SamplingParams(**settings))]

@@ -148,18 +148,14 @@ def test_settings_that_make_no_sense_die_in_one_line(flags, says, capsys):
     assert stop.value.code == 2 and says in capsys.readouterr().err
 
 
-def test_two_ranks_find_what_one_does(capsys):
-    """Records are equal but for their time, and so are the replies shown."""
+def test_two_ranks_find_what_one_does():
+    """Records are equal but for their time."""
     flags = ["--tasks=almanac-facts,almanac-letters", "--max-questions=9", "--max-tokens=12",
-             "--temperature=1", "--num-samples=2", "--show=9"]
+             "--temperature=1", "--num-samples=2"]
     run(*flags)
-    alone = capsys.readouterr().out
     torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
-    done = subprocess.run([*torchrun, "-m", "scripts.chat_eval", "--", "--device=cpu", *flags], cwd=ROOT,
-                          env=os.environ | {"OMP_NUM_THREADS": "1"}, check=True, stdout=subprocess.PIPE,
-                          text=True)
+    subprocess.run([*torchrun, "-m", "scripts.chat_eval", "--", "--device=cpu", *flags], cwd=ROOT, check=True,
+                   env=os.environ | {"OMP_NUM_THREADS": "1"})
     one, two = ([{key: value for key, value in record.items() if key != "seconds"} for record in some]
                 for some in (results()[:2], results()[2:]))
     assert one == two and len(two) == 2
-    assert [line for line in alone.splitlines() if "->" in line] \
-        == [line for line in done.stdout.splitlines() if "->" in line] != []

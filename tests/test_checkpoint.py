@@ -1,8 +1,10 @@
 """A checkpoint is there whole or not at all, and what was saved is what is loaded."""
 
+import json
 import os
 import shutil
 import signal
+import zipfile
 from argparse import Namespace
 from pathlib import Path
 
@@ -60,7 +62,7 @@ def test_the_most_finished_stage_of_the_newest_model_is_the_default():
 
 def test_nothing_to_load_is_said_with_what_there_is(capsys):
     with pytest.raises(SystemExit) as stop:
-        checkpoint.load_model("sft")
+        checkpoint.load_model(checkpoint.find("sft"))
     assert stop.value.code == 2 and "no checkpoint of stage sft" in capsys.readouterr().err
     save("a", "base")
     with pytest.raises(SystemExit):
@@ -123,9 +125,84 @@ def test_kill_9_at_any_moment_of_a_save_never_loses_the_previous_checkpoint(call
         finally:
             os._exit(0)
     os.waitpid(child, 0)
-    model, _, _ = checkpoint.load_model("base", "a", device="cpu", dtype="float32")
+    model, _, _ = checkpoint.load_model(checkpoint.find("base", "a"), "cpu", "float32")
     expected = [GPT(model.shape).init_weights(seed) for seed in (1, 2)]
     assert any(torch.equal(model.embedding, other.embedding) for other in expected)
     save(step=1, seed=3)                                # what the killed save left behind is not in the way
-    model, _, _ = checkpoint.load_model("base", "a", device="cpu", dtype="float32")
+    model, _, _ = checkpoint.load_model(checkpoint.find("base", "a"), "cpu", "float32")
     assert torch.equal(model.embedding, GPT(model.shape).init_weights(3).embedding)
+
+
+# ---- formats, and models in one file ------------------------------------------------------------------
+
+@pytest.mark.parametrize("number", range(1, checkpoint.FORMAT + 1))
+def test_a_model_of_each_format_still_gives_the_logits_that_its_own_code_gave(number):
+    folder = Path(__file__).parent / "models" / f"format_{number}"
+    assert json.loads((folder / "config.json").read_text())["format"] == number
+    model, _, state = checkpoint.load(folder, CPU, torch.float32)
+    told = json.loads((folder / "logits.json").read_text())             # by the code that wrote the model
+    logits = model(torch.tensor([told["ids"]]))[0, -1]
+    torch.testing.assert_close(logits, torch.tensor(told["logits"]), atol=1e-4, rtol=0)
+    assert (state["tag"], state["stage"], state["step"]) == ("tiny", "base", 7)
+    assert {"dtype", "text", "rows"} <= state.keys()
+
+
+def test_a_format_to_come_is_refused_in_one_line(capsys):
+    path = save()
+    config = json.loads((path / "config.json").read_text())
+    (path / "config.json").write_text(json.dumps(config | {"format": checkpoint.FORMAT + 1}))
+    with pytest.raises(SystemExit, match="2"):
+        checkpoint.read_state(path)
+    assert f"has format {checkpoint.FORMAT + 1}" in capsys.readouterr().err
+
+
+def test_a_packed_model_is_the_same_model_without_its_training(tmp_path):
+    path, file = save(seed=5, note="of the run", args_of="somebody"), tmp_path / "tiny.nanochat"
+    (path / "optimizer_0.pt").write_bytes(b"a pickle")
+    checkpoint.pack(path, file)
+    directory = checkpoint.unpack(file)
+    assert directory == checkpoint.unpack(file) and not list(directory.glob("*.pt"))
+    model, loaded, state = checkpoint.load_model(directory, "cpu", "float32")
+    expected = GPT(SHAPE).init_weights(5).state_dict()
+    assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
+    assert loaded.hash == tokenizer().hash
+    assert state == {"stage": "base", "tag": "a", "step": 1, "dtype": "float32", "text": None, "rows": None}
+    assert checkpoint.find("base") == path              # it is no checkpoint to go on from
+
+
+@pytest.mark.parametrize("place", [0.01, 0.2, 0.5, 0.8, 0.97])
+def test_a_damaged_pack_is_refused_in_one_line_and_leaves_nothing(tmp_path, base_dir, capsys, place):
+    file = tmp_path / "tiny.nanochat"
+    checkpoint.pack(save(), file)
+    data = bytearray(file.read_bytes())
+    data[int(place * len(data))] ^= 0x55
+    file.write_bytes(data)
+    with pytest.raises(SystemExit, match="2"):
+        checkpoint.unpack(file)
+    told = capsys.readouterr().err
+    assert f"{file} is not a packed model, or was damaged" in told and told.count("\n") == 1
+    assert not list((base_dir / "packed").iterdir())
+
+
+def test_a_pack_whose_weights_were_exchanged_is_refused_whatever_its_checksums_say(tmp_path, capsys):
+    one, other, file = save("a", seed=1), save("b", seed=2), tmp_path / "tiny.nanochat"
+    checkpoint.pack(one, file)
+    with zipfile.ZipFile(file) as archive:
+        contents = {name: archive.read(name) for name in archive.namelist()}
+    contents["model.safetensors"] = (other / "model.safetensors").read_bytes()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in contents.items():
+            archive.writestr(name, data)
+    with pytest.raises(SystemExit, match="2"):
+        checkpoint.unpack(file)
+    assert "a file in it is damaged" in capsys.readouterr().err
+
+
+def test_a_pack_writes_nothing_outside_its_folder(tmp_path, base_dir):
+    file = tmp_path / "hostile.nanochat"
+    with zipfile.ZipFile(file, "w") as archive:
+        archive.writestr("../../escaped", "x")
+        archive.writestr("manifest.json", json.dumps({"created": 1, "files": {}}))
+    with pytest.raises(SystemExit, match="2"):
+        checkpoint.unpack(file)
+    assert not list(tmp_path.rglob("escaped"))

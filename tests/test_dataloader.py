@@ -3,7 +3,6 @@
 import gc
 import json
 import random
-import re
 import subprocess
 import sys
 import textwrap
@@ -163,23 +162,6 @@ def test_packed_chat_rows_are_full_and_only_their_last_conversation_is_cut(token
                 assert all(piece in whole for piece in pieces[:-1])
                 assert any(ids[:len(pieces[-1])] == pieces[-1] for ids in whole)
             assert (targets >= 0).any(dim=1).all()
-
-
-def test_conversations_come_in_their_own_order_where_no_seed_shuffles_them(tokenizer):
-    """None waits for more rows than the packer buffers documents, and the next epoch starts over."""
-    conversations = [{"messages": [{"role": "user", "content": "?"},
-                                   {"role": "assistant", "content": f"<{i}>"}]} for i in range(3000)]
-
-    def numbers(seed: int | None) -> list[int]:
-        with ChatLoader(tokenizer, conversations, ROWS, T, seed=seed) as loader:
-            rows = [row for inputs, _ in take(loader, 300) for row in inputs.tolist()]
-        text = "".join(map(tokenizer.decode, rows))
-        return [int(number) for number in re.findall(r"<(\d+)>", text)]
-
-    ordered, mixed = numbers(None), numbers(1)
-    late = [abs(place % 3000 - number) for place, number in enumerate(ordered)]
-    assert len(ordered) > 3000 and sum(distance < 400 for distance in late) > 0.9 * len(ordered)
-    assert sum(abs(place - number) for place, number in enumerate(mixed[:3000])) > 300 * 3000
 
 
 @pytest.mark.parametrize("seq_len", [64, 300])

@@ -213,6 +213,11 @@ def test_nothing_to_evaluate_on_is_an_error():
 
 # ---- questions
 
+def said(question: dict, reply: str) -> str:
+    """Stands in for a judge, to see what it is shown."""
+    return reply
+
+
 @pytest.mark.parametrize("tokens", [None, 1, 300])
 def test_letters_chosen_in_batches_are_those_of_full_logits_one_prompt_at_a_time(tokenizer, tokens):
     for seed in range(3):
@@ -224,9 +229,7 @@ def test_letters_chosen_in_batches_are_those_of_full_logits_one_prompt_at_a_time
         chosen = dict(choose_letters(model, tokenizer, prompts, [q["letters"] for q in questions], tokens))
         expected = [one_at_a_time(model, tokenizer, question) for question in questions]
         assert [chosen[i] for i in range(40)] == expected and len(set(expected)) > 2
-        verdicts, replies = ask(engine, questions, lambda question, reply: reply == "A", GREEDY, samples=3)
-        assert replies == [[letter] for letter in expected]
-        assert verdicts == [[letter == "A"] for letter in expected]
+        assert ask(engine, questions, said, GREEDY, samples=3) == [[letter] for letter in expected]
 
 
 def test_of_equally_likely_letters_the_first_is_chosen(tokenizer):
@@ -248,15 +251,14 @@ def test_a_model_without_numbers_is_an_error_not_an_answer(tokenizer):
 def test_answers_do_not_depend_on_the_ranks_or_on_the_size_of_the_batch(tokenizer, temperature, samples):
     model, questions = random_model(tokenizer), [*choices(7), *free(16)]
     params = SamplingParams(temperature, max_tokens=5, seed=3)
-    judge = lambda question, reply: len(reply) % 2 == 0
-    alone = [ask(Engine(model, tokenizer, max_batch), questions, judge, params, samples)
+    alone = [ask(Engine(model, tokenizer, max_batch), questions, said, params, samples)
              for max_batch in (1, 4, 64)]
     assert alone[0] == alone[1] == alone[2]
-    assert [len(replies) for replies in alone[0][1]] == [1] * 7 + [samples] * 16
+    assert [len(replies) for replies in alone[0]] == [1] * 7 + [samples] * 16
     shared = [None, None]
 
     def rank(number: int) -> None:
-        shared[number] = ask(Engine(model, tokenizer, 4), questions, judge, params, samples, Rank(number, 2))
+        shared[number] = ask(Engine(model, tokenizer, 4), questions, said, params, samples, Rank(number, 2))
     other = threading.Thread(target=rank, args=(1,))
     other.start()
     rank(0)
@@ -266,8 +268,7 @@ def test_answers_do_not_depend_on_the_ranks_or_on_the_size_of_the_batch(tokenize
 
 def test_samples_differ_and_a_seed_draws_the_same_again(tokenizer):
     engine, questions = Engine(random_model(tokenizer), tokenizer), free(6)
-    draw = lambda seed: ask(engine, questions, lambda question, reply: True,
-                            SamplingParams(1.0, max_tokens=9, seed=seed), samples=4)[1]
+    draw = lambda seed: ask(engine, questions, said, SamplingParams(1.0, max_tokens=9, seed=seed), samples=4)
     first = draw(0)
     assert first == draw(0) != draw(1) and all(len(set(replies)) > 1 for replies in first)
 
@@ -275,15 +276,9 @@ def test_samples_differ_and_a_seed_draws_the_same_again(tokenizer):
 def test_replies_reach_the_judge_beside_their_own_question_and_its_errors_reach_us(tokenizer):
     engine = Engine(blank_model(tokenizer), tokenizer, max_batch=4)
     questions = [asking("x" * i, number=i) for i in range(9)]
-    seen, calls = {}, []
-
-    def is_even(question: dict, reply: str) -> bool:
-        seen[question["number"]] = reply
-        return question["number"] % 2 == 0
-
-    verdicts, replies = ask(engine, questions, is_even, GREEDY, progress=lambda *done: calls.append(done))
-    assert verdicts == [[i % 2 == 0] for i in range(9)] and replies == [[seen[i]] for i in range(9)]
-    assert calls == [(i, 9) for i in range(1, 10)]
+    alone = [ask(engine, [question], said, GREEDY)[0][0] for question in questions]
+    both = lambda question, reply: (question["number"], reply)
+    assert ask(engine, questions, both, GREEDY) == [[(number, reply)] for number, reply in enumerate(alone)]
     with pytest.raises(ZeroDivisionError):
         ask(engine, questions, lambda question, reply: 1 / 0, GREEDY)
 
@@ -316,9 +311,10 @@ def test_intervals_are_the_published_ones_and_mirror_images(right, of, low, high
 
 def test_centred_accuracy_is_0_for_guessing_and_1_for_knowing():
     sure = [0, 0]
-    assert centred([(0.25, sure, 0.25), (0, sure, 0)]) == (0, 0)
-    assert centred([(1, sure, 0.25), (1, sure, 0)]) == (1, 0)
+    mean = lambda *tasks: centred([dict(zip(("accuracy", "interval", "chance"), each)) for each in tasks])
+    assert mean((0.25, sure, 0.25), (0, sure, 0)) == (0, 0)
+    assert mean((1, sure, 0.25), (1, sure, 0)) == (1, 0)
     two, three = (2 * 1.959964 * error for error in (0.02, 0.03))       # widths of 95% intervals
-    score, error = centred([(0.40, [0.35, 0.35 + three], 0.25), (0.10, [0.05, 0.05 + two], 0.0)])
+    score, error = mean((0.40, [0.35, 0.35 + three], 0.25), (0.10, [0.05, 0.05 + two], 0.0))
     assert score == pytest.approx((0.15 / 0.75 + 0.10) / 2)
     assert error == pytest.approx(math.sqrt(0.04 ** 2 + 0.02 ** 2) / 2)

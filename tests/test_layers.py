@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"common", "schedule", "packing", "calculator", "sandbox"},
+    {"common", "schedule", "packing", "calculator", "sandbox", "hf_model", "hf_check"},
     {"almanac", "hub", "dist", "hardware", "scaling", "execution"},
     {"tokenizer", "dataset", "attention", "loss", "fp8", "muon"},
     {"past", "chat", "sampler"},
@@ -18,7 +18,7 @@ LAYERS = [
     {"engine"},
     {"checkpoint", "train", "evals"},
     {"finetune", "rl", "core_eval", "report"},
-    {"foreign"},
+    {"foreign", "export"},
 ]
 HEAVY = ("wandb", "datasets", "huggingface_hub", "rustbpe", "matplotlib", "transformers", "fastapi",
          "uvicorn")
@@ -58,7 +58,7 @@ def test_scripts_never_import_each_other(path):
 @pytest.mark.parametrize("path", [*sources("nanochat"), *sources("tasks"), *sources("scripts")],
                          ids=lambda path: path.stem)
 def test_optional_packages_are_imported_where_they_are_used(path):
-    allowed = {"fastapi", "uvicorn"} if path.stem == "chat_web" else set()
+    allowed = {"chat_web": {"fastapi", "uvicorn"}, "hf_model": {"transformers"}}.get(path.stem, set())
     assert not {name.split(".")[0] for name in imports(path, top_level=True)} & set(HEAVY) - allowed
 
 

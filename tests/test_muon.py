@@ -10,7 +10,7 @@ import torch.distributed as dist
 from nanochat import muon
 from nanochat.dist import World
 from nanochat.gpt import GPT
-from nanochat.muon import AdamSettings, MuonAdamW, adam_update, muon_update, orthogonalise
+from nanochat.muon import MuonAdamW, adam_update, muon_update, orthogonalise
 from nanochat.scaling import LearningRates, derive, make_shape
 
 
@@ -24,14 +24,14 @@ def test_adam_matches_torch():
         grad = torch.randn(30, 5, generator=generator)
         theirs.grad = grad.clone()
         reference.step()
-        adam_update(ours, grad, state, 0.01, AdamSettings(0.8, 0.95, 0.1))
+        adam_update(ours, grad, state, 0.01, 0.8, 0.95, 0.1)
     torch.testing.assert_close(ours, theirs.data, atol=1e-6, rtol=1e-5)
 
 
 def test_adam_on_bfloat16_tables_computes_in_fp32():
     p = torch.ones(8, 2, dtype=torch.bfloat16)
     state = {}
-    adam_update(p, torch.full_like(p, 1e-3), state, 0.1, AdamSettings(0.8, 0.95, 0.0))
+    adam_update(p, torch.full_like(p, 1e-3), state, 0.1, 0.8, 0.95, 0.0)
     assert state["m"].dtype == state["v"].dtype == torch.float32
     torch.testing.assert_close(p.float(), torch.full((8, 2), 0.9), atol=4e-3, rtol=0)
 

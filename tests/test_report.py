@@ -60,7 +60,7 @@ def core(verdicts, sha="aa", time=3000.0, chance=0.5):
              for index, each in enumerate(verdicts)]
     for task in tasks:
         task["centred"] = (task["accuracy"] - chance) / (1 - chance)
-    mean, error = centred([(task["accuracy"], task["interval"], chance) for task in tasks])
+    mean, error = centred(tasks)
     return [begin(time, model="tiny base 60", bundle="bundle"), *tasks,
             {"core": mean, "standard_error": error, "interval": [mean - 0.1, mean + 0.1], "tasks": len(tasks),
              "questions": 1, "bundle": "bundle", "bundle_sha256": sha, "max_per_task": None}]
@@ -217,13 +217,10 @@ def test_a_foreign_model_that_was_only_evaluated_has_a_report(write):
     assert "does not compare" in text and "GPT-2" not in text
 
 
-def test_published_figures_stand_beside_the_tasks_that_they_are_of(write):
+def test_an_accuracy_stands_with_its_interval_below_the_stage_that_it_is_of(write):
     write("tiny", "eval", {"task": "sums", "model_stage": "sft", **judged("1111100000")})
     assert column(make_report("tiny"), "sft") == {"sums": "50.0% [23.7, 76.3]"}
-    assert "reference" not in make_report("tiny")
-    write("tiny", "eval", {"task": "gsm8k", "model_stage": "sft", **judged(coins(1))})
-    assert column(make_report("tiny"), "reference d20") == {
-        "sums": "-", "gsm8k": "mid 2.5%, sft 4.5%, rl 7.6%"}
+    assert "| base" not in make_report("tiny")          # a column of nothing is left out
 
 
 def test_the_tokenizers_are_compared_sample_by_sample(write):
@@ -290,8 +287,8 @@ def hostile(write, base_dir):
     tasks = [{**task, "core_task": HOSTILE + task["core_task"]} for task in tasks]
     write("tiny", "base_eval", started, *tasks)
     write("tiny", "eval", begin(2000.0), {"task": HOSTILE, "model_stage": "base", **judged(coins(1))})
-    run_main("--model-tag=tiny", "--plots", str(base_dir / "plots"))
-    return base_dir / "models/tiny"
+    run_main("--model-tag=tiny", "--out", str(base_dir / "report"))
+    return base_dir / "report"
 
 
 def test_the_page_is_whole_in_itself_and_nothing_from_the_logs_is_markup(hostile):
@@ -315,8 +312,8 @@ def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):
     assert "<script" not in re.sub(r"(?m)^    .*$", "", text)
 
 
-def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile, base_dir):
-    plots = sorted((base_dir / "plots").glob("*.svg"))
+def test_plots_are_files_that_stand_alone_and_follow_light_and_dark(hostile):
+    plots = sorted(hostile.glob("*.svg"))
     assert {path.stem for path in plots} >= {"base_loss", "base_val_bpb", "base_lr"}
     shown = re.findall(r"!\[.*?\]\((.*?)\)", (hostile / "report.md").read_text())
     assert {(hostile / each).resolve() for each in shown} == set(plots)

@@ -27,13 +27,13 @@ def arguments(*flags):
 def test_what_is_logged_is_what_is_read(base_dir, capsys):
     with open_stage("base", arguments(), "a") as stage:
         stage.begin(plan={"depth": 2})
-        stage.log(step=1, val_bpb=0.9312)
+        stage.log("validation 0.9312", step=1, val_bpb=0.9312)
     records = RunLog(base_dir / "models" / "a" / "base.jsonl").read()
     assert [record.get("event") for record in records] == ["begin", None, "end"]
     begin, step, end = records
     assert begin["plan"] == {"depth": 2} and begin["argv"] and begin["torch"] == torch.__version__
     assert step["stage"] == "base" and step["step"] == 1 and step["val_bpb"] == 0.9312
-    assert end["peak_memory"] > 2 ** 20 and "val_bpb 0.9312" in capsys.readouterr().out
+    assert end["peak_memory"] > 2 ** 20 and "validation 0.9312\n" in capsys.readouterr().out
 
 
 def test_a_line_cut_off_by_a_crash_is_skipped(tmp_path):

@@ -248,11 +248,11 @@ def test_a_diverged_run_stops(corpus, monkeypatch):
 
 
 def test_steps_are_optimizer_steps_and_due_at_the_right_ones():
-    steps = [Step(i, 10, 1.0) for i in range(1, 11)]
+    steps = [Step(i, i == 10) for i in range(1, 11)]
     assert [step.step for step in steps if step.due(4)] == [4, 8, 10]
     assert not any(step.due(0) or step.due(-1) for step in steps)
     assert [step.step for step in steps if step.due_save(-1)] == [10]
-    interrupted = Step(3, 10, 1.0, interrupted=True)
+    interrupted = Step(3, False, interrupted=True)
     assert interrupted.due_save(-1) and not interrupted.due(3)
 
 

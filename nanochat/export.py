@@ -1,0 +1,166 @@
+"""A model in the format of Hugging Face's transformers: a folder of weights, configuration, tokenizer, chat
+template and hf_model.py, that transformers alone can load. Also what the folder has to reproduce: hf_check.py
+asks it, in a process that knows nothing of this repository."""
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors.torch import save_file
+
+from nanochat.chat import render_conversation, render_prompt
+from nanochat.gpt import GPT, QK_SCALE, ROPE_BASE, SOFTCAP
+from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
+
+HERE = Path(__file__).parent
+GREEDY = 6                         # tokens that it is compared in how they are continued
+UNTYPABLE = "\ufdd0"                # a code point that Unicode assures never to be a character
+
+def marker(name: str) -> str:
+    """What a special token is called in the exported tokenizer, which looks for its name in every text."""
+    return name.replace("<|", f"<|{UNTYPABLE}")
+
+def config(model: GPT, tokenizer: Tokenizer) -> dict:
+    """config.json: the names of transformers where it has one, else ours."""
+    shape, code = model.shape, "modeling_nanochat.Nanochat"
+    sizes = [window for window in shape.windows if window < shape.sequence_len]
+    kinds = ["sliding_attention" if window in sizes else "full_attention" for window in shape.windows]
+    previous = 1 + shape.key_offset * shape.n_layer
+    return {
+        "model_type": "nanochat_gpt", "architectures": ["NanochatForCausalLM"],
+        "auto_map": {"AutoConfig": f"{code}Config", "AutoModel": f"{code}Model",
+                     "AutoModelForCausalLM": f"{code}ForCausalLM"},
+        "dtype": str(model.dtype).removeprefix("torch."), "vocab_size": shape.vocab_size,
+        "hidden_size": shape.n_embd, "intermediate_size": 4 * shape.n_embd, "num_blocks": shape.n_layer,
+        "num_hidden_layers": shape.n_layer + previous,
+        "layer_types": kinds + ["sliding_attention" if sizes else "full_attention"] * previous,
+        "sliding_window": sizes[0] + 1 if sizes else None,              # theirs counts the token itself
+        "num_attention_heads": shape.n_head, "num_key_value_heads": shape.n_kv_head,
+        "head_dim": shape.head_dim, "max_position_embeddings": shape.sequence_len,
+        "rope_parameters": {"rope_type": "default", "rope_theta": float(ROPE_BASE)}, "qk_scale": QK_SCALE,
+        "final_logit_softcapping": SOFTCAP, "head_dtype": "float32",            # of vLLM, which caps in it
+        "value_layers": shape.value_layers, "key_offset": shape.key_offset, "tie_word_embeddings": False,
+        "gate_channels": shape.gate_channels, "smear_channels": shape.smear_channels,
+        **special_ids(tokenizer)}
+
+def special_ids(tokenizer: Tokenizer) -> dict:
+    """Where generation starts and stops: behind an answer, behind a call, whose result is for the caller to
+    put in, and where the next document would begin."""
+    ends = [tokenizer.special(name) for name in ("<|assistant_end|>", "<|python_end|>", "<|bos|>")]
+    return {"bos_token_id": tokenizer.bos, "eos_token_id": ends, "pad_token_id": tokenizer.bos}
+
+def weights(model: GPT) -> dict[str, torch.Tensor]:
+    """All weights by the names of hf_model.py, without the rows that pad the vocabulary."""
+    tables = {"embedding": "model.embedding.weight", "value_embedding": "model.value_embedding.weight",
+              "unembedding": "lm_head.weight"}
+    found = {}
+    for name, tensor in model.state_dict().items():
+        rows = tensor[:model.shape.vocab_size] if name in tables else tensor
+        found[tables.get(name, f"model.{name}")] = rows.to("cpu", model.dtype, copy=True)
+    return found
+
+def fast_tokenizer(tokenizer: Tokenizer, longest: int):
+    """The same tokenizer as transformers' fast one, with the chat template; longest: tokens of the context.
+
+    A pair is merged where its bytes together are a token, the one of lowest rank first, as tiktoken does."""
+    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Tokenizer as Fast
+    from transformers import PreTrainedTokenizerFast
+    from transformers.convert_slow_tokenizer import bytes_to_unicode
+
+    letters = bytes_to_unicode()                        # a printable character for each byte
+
+    def spelled(token: bytes) -> str:
+        return "".join(letters[byte] for byte in token)
+
+    ranks = {tokenizer.decode_bytes([id]): id for id in range(tokenizer.vocab_size - len(SPECIAL_TOKENS))}
+    pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))]
+    merges = [(spelled(a), spelled(b)) for a, b in pairs if a in ranks and b in ranks]
+    fast = Fast(models.BPE({spelled(token): id for token, id in ranks.items()}, merges))
+    fast.normalizer = normalizers.Replace(2 * UNTYPABLE, UNTYPABLE)     # what the template has doubled
+    fast.pre_tokenizer = pre_tokenizers.Sequence([
+        pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated"),
+        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
+    fast.decoder = decoders.ByteLevel()
+    names = [marker(name) for name in SPECIAL_TOKENS]
+    fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    made = PreTrainedTokenizerFast(
+        tokenizer_object=fast, bos_token=marker("<|bos|>"), eos_token=marker("<|assistant_end|>"),
+        pad_token=marker("<|bos|>"), model_max_length=longest, clean_up_tokenization_spaces=False,
+        extra_special_tokens={f"{name[2:-2]}_token": marker(name) for name in SPECIAL_TOKENS[1:]})
+    made.chat_template = (HERE / "chat_template.jinja").read_text()
+    return made
+
+def some_texts() -> list[str]:
+    """Texts to compare tokenizers with: code points of all kinds beside letters, digits and spaces, and what
+    could be taken for special tokens."""
+    points = [point for point in range(0x20000) if not 0xd800 <= point < 0xe000]            # no surrogates
+    drawn = random.Random(0).sample(points, 5000)
+    mixed = ["".join(f"a{chr(point)}12{chr(point)} {chr(point)}s\n" for point in drawn[start:start + 50])
+             for start in range(0, len(drawn), 50)]
+    names = [f"{name} {UNTYPABLE}{name}{marker(name)[:-1]}" for name in SPECIAL_TOKENS]
+    return ["", "The cat's 12345 lives:\r\n\t  3.14,  and I'LL pay \n\n more.  ", *names, *mixed]
+
+def some_conversations() -> list[list[dict]]:
+    """Messages with and without a system message, with calls of the tool, and such texts in all places."""
+    found = []
+    for text, other in zip(texts := some_texts(), texts[1:], strict=False):
+        kinds = ("text", "text", "python", "python_output", "text")
+        said = zip(kinds, (other, "", text, other, text), strict=True)
+        answer = [{"type": kind, "text": each} for kind, each in said]
+        turns = {"system": text, "user": other, "assistant": answer}
+        messages = [{"role": role, "content": content} for role, content in turns.items()]
+        found.append(messages + [{"role": role, "content": text} for role in ("user", "assistant")])
+    return found + [messages[1:] for messages in found[:9]]
+
+@torch.no_grad()
+def expected(model: GPT, tokenizer: Tokenizer) -> tuple[dict, dict[str, torch.Tensor]]:
+    """What a folder made of an fp32 model has to answer; and logits (tokens, vocab_size) of its prompts."""
+    talks = []
+    for messages in some_conversations():
+        ids, mask = render_conversation(tokenizer, {"messages": messages})
+        prompt = render_prompt(tokenizer, {"messages": messages[:-1]})
+        halved = UNTYPABLE in json.dumps(messages, ensure_ascii=False)  # halves have no place in the text
+        talks.append({"messages": messages, "ids": ids, "mask": [] if halved else mask, "prompt": prompt})
+    longest = min(model.shape.sequence_len - GREEDY, min(model.shape.windows) + 100)        # beyond a window
+    anything = random.Random(2).choices(range(tokenizer.vocab_size), k=longest - 1)
+    asked = [[{"role": "user", "content": text}] for text in ("What is 37 + 85?", "Who are you?")]
+    prompts = [render_prompt(tokenizer, {"messages": messages}, longest) for messages in asked]
+    prompts.append([tokenizer.bos, *anything])
+    logits = {str(number): model(torch.tensor([prompt]))[0] for number, prompt in enumerate(prompts)}
+    continued = [list(prompt) for prompt in prompts]
+    for row in continued * GREEDY:
+        row.append(int(model(torch.tensor([row]))[0, -1].argmax()))
+    return {"texts": [[text, tokenizer.encode(text)] for text in some_texts()], "conversations": talks,
+            "prompts": prompts, "continued": continued}, logits
+
+def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
+    """Everything but the model card. The weights have the dtype that the model computes in."""
+    about = config(model, tokenizer)
+    drawing = {"do_sample": True, "temperature": 0.6, "top_k": 50}      # as chat_cli draws
+    for name, content in {"config": about, "generation_config": special_ids(tokenizer) | drawing}.items():
+        (folder / f"{name}.json").write_text(json.dumps(content, indent=2) + "\n")
+    save_file(weights(model), folder / "model.safetensors", metadata={"format": "pt"})
+    fast_tokenizer(tokenizer, model.shape.sequence_len).save_pretrained(folder)
+    shutil.copyfile(HERE / "hf_model.py", folder / "modeling_nanochat.py")
+
+def difference(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
+    """How the folder behaves otherwise than the model, as hf_check.py finds in a fresh process; empty if it
+    does not."""
+    exact = GPT(model.shape, torch.float32)             # of the very weights that were written
+    exact.load_state_dict(model.for_inference().state_dict())
+    facts, logits = expected(exact.eval(), tokenizer)
+    with tempfile.TemporaryDirectory() as name:
+        (Path(name) / "expected.json").write_text(json.dumps(facts))
+        save_file(logits, Path(name) / "expected.safetensors")
+        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
+        environment["HF_MODULES_CACHE"] = name          # where transformers puts code that came with weights
+        command = [sys.executable, "-P", HERE / "hf_check.py", folder.absolute(), name]
+        check = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True)
+    failed = check.stdout.strip() or check.stderr.strip()[-2000:] or f"exit code {check.returncode}"
+    return failed if check.returncode else ""

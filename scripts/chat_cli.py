@@ -22,7 +22,7 @@ from pathlib import Path
 from typing import TextIO, get_args
 
 from nanochat.chat import check_conversation, render_prompt
-from nanochat.checkpoint import STAGES, load_model
+from nanochat.checkpoint import STAGES, find, load_model
 from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
 
@@ -212,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     if "-" in prompts:
         text = sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p QUESTION asks")
         prompts = [text if prompt == "-" else prompt for prompt in prompts]
-    model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
+    model, tokenizer, meta = load_model(find(args.stage, args.model_tag, args.step))
     engine, is_base = Engine(model, tokenizer, max_batch=1, keep=1), meta["stage"] == "base"
     if not prompts:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}. /help shows the commands, Ctrl-D leaves")

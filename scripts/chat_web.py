@@ -526,7 +526,7 @@ def main(args: argparse.Namespace) -> None:
 
     def load(id: str, device: str) -> Engine:
         stage, tag, step = (cards[id][key] for key in ("stage", "tag", "step"))
-        model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
+        model, tokenizer, _ = checkpoint.load_model(checkpoint.find(stage, tag, step), device)
         return Engine(model, tokenizer, args.max_batch, args.keep)
 
     import torch

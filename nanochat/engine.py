@@ -102,12 +102,17 @@ class Engine:
     def busy(self) -> bool:
         return bool(self._running or self._waiting)
 
-    def fit(self, conversation: dict, params: SamplingParams = SamplingParams()) -> tuple[list[int], int]:
+    def fit(self, conversation: dict, params: SamplingParams = SamplingParams(),
+            is_base: bool = False) -> tuple[list[int], int]:
         """Token ids that ask for the next answer, cut (see fit_prompt) so that `params.max_tokens`, but no
-        more than half of the context, are left for it; and how many old turns were left out for that.
-        ValueError when it is not a conversation."""
+        more than half of the context, are left for it; and how many old turns were left out for that. A base
+        model knows no conversation, it continues the last message. ValueError when it is none."""
         room = min(params.max_tokens or self.context, self.context // 2)
-        return fit_prompt(self.tokenizer, conversation, self.context - room + 1)
+        if not is_base:
+            return fit_prompt(self.tokenizer, conversation, self.context - room + 1)
+        *before, last = conversation["messages"]
+        ids = self.tokenizer.encode(visible_text(last["content"]))
+        return [self.tokenizer.bos, *ids[room - self.context:]], len(before) // 2
 
     def prompt(self, conversation: dict, params: SamplingParams = SamplingParams()) -> list[int]:
         """The ids of fit()."""

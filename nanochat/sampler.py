@@ -6,7 +6,7 @@ on its own seed and logits, never on its neighbours. Used by engine.py."""
 import math
 from collections import Counter
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field, fields
 from typing import NamedTuple
 
 import torch
@@ -15,40 +15,38 @@ from torch import Tensor
 # R rows, n rows that are drawn alike, V vocabulary, k candidates; z logits before the softcap
 
 COLDEST = 1e-4                                          # lower temperatures are greedy: logits would overflow
-MOST_ALTERNATIVES = 20
 
 def require(ok: bool, name: str, value: object, rule: str) -> None:
     """ValueError that names the value and the rule, where it is not kept."""
     if not ok:
         raise ValueError(f"{name} is {value}, must be {rule}")
 
+def _setting(default: object, what: str, low: float = -math.inf, high: float = math.inf):
+    """A field of SamplingParams: what it does, as chat_cli.py tells it, and its range."""
+    return field(default=default, metadata={"what": what, "low": low, "high": high})
+
 @dataclass(frozen=True)
 class SamplingParams:
-    """How to draw tokens. ValueError where a value is out of its range."""
-    temperature: float = 1.0                            # 0 = always the likeliest token
-    top_k: int | None = None                            # only among the k likeliest
-    top_p: float | None = None                          # only among the likeliest that sum to this
-    max_tokens: int | None = None                       # tool output included; None = up to the context's end
-    seed: int | None = None                             # None = different every time
-    min_p: float | None = None                          # only what has this share of the likeliest one's p
-    repetition_penalty: float = 1.0                     # logits of tokens seen: / if > 0, * if < 0 (CTRL)
-    frequency_penalty: float = 0.0                      # off a logit for each time it was answered already
-    presence_penalty: float = 0.0                       # off it if it was answered at all
-    stop: tuple[str, ...] = ()                          # the visible text ends before any of these
-    top_logprobs: int | None = None                     # alternatives in Request.details; None = no details
+    """How to draw tokens; None is without. ValueError where a value is out of its range."""
+    temperature: float = _setting(1.0, "0 is always the likeliest token", 0, 100)
+    top_k: int | None = _setting(None, "only among the k likeliest tokens", 1)
+    top_p: float | None = _setting(None, "only among the likeliest that sum to this probability", 0, 1)
+    max_tokens: int | None = _setting(None, "of the longest answer, tool output included", 1)
+    seed: int | None = _setting(None, "the same answer every time")
+    min_p: float | None = _setting(None, "only tokens at least this share as likely as the likeliest", 0, 1)
+    repetition_penalty: float = _setting(1.0, "above 1, tokens that were seen are less likely", 0.01, 100)
+    frequency_penalty: float = _setting(0.0, "for each time that a token was answered already", -2, 2)
+    presence_penalty: float = _setting(0.0, "once for a token that was answered already", -2, 2)
+    stop: tuple[str, ...] = _setting((), "a text that ends the answer, up to four")
+    top_logprobs: int | None = _setting(None, "alternatives told for each token (Request.details)", 0, 20)
 
     def __post_init__(self):
-        require(0 <= self.temperature <= 100, "temperature", self.temperature, "0 to 100")
-        require(self.top_k is None or self.top_k >= 1, "top_k", self.top_k, "at least 1")
-        require(self.top_p is None or 0 < self.top_p <= 1, "top_p", self.top_p, "above 0 and at most 1")
-        require(self.min_p is None or 0 <= self.min_p <= 1, "min_p", self.min_p, "0 to 1")
-        require(self.max_tokens is None or self.max_tokens >= 1, "max_tokens", self.max_tokens, "at least 1")
-        for name, low, high in (("repetition_penalty", 0.01, 100), ("frequency_penalty", -2, 2),
-                                ("presence_penalty", -2, 2)):
-            require(low <= getattr(self, name) <= high, name, getattr(self, name), f"{low} to {high}")
+        for each in fields(self):
+            value, low, high = getattr(self, each.name), each.metadata["low"], each.metadata["high"]
+            if isinstance(value, int | float):
+                rule = f"{low} to {high}" if high < math.inf else f"at least {low}"
+                require(low <= value <= high, each.name, value, rule)
         require(len(self.stop) <= 4 and all(self.stop), "stop", self.stop, "up to 4 texts, none empty")
-        top, most = self.top_logprobs, MOST_ALTERNATIVES
-        require(top is None or 0 <= top <= most, "top_logprobs", top, f"0 to {most}")
 
     @property
     def penalised(self) -> bool:
@@ -138,11 +136,9 @@ class _Group:
         widths = [min(each.top_k or vocab_size, vocab_size) for each in settings]
         self._widest = max(widths)
         self._top_k = column(widths) if min(widths) < self._widest else None
-        self._top_p, self._min_p = (
-            column([default if value is None else value for value in values])
-            if any(value is not None for value in values) else None
-            for values, default in (([each.top_p for each in settings], 1.0),
-                                    ([each.min_p for each in settings], 0.0)))
+        self._by_share = any((each.top_p, each.min_p) != (None, None) for each in settings)
+        self._top_p = column([math.inf if each.top_p is None else each.top_p for each in settings])
+        self._min_p = column([each.min_p or 0.0 for each in settings])
 
     def __call__(self, z: Tensor) -> tuple[Tensor, Tensor]:
         """z (R, V) -> ids (n,), by inverting the distribution at random numbers, and logprobs (n,)."""
@@ -177,19 +173,17 @@ class _Group:
         if self._top_k is not None:
             rank = torch.arange(self._widest, device=scaled.device)
             scaled = scaled.masked_fill(rank >= self._top_k, -math.inf)
-        if self._top_p is not None or self._min_p is not None:
+        if self._by_share:
             probs = scaled.softmax(-1)
-            out = torch.zeros_like(probs, dtype=torch.bool)
-            if self._top_p is not None:
-                out |= probs.cumsum(-1) - probs >= self._top_p          # the one that crosses it stays
-            if self._min_p is not None:
-                out |= probs < self._min_p * probs[:, :1]
-            out[:, 0] = False                                                   # a tiny top_p is 0 in fp32
+            before = probs.cumsum(-1) - probs                           # the one that crosses it stays
+            out = (before >= self._top_p) | (probs < self._min_p * probs[:, :1])
+            out[:, 0] = False                                                   # also where top_p is 0
             scaled = scaled.masked_fill(out, -math.inf)
         return scaled
 
     def _penalise(self, logits: Tensor) -> None:
-        """For what was there already: in prompt or answer (repetition), in the answer (the other two)."""
+        """For what was there already: in prompt or answer (repetition, as CTRL has it, arXiv 1909.05858), in
+        the answer (the other two)."""
         for row, request in zip(logits, self._requests, strict=True):
             params, counts = request.params, Counter(request.ids)
             if params.repetition_penalty != 1:

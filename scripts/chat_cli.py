@@ -17,26 +17,20 @@ import select
 import signal
 import sys
 import time
+from dataclasses import fields
 from pathlib import Path
-from typing import TextIO
+from typing import TextIO, get_args
 
 from nanochat.chat import check_conversation, render_prompt
-from nanochat.checkpoint import STAGES, load_model
+from nanochat.checkpoint import STAGES, find, load_model
 from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
 
-SETTINGS = {                                            # type, default, what it is
-    "temperature": (float, 0.6, "0 is always the likeliest token"),
-    "top_k": (int, 50, "only among the k likeliest tokens; 0 is all"),
-    "top_p": (float, None, "only among the likeliest tokens that sum to this probability; 0 is all"),
-    "min_p": (float, None, "only tokens at least this share as likely as the likeliest; 0 is all"),
-    "max_tokens": (int, 512, "of the longest answer; 0 is up to the end of the context"),
-    "seed": (int, None, "the same answer every time"),
-    "repetition_penalty": (float, 1.0, "above 1, tokens that were seen are less likely"),
-    "frequency_penalty": (float, 0.0, "-2 to 2, for each time that a token was answered already"),
-    "presence_penalty": (float, 0.0, "-2 to 2, once for a token that was answered already"),
-    "stop": (str, None, "a text that ends the answer; as a flag up to four"),
-}
+DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 512, "stop": None}     # else SamplingParams'
+OFF_AT_0 = ("top_k", "top_p", "min_p", "max_tokens")
+SETTINGS = {each.name: ((get_args(each.type) or (each.type,))[0], DEFAULTS.get(each.name, each.default),
+                        each.metadata["what"] + "; 0 is off" * (each.name in OFF_AT_0))
+            for each in fields(SamplingParams) if each.name != "top_logprobs"}    # type, default, what it is
 HELP = """\
 /retry        another answer to the last question; /undo forgets both, /reset the whole conversation
 /set          shows the settings, /set NAME VALUE changes one, /set NAME off is without it
@@ -64,7 +58,7 @@ def parser() -> argparse.ArgumentParser:
 
 def to_params(settings: dict) -> SamplingParams:
     """ValueError where a setting is out of its range."""
-    off = [name for name in ("top_k", "top_p", "min_p", "max_tokens") if (settings[name] or 0) <= 0]
+    off = [name for name in OFF_AT_0 if (settings[name] or 0) <= 0]
     return SamplingParams(**settings | dict.fromkeys(off) | {"stop": tuple(settings["stop"] or ())})
 
 class Screen:
@@ -100,13 +94,10 @@ class Chat:
         apart, and the seconds that it took. Another `sample` is another answer, with a seed too."""
         start, pressed, screen = time.perf_counter(), [], Screen(self._out)
         engine, params, asked = self._engine, to_params(self._settings), {"role": "user", "content": question}
-        if self._is_base:                               # knows no conversation
-            whole = [engine.tokenizer.bos] + engine.tokenizer.encode(question)
-            ids, dropped = whole[:1] + whole[1:][-engine.context // 2:], 0
-        else:
-            conversation = {"messages": [*self.messages, asked]}
-            whole = render_prompt(engine.tokenizer, conversation)
-            ids, dropped = engine.fit(conversation, params)
+        conversation = {"messages": [asked] if self._is_base else [*self.messages, asked]}
+        ids, dropped = engine.fit(conversation, params, self._is_base)
+        whole = ([engine.tokenizer.bos, *engine.tokenizer.encode(question)] if self._is_base
+                 else render_prompt(engine.tokenizer, conversation))
         if len(ids) < len(whole):
             what = f"{dropped} questions and answers" if dropped else f"{len(whole) - len(ids)} tokens"
             screen.note(f"the context is full: without the first {what}")
@@ -221,7 +212,7 @@ def main(args: argparse.Namespace) -> None:
     if "-" in prompts:
         text = sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p QUESTION asks")
         prompts = [text if prompt == "-" else prompt for prompt in prompts]
-    model, tokenizer, meta = load_model(args.stage, args.model_tag, args.step)
+    model, tokenizer, meta = load_model(find(args.stage, args.model_tag, args.step))
     engine, is_base = Engine(model, tokenizer, max_batch=1, keep=1), meta["stage"] == "base"
     if not prompts:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}. /help shows the commands, Ctrl-D leaves")

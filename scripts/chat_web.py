@@ -96,12 +96,15 @@ class Asked(Drawing):
             del kept[name]
         return kept
 
-    def params(self, **settings) -> SamplingParams:
+    def params(self, *limits: int | None, top_logprobs: int | None) -> SamplingParams:
+        """How to draw; the answer keeps to those `limits` of its tokens that there are."""
         own = self.model_dump(include=set(Drawing.model_fields))
-        return SamplingParams(**own | {"stop": tuple(self.stop)} | settings)
+        most = min((limit for limit in limits if limit is not None), default=None)
+        return SamplingParams(**own | {"stop": tuple(self.stop), "max_tokens": most,
+                                       "top_logprobs": top_logprobs})
 
-    def submit(self, engine: Engine, prompt: list[int], params: SamplingParams, index: int) -> Request:
-        return engine.submit(prompt, params, index % self.n, self.answer_ids)
+    def submit(self, engine: Engine, prompt: list[int], params: SamplingParams) -> list[Request]:
+        return [engine.submit(prompt, params, index, self.answer_ids) for index in range(self.n)]
 
 class ChatRequest(Asked):
     """/v1/chat/completions: the next answer of a conversation, as chat.py has it. Clients that send back the
@@ -114,12 +117,9 @@ class ChatRequest(Asked):
     kinds: ClassVar = ("chatcmpl", "chat.completion", "chat.completion.chunk")
     opening: ClassVar = {"delta": {"role": "assistant", "content": ""}}
 
-    def prepare(self, engine: Engine, base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
-        """A prompt for each answer, how to draw, and how many turns did not fit. ValueError where it is no
-        conversation. A base model knows none: it continues the last message."""
-        asked = self.max_tokens if self.max_completion_tokens is None else self.max_completion_tokens
-        limits = [limit for limit in (asked, most) if limit is not None]
-        params = self.params(max_tokens=min(limits, default=None),
+    def prepare(self, engine: Engine, is_base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
+        """The prompt, how to draw, and how many turns did not fit. ValueError where it is no conversation."""
+        params = self.params(self.max_tokens, self.max_completion_tokens, most,
                              top_logprobs=(self.top_logprobs or 0) if self.logprobs else None)
         extra = {name for each in self.messages for name in each if each[name]}
         if extra := extra - {"role", "content", "parts", "name"}:
@@ -127,12 +127,8 @@ class ChatRequest(Asked):
         messages = [{"role": each.get("role"), "content": each.get("parts") or each.get("content") or ""}
                     for each in self.messages]
         check_conversation({"messages": messages}, answered=False)
-        if not base:
-            prompt, dropped = engine.fit({"messages": messages}, params)
-            return [prompt] * self.n, params, dropped
-        room = engine.context - min(params.max_tokens or engine.context, engine.context // 2)
-        ids = engine.tokenizer.encode(visible_text(messages[-1]["content"]))[-room:]
-        return [[engine.tokenizer.bos, *ids]] * self.n, params, (len(messages) - 1) // 2
+        prompt, dropped = engine.fit({"messages": messages}, params, is_base)
+        return prompt, params, dropped
 
     def entries(self, job: "Job", details: list[Detail]) -> dict | None:
         def entry(id: int, logprob: float) -> dict:
@@ -157,42 +153,34 @@ class ChatRequest(Asked):
 
 class TextRequest(Asked):
     """/v1/completions: raw text is continued, not a conversation answered."""
-    prompt: str | Checked[str] | Checked[int] | Checked[Checked[int]]
+    prompt: Checked[int] | str                          # one only: several are refused
     max_tokens: int = Field(16, ge=0)
     logprobs: int | None = Field(None, ge=0, le=20)
     echo: bool = False                                  # the text begins with the prompt
     kinds: ClassVar = ("cmpl", "text_completion", "text_completion")
     opening: ClassVar = {"text": ""}
 
-    @property
-    def prompts(self) -> list[str] | list[list[int]]:
-        one = isinstance(self.prompt, str) or isinstance(next(iter(self.prompt), None), int)
-        return [self.prompt] if one else self.prompt
-
-    def prepare(self, engine: Engine, base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
+    def prepare(self, engine: Engine, is_base: bool, most: int | None) -> tuple[list, SamplingParams, int]:
         """As above. ValueError where there is nothing to do."""
-        if not self.prompts:
-            raise ValueError("prompt is an empty list")
         if not self.max_tokens and not self.echo:
             raise ValueError("max_tokens is 0, which only echo allows")
-        tokenizer, prompts = engine.tokenizer, []
-        for given in self.prompts:
-            ids = tokenizer.encode(given) if isinstance(given, str) else given
-            if not all(0 <= id < tokenizer.vocab_size for id in ids):
-                raise ValueError(f"prompt must be of ids from 0 to {tokenizer.vocab_size - 1}")
-            prompts += [[tokenizer.bos, *ids[ids[:1] == [tokenizer.bos]:]]] * self.n
-        made = max(1, min(self.max_tokens, most or self.max_tokens))
-        return prompts, self.params(max_tokens=made, top_logprobs=self.logprobs), 0
+        tokenizer = engine.tokenizer
+        ids = tokenizer.encode(self.prompt) if isinstance(self.prompt, str) else self.prompt
+        if not all(0 <= id < tokenizer.vocab_size for id in ids):
+            raise ValueError(f"prompt must be of ids from 0 to {tokenizer.vocab_size - 1}")
+        prompt = [tokenizer.bos, *ids[ids[:1] == [tokenizer.bos]:]]
+        return prompt, self.params(max(1, self.max_tokens), most, top_logprobs=self.logprobs), 0
 
-    def submit(self, engine: Engine, prompt: list[int], params: SamplingParams, index: int) -> Request:
+    def submit(self, engine: Engine, prompt: list[int], params: SamplingParams) -> list[Request]:
         """With the prompt, and what the model thinks of it, as what is said first, if that is wanted."""
         scored = engine.score(prompt, self.logprobs) if self.echo and self.logprobs is not None else []
-        request = super().submit(engine, prompt, params, index)
-        request.details += scored
-        request.pieces[:0] = [("text", engine.tokenizer.decode(prompt[1:]))] if self.echo else []
-        if not self.max_tokens:
-            engine.cancel(request)
-        return request
+        requests = super().submit(engine, prompt, params)
+        for request in requests if self.echo else ():
+            request.details += scored
+            request.pieces.insert(0, ("text", engine.tokenizer.decode(prompt[1:])))
+            if not self.max_tokens:
+                engine.cancel(request)
+        return requests
 
     def choice(self, job: "Job", index: int, pieces: Pieces, details: list[Detail]) -> dict:
         def name(id: int) -> str:
@@ -216,7 +204,7 @@ class Job:
     """The answers to one HTTP request, which holds its places on a worker until it is closed."""
     def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest, card: dict):
         self.worker, self.asked, self.card, self.news = worker, asked, card, asyncio.Queue()
-        self.engine, self.places = None, asked.n * len(getattr(asked, "prompts", "."))
+        self.engine: Engine | None = None               # until it is loaded
         self.requests: list[Request] = []
         self.growing: dict[int, Request] = {}           # those that are not complete, by their index
         self.since, self.first, self.last = time.monotonic(), 0.0, 0.0      # its first token, and its last
@@ -226,9 +214,9 @@ class Job:
         worker, id = self.worker, self.card["id"]
         self.engine = worker.engines.get(id) or await worker.engine(id)
         try:
-            base = self.card["stage"] == "base"
-            prompts, params, dropped = await asyncio.to_thread(self.asked.prepare, self.engine, base, most)
-            await worker.call(self._submit, prompts, params)
+            is_base = self.card["stage"] == "base"
+            prompt, params, dropped = await asyncio.to_thread(self.asked.prepare, self.engine, is_base, most)
+            await worker.call(self._submit, prompt, params)
         except (ValueError, OverflowError) as error:
             field = str(error).split()[0]
             field = field if field in type(self.asked).model_fields else None
@@ -238,10 +226,9 @@ class Job:
         self.head = {"id": name, "created": int(time.time()), "model": id}
         self.about = {"prompt_tokens": read, "dropped_turns": dropped, "context": self.engine.context}
 
-    def _submit(self, prompts: list[list[int]], params: SamplingParams) -> None:
-        self.decoders = [AnswerDecoder(self.engine.tokenizer) for _ in prompts]
-        for index, prompt in enumerate(prompts):
-            self.requests.append(self.asked.submit(self.engine, prompt, params, index))
+    def _submit(self, prompt: list[int], params: SamplingParams) -> None:
+        self.requests = self.asked.submit(self.engine, prompt, params)
+        self.decoders = [AnswerDecoder(self.engine.tokenizer) for _ in self.requests]
         self.growing = dict(enumerate(self.requests))
 
     def take(self, max_seconds: float) -> list[tuple]:
@@ -269,10 +256,10 @@ class Job:
         return sum(len(request.ids) - len(self.asked.answer_ids) for request in self.requests)
 
     def usage(self) -> dict:
-        each, made, begun = self.requests[::self.asked.n], self.made(), len(self.asked.answer_ids)
-        prompt, cached = sum(len(one.prompt) + begun for one in each), sum(one.reused for one in each)
+        first, made = self.requests[0], self.made()
+        prompt = len(first.prompt) + len(self.asked.answer_ids)
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
-                "prompt_tokens_details": {"cached_tokens": cached}}
+                "prompt_tokens_details": {"cached_tokens": first.reused}}
 
     async def told(self, request: HTTPRequest | None = None) -> AsyncIterator[tuple]:
         """What take() finds, to the end of all answers. HTTPException when the engine failed, or the client
@@ -294,10 +281,8 @@ class Job:
         told = sorted([item async for item in self.told(request)])      # one of each answer
         choices = [{"index": item[0], **self.asked.choice(self, *item[:3]), "finish_reason": item[3]}
                    for item in told]
-        usage = self.usage()
-        about = self.about | {"reused_tokens": usage["prompt_tokens_details"]["cached_tokens"]}
-        return {**self.head, "object": self.asked.kinds[1], "choices": choices, "usage": usage,
-                "nanochat": about}
+        return {**self.head, "object": self.asked.kinds[1], "choices": choices, "usage": self.usage(),
+                "nanochat": self.about}
 
     async def events(self) -> AsyncIterator[str]:
         """The server-sent events of a streamed response."""
@@ -322,16 +307,21 @@ class Job:
             yield f"data: {json.dumps(told.detail)}\n\n"
         yield "data: [DONE]\n\n"
 
+async def until_sent() -> AsyncIterator[contextlib.ExitStack]:
+    """What is put on it is done when the response is sent, or its client gone (FastAPI 0.118 or later)."""
+    with contextlib.ExitStack() as cleanup:
+        yield cleanup
+
 class EventStream(StreamingResponse):
-    """However it ends, `closing` is closed; a client that stops reading is given up."""
-    media_type, closing = "text/event-stream", contextlib.nullcontext()
+    """A client that stops reading is given up."""
+    media_type = "text/event-stream"
 
     async def __call__(self, scope, receive, send) -> None:
         async def patient(message: dict) -> None:
             async with asyncio.timeout(PATIENCE):
                 await send(message)
 
-        with self.closing, contextlib.suppress(TimeoutError):
+        with contextlib.suppress(TimeoutError):
             await super().__call__(scope, receive, patient)
 
 class Worker:
@@ -347,7 +337,7 @@ class Worker:
 
     @property
     def places(self) -> int:
-        return sum(job.places for job in self.jobs)
+        return sum(job.asked.n for job in self.jobs)
 
     async def call(self, function: Callable[..., T], *args) -> T:
         """What it returns or raises when it is called in the thread, between two steps."""
@@ -443,8 +433,8 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     @app.get("/metrics")
     async def metrics() -> Response:
         jobs = [job for worker in workers for job in worker.jobs]
-        counts["running"] = sum(job.places for job in jobs if job.first)
-        counts["waiting"] = sum(job.places for job in jobs if not job.first)
+        counts["running"] = sum(job.asked.n for job in jobs if job.first)
+        counts["waiting"] = sum(job.asked.n for job in jobs if not job.first)
         lines = [f"nanochat_{name} {value}\n" for name, value in sorted(counts.items())]
         return Response("".join(lines), media_type="text/plain; version=0.0.4")
 
@@ -461,6 +451,8 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     def close(job: Job) -> None:
         """Free its places, whether its answers are complete or no longer wanted; count what was made."""
         job.worker.jobs.discard(job)
+        if not job.requests:                            # it was refused
+            return
         job.worker.thread.submit(job.cancel)
         used, begun = job.usage(), job.first or job.since
         counts.update(prompt_tokens_total=used["prompt_tokens"],
@@ -468,28 +460,23 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
                       completion_tokens_total=used["completion_tokens"],
                       first_token_seconds_total=begun - job.since, decode_seconds_total=job.last - job.first)
 
-    async def answer(form: type[Asked], request: HTTPRequest) -> Response:
+    async def answer(form: type[Asked], request: HTTPRequest,
+                     cleanup: Annotated[contextlib.ExitStack, Depends(until_sent)]) -> Response:
         asked = await read(request, form)
         card = await find(asked.model or default["id"])
-        job = Job(min(workers, key=lambda worker: worker.places), asked, card)
-        if job.places > MAX_CHOICES:
-            raise failure(400, f"{job.places} answers in one request are more than {MAX_CHOICES}", "n")
-        if sum(worker.places for worker in workers) + job.places > limit:
+        if sum(worker.places for worker in workers) + asked.n > limit:
             raise failure(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
+        job = Job(min(workers, key=lambda worker: worker.places), asked, card)
         job.worker.jobs.add(job)
-        with contextlib.ExitStack() as stack:
-            stack.callback(close, job)
-            try:
-                await job.begin(args.max_tokens)
-                if not asked.stream:
-                    reply = JSONResponse(await job.whole(request))
-            except HTTPException:
-                raise
-            except (Exception, SystemExit) as error:    # a model that cannot be loaded ends in the latter
-                raise crash(error) from None
-            if asked.stream:
-                reply = EventStream(job.events(), headers={"Cache-Control": "no-store"})
-                reply.closing = stack.pop_all()
+        cleanup.callback(close, job)
+        try:
+            await job.begin(args.max_tokens)
+            reply = (EventStream(job.events(), headers={"Cache-Control": "no-store"}) if asked.stream
+                     else JSONResponse(await job.whole(request)))
+        except HTTPException:
+            raise
+        except (Exception, SystemExit) as error:        # a model that cannot be loaded ends in the latter
+            raise crash(error) from None
         counts['requests_total{status="200"}'] += 1
         return reply
 
@@ -539,7 +526,7 @@ def main(args: argparse.Namespace) -> None:
 
     def load(id: str, device: str) -> Engine:
         stage, tag, step = (cards[id][key] for key in ("stage", "tag", "step"))
-        model, tokenizer, _ = checkpoint.load_model(stage, tag, step, device)
+        model, tokenizer, _ = checkpoint.load_model(checkpoint.find(stage, tag, step), device)
         return Engine(model, tokenizer, args.max_batch, args.keep)
 
     import torch

@@ -19,9 +19,8 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import SimpleNamespace
 
-from nanochat.common import DTYPES, compute_dtype, keep_freed_memory, new_parser
+from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 from nanochat.dist import find_device
-from nanochat.hardware import peaks
 from nanochat.scaling import Shape, make_shape
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -33,11 +32,7 @@ def parser() -> argparse.ArgumentParser:
     for flag, default in (("depth", 4), ("head-dim", 64), ("vocab-size", 3072), ("sequence-len", 512),
                           ("prompt-tokens", 256), ("decode-tokens", 64), ("rounds", 5)):
         add(f"--{flag}", type=int, default=default)
-    add("--window-pattern", default="L")
     add("--batch-sizes", default="1,4,16,64")
-    add("--temperature", type=float, default=0.0)
-    add("--device", help="cuda, mps or cpu (default: the best one here)")
-    add("--dtype", choices=DTYPES, help="default: the faster one here")
     add("--reference", type=Path, metavar="DIR", help="a checkout of karpathy/nanochat, measured in turns")
     add("--side", choices=("ours", "reference"), help=argparse.SUPPRESS)
     return parser
@@ -52,7 +47,7 @@ def our_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run:
     engine = Engine(model, Tokenizer([bytes([i]) for i in range(256)] + [i.to_bytes(3) for i in ordinary]))
 
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        params, before = SamplingParams(args.temperature, max_tokens=tokens), 0
+        params, before = SamplingParams(temperature=0, max_tokens=tokens), 0
         requests = [engine.submit(prompt, params) for prompt in prompts]
         while engine.busy:
             engine.step()
@@ -66,7 +61,6 @@ def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run
     for name in [name for name in sys.modules if name.split(".")[0] == "nanochat"]:
         del sys.modules[name]                           # ours; theirs has the same name
     sys.path.insert(0, str(args.reference.resolve()))
-    os.environ["NANOCHAT_DTYPE"] = str(dtype).removeprefix("torch.")
     from nanochat.engine import Engine
     from nanochat.gpt import GPT, GPTConfig
     model = GPT(GPTConfig(shape.sequence_len, shape.vocab_size, shape.n_layer, shape.n_head, shape.n_kv_head,
@@ -78,7 +72,7 @@ def reference_side(args: argparse.Namespace, shape: Shape, device, dtype) -> Run
     names = SimpleNamespace(encode_special=specials.get, get_bos_token_id=lambda: specials["<|bos|>"])
 
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        for column, _ in Engine(model, names).generate(prompts[0], len(prompts), tokens, args.temperature):
+        for column, _ in Engine(model, names).generate(prompts[0], len(prompts), tokens, temperature=0):
             yield len(column)
 
     return run
@@ -105,35 +99,24 @@ def measure(run: Run, prompts: list[list[int]], tokens: int, device) -> dict[str
             "decode_tok_s": sum(drawn[first:]) / (times[-1] - times[first]),
             "all_tok_s": sum(drawn) / (times[-1] - times[0])}
 
-def bandwidth(device) -> float:
-    """Bytes per second that memory can be read with: the data sheet's, or of a CPU the best of some sums."""
-    import torch
-    if device.type == "cuda" and (known := peaks(torch.cuda.get_device_name())):
-        return known[1]
-    numbers, times = torch.ones(2 ** 26, device=device), []
-    for _ in range(8):
-        start = time.perf_counter()
-        numbers.sum().item()
-        times.append(time.perf_counter() - start)
-    return 4 * len(numbers) / min(times)
-
 def main(args: argparse.Namespace) -> None:
-    device = find_device(args.device)
-    dtype = compute_dtype(device, args.dtype)
+    device = find_device()
+    dtype = compute_dtype(device)
     shape = make_shape(args.depth, args.vocab_size, head_dim=args.head_dim, sequence_len=args.sequence_len,
-                       window_pattern=args.window_pattern)
+                       window_pattern="L")
     if args.side:                                       # a case by its name on each line of standard input
         run = {"ours": our_side, "reference": reference_side}[args.side](args, shape, device, dtype)
         for line in sys.stdin:
             figures = measure(run, cases(args)[line.strip()], args.decode_tokens, device)
             print(json.dumps(figures), flush=True)
         return
-    setting, peak = {"device": device.type, "dtype": str(dtype)[6:], **vars(shape)}, bandwidth(device)
-    command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--dtype", setting["dtype"]]
+    setting = {"device": device.type, "dtype": str(dtype)[6:], **vars(shape)}
+    os.environ["NANOCHAT_DTYPE"] = setting["dtype"]     # both sides heed it
+    command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--side"]
     names = ["ours", "reference"] if args.reference else ["ours"]
-    sides = {name: subprocess.Popen([*command, "--side", name], stdin=subprocess.PIPE,
-                                    stdout=subprocess.PIPE, text=True) for name in names}
-    for label, prompts in cases(args).items():
+    sides = {name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                                    text=True) for name in names}
+    for label in cases(args):
         rounds = {side: [] for side in sides if side == "ours" or "different" not in label}
         for _ in range(args.rounds + 1):                # in turns; the first warms up
             for side, found in rounds.items():
@@ -141,12 +124,7 @@ def main(args: argparse.Namespace) -> None:
                 found.append(json.loads(sides[side].stdout.readline()))
         ours, *theirs = ({key: statistics.median(each[key] for each in found[1:]) for key in found[0]}
                          for found in rounds.values())
-        # a step reads every matrix once, and the keys and values of half of an answer and its prompt
-        lengths = [len(prompt) + args.decode_tokens // 2 for prompt in prompts]
-        seen = sum(min(window + 1, length) for window in shape.windows for length in lengths)
-        read = dtype.itemsize * (shape.scaling_params() + 2 * shape.n_kv_head * shape.head_dim * seen)
-        line = {"case": label, **setting, **ours,
-                "share_of_bandwidth": read / ours["inter_token_ms"] * 1e3 / peak}
+        line = {"case": label, **setting, **ours}
         for other in theirs:
             line |= {f"reference_{key}": value for key, value in other.items()}
             line |= {"times_first_token": other["first_token_ms"] / ours["first_token_ms"],

@@ -63,8 +63,7 @@ def test_a_whole_answer_has_the_form_of_the_openai_api(client):
     assert reply["choices"] == [{"index": 0, "finish_reason": "stop", "message": message, "logprobs": None}]
     assert reply["usage"] == {"prompt_tokens": 6, "completion_tokens": 13, "total_tokens": 19,
                               "prompt_tokens_details": {"cached_tokens": 0}}
-    assert reply["nanochat"] == {"prompt_tokens": 6, "dropped_turns": 0, "context": CONTEXT,
-                                 "reused_tokens": 0}
+    assert reply["nanochat"] == {"prompt_tokens": 6, "dropped_turns": 0, "context": CONTEXT}
 
 
 def test_a_streamed_answer_adds_up_to_the_whole_one(client):
@@ -183,12 +182,12 @@ def test_bad_requests_are_refused_with_a_reason(client, fields, param, says):
 
 
 @pytest.mark.parametrize("fields, says", [
-    ({}, "prompt"), ({"prompt": []}, "prompt is an empty list"), ({"prompt": 3}, "prompt"),
+    ({}, "prompt"), ({"prompt": ["a", "b"]}, "prompt"), ({"prompt": 3}, "prompt"),
     ({"prompt": [1, "a"]}, "prompt"), ({"prompt": [[1], 2]}, "prompt"), ({"prompt": [1.5]}, "prompt"),
-    ({"prompt": [265]}, "0 to 264"), ({"prompt": [[-1]]}, "0 to 264"), ({"prompt": "a" * 200}, "1 to 200"),
+    ({"prompt": [265]}, "0 to 264"), ({"prompt": [-1]}, "0 to 264"), ({"prompt": "a" * 200}, "1 to 200"),
     ({"prompt": "a", "max_tokens": 0}, "only echo allows"), ({"prompt": "a", "logprobs": 21}, "20"),
     ({"prompt": "a", "logprobs": True}, "logprobs"), ({"prompt": "a", "suffix": "b"}, "suffix"),
-    ({"prompt": "a", "best_of": 2}, "best_of"), ({"prompt": ["a"] * 20, "n": 2}, "40 answers"),
+    ({"prompt": "a", "best_of": 2}, "best_of"), ({"prompt": "a", "n": 33}, "32"),
     ({"prompt": "a", "messages": []}, "messages"),
 ])
 def test_bad_texts_to_complete_are_refused_with_a_reason(client, fields, says):
@@ -321,7 +320,7 @@ def test_a_long_conversation_loses_its_oldest_turns_whole_and_the_client_is_told
             break
         used, turns = used + 61 + 2 * i + 4, turns + 1
     assert turns == 1 and reply["nanochat"] == {"prompt_tokens": used, "dropped_turns": 5 - turns,
-                                                "context": CONTEXT, "reused_tokens": 0}
+                                                "context": CONTEXT}
     assert reply["choices"][0]["message"]["content"] == "ok!"
     system = [{"role": "system", "content": "Be."}, *long]
     usage = ask(client, messages=system, max_tokens=20).json()["usage"]
@@ -542,9 +541,8 @@ def test_the_next_turn_of_a_conversation_reuses_the_cache():
         first = ask(client, messages=messages).json()
         messages += [first["choices"][0]["message"], {"role": "user", "content": "And?"}]
         second = ask(client, messages=messages).json()
-        reused = second["nanochat"]["reused_tokens"]
+        reused = second["usage"]["prompt_tokens_details"]["cached_tokens"]
         assert first["usage"]["prompt_tokens"] < reused < second["usage"]["prompt_tokens"]
-        assert second["usage"]["prompt_tokens_details"]["cached_tokens"] == reused
         assert settled(client) and metric(client, "cached_tokens_total") == reused
         assert second["choices"][0]["message"]["content"] == "ok!"
 
@@ -625,5 +623,5 @@ def test_what_the_server_says_is_what_the_engine_generates(client):
     choice = complete(client, prompt="abc", logprobs=2, **fields).json()["choices"][0]
     assert choice["logprobs"]["ids"] == [each.id for each in answer.details] and len(answer.details) > 5
     assert choice["text"] == answer.text and choice["finish_reason"] == answer.finish_reason
-    for given in (prompt, [prompt], ["abc"], [TOKENIZER.bos, *prompt]):
+    for given in (prompt, [TOKENIZER.bos, *prompt]):
         assert complete(client, prompt=given, **fields).json()["choices"][0]["text"] == answer.text

@@ -318,7 +318,7 @@ def test_the_model_can_be_trained_after_it_was_sampled_from():
 
 
 @pytest.mark.parametrize("wrong", [{"temperature": -1}, {"temperature": 101}, {"temperature": math.nan},
-                                   {"top_k": 0}, {"top_p": 0.0}, {"top_p": 1.1}, {"max_tokens": 0}])
+                                   {"top_k": 0}, {"top_p": -0.1}, {"top_p": 1.1}, {"max_tokens": 0}])
 def test_settings_out_of_range_are_refused_by_name(wrong):
     with pytest.raises(ValueError, match=next(iter(wrong))):
         SamplingParams(**wrong)

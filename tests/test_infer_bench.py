@@ -1,6 +1,7 @@
 """The benchmark of inference, at toy size, beside a checkout that only looks like the reference's."""
 
 import json
+import os
 import subprocess
 import sys
 
@@ -35,13 +36,14 @@ def test_both_sides_are_measured_in_turns_in_processes_of_their_own(tmp_path):
     for name, text in THEIRS.items():
         (package / name).write_text(text.replace("\n        ", "\n"))
     flags = ["--depth=2", "--vocab-size=300", "--sequence-len=64", "--prompt-tokens=24", "--decode-tokens=6",
-             "--rounds=1", "--batch-sizes=1,3", "--device=cpu", "--dtype=float32", f"--reference={tmp_path}"]
+             "--rounds=1", "--batch-sizes=1,3", f"--reference={tmp_path}"]
     command = [sys.executable, "-m", "scripts.infer_bench", *flags]
-    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300)
+    env = os.environ | {"NANOCHAT_DTYPE": "float32"}
+    done = subprocess.run(command, capture_output=True, text=True, check=True, timeout=300, env=env)
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["case"] for line in lines] == ["batch 1", "batch 3", "16 different"]
     for line, rows in zip(lines, (1, 3, 16)):
-        assert line["n_layer"] == 2 and line["dtype"] == "float32" and 0 < line["share_of_bandwidth"]
+        assert line["n_layer"] == 2 and line["dtype"] == "float32"
         tokens = rows * 6                                       # all of them were drawn
         seconds = tokens / line["all_tok_s"]
         assert line["first_token_ms"] / 1e3 < seconds and line["decode_tok_s"] > 0

@@ -104,7 +104,7 @@ def some_texts() -> list[str]:
     mixed = ["".join(f"a{chr(point)}12{chr(point)} {chr(point)}s\n" for point in drawn[start:start + 50])
              for start in range(0, len(drawn), 50)]
     names = [f"{name} {UNTYPABLE}{name}{marker(name)[:-1]}" for name in SPECIAL_TOKENS]
-    return ["", "The cat's 12345 lives:\r\n\t  3.14,  and I'LL pay \n\n more.  ", *names, *mixed]
+    return ["", "The cat's 12345 lives in the hat:\r\n\t  3.14,  and I'LL pay \n\n more.  ", *names, *mixed]
 
 def some_conversations() -> list[list[dict]]:
     """Messages with and without a system message, with calls of the tool, and such texts in all places."""

@@ -21,6 +21,7 @@ from types import SimpleNamespace
 
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 from nanochat.dist import find_device
+from nanochat.hardware import peaks
 from nanochat.scaling import Shape, make_shape
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
@@ -99,6 +100,18 @@ def measure(run: Run, prompts: list[list[int]], tokens: int, device) -> dict[str
             "decode_tok_s": sum(drawn[first:]) / (times[-1] - times[first]),
             "all_tok_s": sum(drawn) / (times[-1] - times[0])}
 
+def bandwidth(device) -> float:
+    """Bytes per second that memory can be read with: the data sheet's, or of a CPU the best of some sums."""
+    import torch
+    if device.type == "cuda" and (known := peaks(torch.cuda.get_device_name())):
+        return known[1]
+    numbers, times = torch.ones(2 ** 26, device=device), []
+    for _ in range(8):
+        start = time.perf_counter()
+        numbers.sum().item()
+        times.append(time.perf_counter() - start)
+    return 4 * len(numbers) / min(times)
+
 def main(args: argparse.Namespace) -> None:
     device = find_device()
     dtype = compute_dtype(device)
@@ -110,13 +123,13 @@ def main(args: argparse.Namespace) -> None:
             figures = measure(run, cases(args)[line.strip()], args.decode_tokens, device)
             print(json.dumps(figures), flush=True)
         return
-    setting = {"device": device.type, "dtype": str(dtype)[6:], **vars(shape)}
+    setting, peak = {"device": device.type, "dtype": str(dtype)[6:], **vars(shape)}, bandwidth(device)
     os.environ["NANOCHAT_DTYPE"] = setting["dtype"]     # both sides heed it
     command = [sys.executable, "-m", "scripts.infer_bench", *sys.argv[1:], "--side"]
     names = ["ours", "reference"] if args.reference else ["ours"]
     sides = {name: subprocess.Popen([*command, name], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
                                     text=True) for name in names}
-    for label in cases(args):
+    for label, prompts in cases(args).items():
         rounds = {side: [] for side in sides if side == "ours" or "different" not in label}
         for _ in range(args.rounds + 1):                # in turns; the first warms up
             for side, found in rounds.items():
@@ -124,7 +137,12 @@ def main(args: argparse.Namespace) -> None:
                 found.append(json.loads(sides[side].stdout.readline()))
         ours, *theirs = ({key: statistics.median(each[key] for each in found[1:]) for key in found[0]}
                          for found in rounds.values())
-        line = {"case": label, **setting, **ours}
+        # a step reads every matrix once, and the keys and values of half of an answer and its prompt
+        lengths = [len(prompt) + args.decode_tokens // 2 for prompt in prompts]
+        seen = sum(min(window + 1, length) for window in shape.windows for length in lengths)
+        read = dtype.itemsize * (shape.scaling_params() + 2 * shape.n_kv_head * shape.head_dim * seen)
+        line = {"case": label, **setting, **ours,
+                "share_of_bandwidth": read / ours["inter_token_ms"] * 1e3 / peak}
         for other in theirs:
             line |= {f"reference_{key}": value for key, value in other.items()}
             line |= {"times_first_token": other["first_token_ms"] / ours["first_token_ms"],

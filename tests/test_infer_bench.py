@@ -43,7 +43,7 @@ def test_both_sides_are_measured_in_turns_in_processes_of_their_own(tmp_path):
     lines = [json.loads(line) for line in done.stdout.splitlines()]
     assert [line["case"] for line in lines] == ["batch 1", "batch 3", "16 different"]
     for line, rows in zip(lines, (1, 3, 16)):
-        assert line["n_layer"] == 2 and line["dtype"] == "float32"
+        assert line["n_layer"] == 2 and line["dtype"] == "float32" and 0 < line["share_of_bandwidth"]
         tokens = rows * 6                                       # all of them were drawn
         seconds = tokens / line["all_tok_s"]
         assert line["first_token_ms"] / 1e3 < seconds and line["decode_tok_s"] > 0

@@ -17,7 +17,6 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import derive
 from nanochat.stage import device_name, peak_memory
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument

@@ -24,7 +24,6 @@ from nanochat.common import atomic_write, die, new_parser
 from nanochat.evals import Z
 from nanochat.report import GPT2_CORE, plot
 
-
 def read(path: Path) -> list[dict]:
     """The models of a CSV whose FLOPs and bits per byte are known, smallest first. NaN is not known."""
     if not path.is_file():

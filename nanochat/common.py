@@ -12,7 +12,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
 
-
 def base_dir() -> Path:
     """Folder of all that is made: data, tokenizer, models, logs. $NANOCHAT_BASE_DIR or ~/.cache/nanochat."""
     path = Path(os.environ.get("NANOCHAT_BASE_DIR") or Path.home() / ".cache" / "nanochat").expanduser()

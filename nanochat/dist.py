@@ -10,7 +10,6 @@ import torch.distributed as dist
 
 from nanochat.common import die
 
-
 @dataclass(frozen=True)
 class World:
     """Where this process stands among the ranks of a run, and their collectives; World() is a run of one."""

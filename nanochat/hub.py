@@ -10,7 +10,6 @@ from pathlib import Path
 
 from nanochat.common import die, sha256
 
-
 def download(repository: str, files: dict[str, str], folder: Path, site: str | None = None) -> list[Path]:
     """Have `files` (name in the data set -> name in `folder`). Returns their paths. What has its name is
     whole, and kept; what is missing is fetched, eight at once. HF_ENDPOINT and HF_TOKEN are read at each

@@ -9,7 +9,6 @@ from itertools import count
 
 import numpy as np
 
-
 class Packer:
     """A buffer of documents that gives out rows. The buffered documents, in order, are its whole state:
     `Packer(row_len, packer.documents())` goes on exactly where `packer` stands. A document is an array whose

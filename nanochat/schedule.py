@@ -3,7 +3,6 @@ stage. Whatever the configuration: learning-rate multipliers lie in [0, 1], rise
 import math
 from dataclasses import dataclass
 
-
 @dataclass(frozen=True)
 class Schedule:
     """Trapezoid: linear warmup over `warmup` steps, flat, linear warmdown over the last `warmdown` share."""

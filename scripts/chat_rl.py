@@ -16,7 +16,6 @@ from nanochat.stage import Stage
 from tasks import add_data_arguments, find_questions
 from tasks.common import Task
 
-
 def parser() -> argparse.ArgumentParser:
     parser = finetune.finetune_parser(__doc__, lr_frac=0.05, conversations=False)
     add = parser.add_argument

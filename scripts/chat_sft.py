@@ -9,7 +9,6 @@ from nanochat import checkpoint
 from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures
 
-
 def parser() -> argparse.ArgumentParser:
     parser = finetune_parser(__doc__, lr_frac=0.1)
     parser.add_argument("-i", "--stage", choices=("mid", "base"), default="mid", help="stage to go on from")

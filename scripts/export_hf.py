@@ -18,7 +18,6 @@ from nanochat import checkpoint, export, report
 from nanochat.common import DTYPES, die, new_parser
 from nanochat.stage import model_dir
 
-
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument

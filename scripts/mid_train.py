@@ -10,7 +10,6 @@ from nanochat import checkpoint
 from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures
 
-
 def parser() -> argparse.ArgumentParser:
     parser = finetune_parser(__doc__, lr_frac=1.0, warmdown=0.2)
     add_mixture_arguments(parser, default="almanac-mid")

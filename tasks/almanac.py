@@ -8,7 +8,6 @@ from pathlib import Path
 from nanochat import almanac
 from tasks.common import USUAL, Task
 
-
 def conversations(split: str, most: int | None, seed: int, data: Path | None = None) -> list[dict]:
     """`most` conversations of the "train" or "val" split; another seed makes others."""
     return list(islice(almanac.conversations(seed, split), USUAL if most is None else most))

@@ -2,7 +2,6 @@
 choices, those that simple methods get right ("arc-easy") and those they do not ("arc-challenge")."""
 from tasks.common import choice_question, choice_task
 
-
 def _question(row: dict) -> dict:
     """Its letters are the row's own labels, which are digits in some."""
     return choice_question(row["question"], row["choices"]["label"], row["choices"]["text"], row["answerKey"])

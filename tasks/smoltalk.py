@@ -2,7 +2,6 @@
 from nanochat.chat import check_conversation
 from tasks.common import Task, source
 
-
 def _conversation(row: dict) -> dict | None:
     """None for a row that is no conversation to learn from: another one takes its place."""
     messages = [{"role": message["role"], "content": message["content"]} for message in row["messages"]]

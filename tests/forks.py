@@ -9,7 +9,6 @@ import os
 import socket
 import sys
 
-
 def serving(folder):
     """A context: the function, or "" where torch does not outlive a fork."""
     from contextlib import contextmanager, nullcontext

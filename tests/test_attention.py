@@ -7,7 +7,6 @@ import torch
 
 from nanochat.attention import attend, attend_cached, cache_mask
 
-
 def naive(q, k, v, window):
     T, D = q.size(1), q.size(3)
     k, v = (x.repeat_interleave(q.size(2) // x.size(2), dim=2) for x in (k, v))

@@ -10,7 +10,6 @@ from hypothesis import strategies as st
 
 from nanochat.calculator import evaluate
 
-
 @pytest.mark.parametrize("expression, answer", [
     ("2+3*4", "14"), ("(2+3)*4", "20"), ("10/2", "5"), ("1/3", "0.333333"), ("0.1+0.2", "0.3"),
     ("7//2", "3"), ("7%4", "3"), ("2**10", "1024"), ("2**-1", "0.5"), ("-3--3", "0"), ("+5", "5"),

@@ -15,7 +15,6 @@ from nanochat.chat import (
 )
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
-
 @functools.cache
 def tokenizer() -> Tokenizer:
     return Tokenizer.train(["the answer is twelve, what is three times four. " * 20], 256 + 9 + 20)

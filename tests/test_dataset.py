@@ -17,7 +17,6 @@ import nanochat
 from nanochat import dataset
 from nanochat.dataset import Dataset, prepare, read_row_group, row_groups, texts
 
-
 @pytest.fixture(autouse=True)
 def base(tmp_path, monkeypatch):
     monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "base"))

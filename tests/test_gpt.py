@@ -12,7 +12,6 @@ from nanochat.gpt import GPT
 from nanochat.past import KVCache
 from nanochat.scaling import make_shape
 
-
 def random_model(depth=4, vocab=97, seed=1, **options) -> GPT:
     """Every weight off its initial zeros, so that nothing is hidden behind an identity."""
     shape = make_shape(depth, vocab, **{"head_dim": 8, "aspect_ratio": 6, "sequence_len": 400, **options})

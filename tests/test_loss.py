@@ -6,7 +6,6 @@ import torch.nn.functional as F
 
 from nanochat import loss
 
-
 @pytest.mark.parametrize("tokens", [1, 64, 200])
 @pytest.mark.parametrize("vocab, padded", [(100, 128), (128, 128)])
 def test_chunked_loss_and_gradients_match_whole_logits(tokens, vocab, padded, monkeypatch):

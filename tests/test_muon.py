@@ -13,7 +13,6 @@ from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW, adam_update, muon_update, orthogonalise
 from nanochat.scaling import LearningRates, derive, make_shape
 
-
 def test_adam_matches_torch():
     generator = torch.Generator().manual_seed(0)
     ours = torch.randn(30, 5, generator=generator)

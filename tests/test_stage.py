@@ -17,7 +17,6 @@ from nanochat.common import RunLog, atomic_write, compute_dtype
 from nanochat.hardware import peaks
 from nanochat.stage import add_stage_arguments, open_stage
 
-
 def arguments(*flags):
     parser = argparse.ArgumentParser()
     add_stage_arguments(parser)

@@ -3,6 +3,7 @@
 models/<tag>/<stage>/step_000500/ holds the weights, the shape, the tokenizer, the training state and a
 manifest of all of them. It is written under a temporary name and renamed once complete, so whatever is killed
 when, at most the work since the last save is lost. "Newest" is what was written last, if whole."""
+import argparse
 import json
 import os
 import re
@@ -216,9 +217,21 @@ def unpack(file: Path) -> Path:
             temporary.rename(directory)
     return directory
 
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """The flags that say which trained model to use."""
+    add = parser.add_argument
+    add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")
+    add("--model-tag", help="name of the model (default: the newest)")
+    add("--step", type=int, help="of its checkpoint (default: the newest)")
+    add("--model", type=Path, metavar="FILE", help="a model in one file instead, from export_hf --pack")
+
+def chosen(args: argparse.Namespace) -> Path:
+    """The model directory that these flags mean."""
+    return unpack(args.model) if args.model else find(args.stage, args.model_tag, args.step)
+
 def load_model(directory: Path, device: str | None = None,
                dtype: str | None = None) -> tuple[GPT, Tokenizer, dict]:
-    """For inference: model, tokenizer and state of a checkpoint (find, unpack). In the dtype that is faster
+    """For inference: model, tokenizer and state of a model directory. In the dtype that is faster
     here, whatever it was trained in, unless `dtype` or $NANOCHAT_DTYPE says otherwise."""
     keep_freed_memory()
     found = find_device(device)

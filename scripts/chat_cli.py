@@ -21,8 +21,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, get_args
 
+from nanochat import checkpoint
 from nanochat.chat import check_conversation, render_prompt
-from nanochat.checkpoint import STAGES, find, load_model
 from nanochat.common import RunLog, base_dir, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
 
@@ -46,9 +46,7 @@ def parser() -> argparse.ArgumentParser:
     add("-p", "--prompt", action="append",
         help='a question to answer and leave; several: each on its own; "-" is the whole standard input')
     add("--json", action="store_true", help="answer -p, else the standard input, as JSON, one object a line")
-    add("-i", "--stage", choices=STAGES, help="of the model (default: the most finished one)")
-    add("--model-tag", help="name of the model (default: the newest)")
-    add("--step", type=int, help="of its checkpoint (default: the newest)")
+    checkpoint.add_arguments(parser)
     add("--system", metavar="TEXT", help="the system message; no use to a base model")
     for name, (kind, default, what) in SETTINGS.items():
         how = {"action": "append"} if kind is str else {"type": kind}
@@ -212,7 +210,7 @@ def main(args: argparse.Namespace) -> None:
     if "-" in prompts:
         text = sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p QUESTION asks")
         prompts = [text if prompt == "-" else prompt for prompt in prompts]
-    model, tokenizer, meta = load_model(find(args.stage, args.model_tag, args.step))
+    model, tokenizer, meta = checkpoint.load_model(checkpoint.chosen(args))
     engine, is_base = Engine(model, tokenizer, max_batch=1, keep=1), meta["stage"] == "base"
     if not prompts:
         print(f"{meta['tag']}, {meta['stage']} step {meta['step']}. /help shows the commands, Ctrl-D leaves")

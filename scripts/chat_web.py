@@ -17,7 +17,7 @@ import time
 import traceback
 import uuid
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
@@ -486,24 +486,20 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     app.include_router(api)
     return app
 
-def find_cards(args: argparse.Namespace) -> list[dict]:
-    """Of every stage of the model asked for, the most finished first, but before all the one asked for."""
-    chosen, cards = checkpoint.find(args.stage, args.model_tag, args.step), []
-    others = [path for path in checkpoint.stages(chosen.parts[-3]) if path.parent != chosen.parent]
-    for path in (chosen, *others):
-        *_, tag, stage, _ = path.parts
-        cards.append({"id": f"{tag}-{stage}", "object": "model", "created": int(checkpoint.created(path)),
-                      "owned_by": "nanochat", "tag": tag, "stage": stage,
-                      "step": checkpoint.read_state(path)["step"],
-                      "context": checkpoint.read_shape(path).sequence_len})
-    return cards
+def find_models(args: argparse.Namespace) -> Iterator[tuple[dict, Path]]:
+    """Card and directory of the model asked for, then of its other stages, the most finished first."""
+    chosen = checkpoint.chosen(args)
+    others = [] if args.model else checkpoint.stages(checkpoint.read_state(chosen)["tag"])
+    for path in (chosen, *(path for path in others if path.parent != chosen.parent)):
+        about = {key: checkpoint.read_state(path)[key] for key in ("tag", "stage", "step")}
+        yield {"id": "{tag}-{stage}".format(**about), "object": "model", "owned_by": "nanochat", **about,
+               "created": int(checkpoint.created(path)),
+               "context": checkpoint.read_shape(path).sequence_len}, path
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("-i", "--stage", choices=checkpoint.STAGES, help="that answers by default (the most finished)")
-    add("--model-tag", help="name of the model (default: the newest)")
-    add("--step", type=int, help="of that stage's checkpoint (default: the newest)")
+    checkpoint.add_arguments(parser)
     add("--host", default="127.0.0.1", help="address to listen on; 0.0.0.0 lets other machines in")
     add("--port", type=int, default=8000, help="0 is any free one")
     add("--api-key", default=os.environ.get("NANOCHAT_API_KEY"), help="what clients of /v1 must know")
@@ -522,16 +518,15 @@ def main(args: argparse.Namespace) -> None:
         listener = socket.create_server((args.host, args.port), family=family)
     except (OSError, OverflowError) as error:
         die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
-    cards = {card["id"]: card for card in find_cards(args)}
+    models = {card["id"]: (card, path) for card, path in find_models(args)}
 
     def load(id: str, device: str) -> Engine:
-        stage, tag, step = (cards[id][key] for key in ("stage", "tag", "step"))
-        model, tokenizer, _ = checkpoint.load_model(checkpoint.find(stage, tag, step), device)
+        model, tokenizer, _ = checkpoint.load_model(models[id][1], device)
         return Engine(model, tokenizer, args.max_batch, args.keep)
 
     import torch
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
-    app = create_app([*cards.values()], load, args, gpus or [str(find_device())])
+    app = create_app([card for card, _ in models.values()], load, args, gpus or [str(find_device())])
     print(f"chat at http://{args.host}:{listener.getsockname()[1]}  (Ctrl-C stops the server)", flush=True)
     config = uvicorn.Config(app, log_level="warning", access_log=False, timeout_graceful_shutdown=5,
                             limit_concurrency=MAX_CONNECTIONS)

@@ -21,9 +21,7 @@ from nanochat.stage import model_dir
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
-    add("-i", "--stage", choices=checkpoint.STAGES, help="of the model (default: the most finished one)")
-    add("--model-tag", help="name of the model (default: the newest)")
-    add("--step", type=int, help="of its checkpoint (default: the newest)")
+    checkpoint.add_arguments(parser)
     add("--out", type=Path, required=True, help="the folder, or file, to make")
     add("--pack", action="store_true", help="one file instead, for chat_cli --model and chat_web --model")
     add("--dtype", choices=DTYPES, help="of the weights (default: what the model was trained to compute in)")
@@ -44,7 +42,7 @@ def main(args: argparse.Namespace) -> None:
     out, started = args.out.expanduser(), time.perf_counter()
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         die(f"{out} is there already", hint="choose another --out, or remove it first")
-    whom = checkpoint.find(args.stage, args.model_tag, args.step)
+    whom = checkpoint.chosen(args)
     out.parent.mkdir(parents=True, exist_ok=True)
     if args.pack:
         checkpoint.pack(whom, out)

@@ -1,6 +1,5 @@
-"""A model in the format of Hugging Face's transformers: a folder of weights, configuration, tokenizer, chat
-template and hf_model.py, that transformers alone can load. Also what the folder has to reproduce: hf_check.py
-asks it, in a process that knows nothing of this repository."""
+"""A model in the format of Hugging Face's transformers: a folder of weights, config, tokenizer, template and
+hf_model.py, that transformers alone can load; and the proof that it answers as the model does."""
 import json
 import os
 import random
@@ -11,14 +10,13 @@ import tempfile
 from pathlib import Path
 
 import torch
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file
 
 from nanochat.chat import render_conversation, render_prompt
 from nanochat.gpt import GPT, QK_SCALE, ROPE_BASE, SOFTCAP
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 
 HERE = Path(__file__).parent
-GREEDY = 6                         # tokens that it is compared in how they are continued
 UNTYPABLE = "\ufdd0"                # a code point that Unicode assures never to be a character
 
 def marker(name: str) -> str:
@@ -118,27 +116,6 @@ def some_conversations() -> list[list[dict]]:
         found.append(messages + [{"role": role, "content": text} for role in ("user", "assistant")])
     return found + [messages[1:] for messages in found[:9]]
 
-@torch.no_grad()
-def expected(model: GPT, tokenizer: Tokenizer) -> tuple[dict, dict[str, torch.Tensor]]:
-    """What a folder made of an fp32 model has to answer; and logits (tokens, vocab_size) of its prompts."""
-    talks = []
-    for messages in some_conversations():
-        ids, mask = render_conversation(tokenizer, {"messages": messages})
-        prompt = render_prompt(tokenizer, {"messages": messages[:-1]})
-        halved = UNTYPABLE in json.dumps(messages, ensure_ascii=False)  # halves have no place in the text
-        talks.append({"messages": messages, "ids": ids, "mask": [] if halved else mask, "prompt": prompt})
-    longest = min(model.shape.sequence_len - GREEDY, min(model.shape.windows) + 100)        # beyond a window
-    anything = random.Random(2).choices(range(tokenizer.vocab_size), k=longest - 1)
-    asked = [[{"role": "user", "content": text}] for text in ("What is 37 + 85?", "Who are you?")]
-    prompts = [render_prompt(tokenizer, {"messages": messages}, longest) for messages in asked]
-    prompts.append([tokenizer.bos, *anything])
-    logits = {str(number): model(torch.tensor([prompt]))[0] for number, prompt in enumerate(prompts)}
-    continued = [list(prompt) for prompt in prompts]
-    for row in continued * GREEDY:
-        row.append(int(model(torch.tensor([row]))[0, -1].argmax()))
-    return {"texts": [[text, tokenizer.encode(text)] for text in some_texts()], "conversations": talks,
-            "prompts": prompts, "continued": continued}, logits
-
 def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
     """Everything but the model card. The weights have the dtype that the model computes in."""
     about = config(model, tokenizer)
@@ -150,17 +127,47 @@ def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
     shutil.copyfile(HERE / "hf_model.py", folder / "modeling_nanochat.py")
 
 def difference(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
-    """How the folder behaves otherwise than the model, as hf_check.py finds in a fresh process; empty if it
-    does not."""
-    exact = GPT(model.shape, torch.float32)             # of the very weights that were written
-    exact.load_state_dict(model.for_inference().state_dict())
-    facts, logits = expected(exact.eval(), tokenizer)
+    """What the folder answers otherwise than the model, as a fresh process finds; empty if nothing."""
+    texts, talks = some_texts(), some_conversations()
+    longest = min(model.shape.sequence_len - 6, min(model.shape.windows) + 100)             # beyond a window
+    asked = [[{"role": "user", "content": text}] for text in ("What is 37 + 85?", "Who are you?")]
+    prompts = [render_prompt(tokenizer, {"messages": messages}, longest) for messages in asked]
+    prompts.append(random.Random(2).choices(range(tokenizer.vocab_size), k=longest))
     with tempfile.TemporaryDirectory() as name:
-        (Path(name) / "expected.json").write_text(json.dumps(facts))
-        save_file(logits, Path(name) / "expected.safetensors")
+        questions = {"texts": texts, "conversations": talks, "prompts": prompts}
+        (Path(name) / "questions.json").write_text(json.dumps(questions))
         environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
         environment["HF_MODULES_CACHE"] = name          # where transformers puts code that came with weights
-        command = [sys.executable, "-P", HERE / "hf_check.py", folder.absolute(), name]
-        check = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True)
-    failed = check.stdout.strip() or check.stderr.strip()[-2000:] or f"exit code {check.returncode}"
-    return failed if check.returncode else ""
+        command = [sys.executable, "-P", HERE / "hf_answers.py", folder.absolute(), name]
+        run = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True)
+        if run.returncode:
+            return (run.stderr.strip() or f"exit code {run.returncode}").splitlines()[-1]
+        answers = json.loads((Path(name) / "answers.json").read_text())
+        found = load_file(Path(name) / "answers.safetensors")
+    rendered = [render_conversation(tokenizer, {"messages": messages}) for messages in talks]
+    wanted = {"tokens": list(map(tokenizer.encode, texts)), "texts": texts,
+              "prompts": [render_prompt(tokenizer, {"messages": messages[:-1]}) for messages in talks],
+              "conversations": [ids for ids, _ in rendered], "masks": [mask for _, mask in rendered]}
+    for what, right in wanted.items():
+        for question, a, b in zip(texts if what[0] == "t" else talks, answers[what], right, strict=True):
+            # the mask goes by places in the text, where half of a doubled character has none
+            if a != b and not (what == "masks" and UNTYPABLE in json.dumps(question, ensure_ascii=False)):
+                at = len(os.path.commonprefix([a, b]))
+                return f"{what} of {question!r}: {a[at:at + 9]!r} from place {at} on, not {b[at:at + 9]!r}"
+    return _logits_difference(model, prompts, found)
+
+@torch.no_grad()
+def _logits_difference(model: GPT, prompts: list[list[int]], found: dict[str, torch.Tensor]) -> str:
+    exact = GPT(model.shape, torch.float32).eval()      # of the very weights that were written
+    exact.load_state_dict(model.for_inference().state_dict())
+    for number, (prompt, added) in enumerate(zip(prompts, found["float32 generated"].tolist(), strict=True)):
+        right = exact(torch.tensor([prompt + added]))[0]
+        for what in ("in a batch", "in pieces", "padded"):
+            for dtype, measure, bound in (("float32", torch.max, 2e-3), ("bfloat16", torch.mean, 0.5)):
+                logits = found[f"{dtype} {number} {what}"]
+                gap = measure((logits.float() - right[:len(prompt)]).abs())
+                if not gap <= bound:                    # NaN is a difference, too
+                    return f"logits of a prompt {what} in {dtype}: {gap:.4g} apart, {bound} may be rounding"
+        if (best := right[len(prompt) - 1:-1].argmax(-1).tolist()) != added:
+            return f"generate() goes on with {added}, not with {best}"
+    return ""

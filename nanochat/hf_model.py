@@ -128,8 +128,8 @@ class Attention(nn.Module):
 class MLP(nn.Module):
     def __init__(self, config: NanochatConfig):
         super().__init__()
-        self.up = nn.Linear(config.hidden_size, config.intermediate_size, bias=False)
-        self.down = nn.Linear(config.intermediate_size, config.hidden_size, bias=False)
+        C, hidden = config.hidden_size, config.intermediate_size
+        self.up, self.down = nn.Linear(C, hidden, bias=False), nn.Linear(hidden, C, bias=False)
 
     def forward(self, x: Tensor) -> Tensor:
         return self.down(F.relu(self.up(x)).square())
@@ -145,7 +145,7 @@ class Block(nn.Module):
 
 class NanochatPreTrainedModel(PreTrainedModel):
     config_class = NanochatConfig
-    base_model_prefix = "model"
+    base_model_prefix, _input_embed_layer = "model", "embedding"
     _no_split_modules = ["NanochatModel"]
     _supports_sdpa = _supports_flash_attn = _supports_flex_attn = _supports_attention_backend = True
 
@@ -163,12 +163,6 @@ class NanochatModel(NanochatPreTrainedModel):
         self.smear, self.backout = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
         self.previous = nn.ModuleList([Previous(config, L)])    # vLLM wants a number in the path of each
         self.post_init()
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        return self.embedding
-
-    def set_input_embeddings(self, embedding: nn.Embedding) -> None:
-        self.embedding = embedding
 
     @can_return_tuple
     def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
@@ -220,9 +214,6 @@ class NanochatForCausalLM(NanochatPreTrainedModel, GenerationMixin):
         self.model = NanochatModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self.post_init()
-
-    def get_output_embeddings(self) -> nn.Linear:
-        return self.lm_head
 
     @can_return_tuple
     def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None,

@@ -9,7 +9,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 LAYERS = [
-    {"common", "schedule", "packing", "calculator", "sandbox", "hf_model", "hf_check"},
+    {"common", "schedule", "packing", "calculator", "sandbox", "hf_model", "hf_answers"},
     {"almanac", "hub", "dist", "hardware", "scaling", "execution"},
     {"tokenizer", "dataset", "attention", "loss", "fp8", "muon"},
     {"past", "chat", "sampler"},

@@ -384,3 +384,16 @@ def test_a_pipe_leaves_no_history(base_dir, monkeypatch):
     monkeypatch.setattr("sys.stdin", io.StringIO("x"))
     run()
     assert not Path(base_dir, "chat_history.jsonl").exists()
+
+
+def test_a_model_in_one_file_answers_where_there_is_no_other(tmp_path, monkeypatch, capsys):
+    save_caller()
+    file = tmp_path / "model.nanochat"
+    checkpoint.pack(checkpoint.find(), file)
+    monkeypatch.setenv("NANOCHAT_BASE_DIR", str(tmp_path / "elsewhere"))
+    run("--model", str(file), "-p", "a", "--json")
+    told = json.loads(capsys.readouterr().out)
+    assert told["parts"] == ANSWER and (told["tag"], told["stage"], told["step"]) == ("t", "sft", 1)
+    with pytest.raises(SystemExit, match="2"):
+        run("--model", str(tmp_path / "nothing"), "-p", "a")
+    assert "nothing is not a file" in capsys.readouterr().err

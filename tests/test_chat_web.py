@@ -625,3 +625,14 @@ def test_what_the_server_says_is_what_the_engine_generates(client):
     assert choice["text"] == answer.text and choice["finish_reason"] == answer.finish_reason
     for given in (prompt, [TOKENIZER.bos, *prompt]):
         assert complete(client, prompt=given, **fields).json()["choices"][0]["text"] == answer.text
+
+
+def test_of_a_model_in_one_file_that_model_is_served_and_no_other(tmp_path):
+    for stage in ("base", "sft"):
+        stored = Stage(stage, "tiny", World(), Namespace(dtype="float32", run="dummy"))
+        checkpoint.save(stored, bigram(TOOL), TOKENIZER, 7)
+    checkpoint.pack(checkpoint.find("base"), tmp_path / "model")
+    args = chat_web.parser().parse_args(["--model", str(tmp_path / "model")])
+    (card, path), = chat_web.find_models(args)
+    assert (card["id"], card["step"], card["context"]) == ("tiny-base", 7, CONTEXT)
+    assert path == checkpoint.unpack(tmp_path / "model")

@@ -178,7 +178,7 @@ class NanochatModel(NanochatPreTrainedModel):
         if position_ids is None:
             before = past_key_values.get_seq_length() if past_key_values is not None else 0
             position_ids = torch.arange(before, before + T, device=input_ids.device)[None]
-            if attention_mask is not None and attention_mask.dim() == 2:
+            if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
         x = norm(self.embedding(input_ids))                                                     # (B, T, C)
         cos, sin = rotary(position_ids, config, x.dtype)
@@ -216,10 +216,11 @@ class NanochatForCausalLM(NanochatPreTrainedModel, GenerationMixin):
         self.post_init()
 
     @can_return_tuple
-    def forward(self, input_ids: Tensor | None = None, labels: Tensor | None = None,
+    def forward(self, input_ids: Tensor | None = None, attention_mask: Tensor | None = None,
+                position_ids: Tensor | None = None, labels: Tensor | None = None,
                 logits_to_keep: int | Tensor = 0, **kwargs) -> CausalLMOutputWithPast:
         """Logits (B, the last logits_to_keep of T or all, V) in fp32, and the loss where labels are given."""
-        output = self.model(input_ids, **kwargs)
+        output = self.model(input_ids, attention_mask, position_ids, **kwargs)
         kept = slice(-logits_to_keep, None) if isinstance(logits_to_keep, int) else logits_to_keep
         cap = self.config.final_logit_softcapping
         logits = cap * torch.tanh(self.lm_head(output.last_hidden_state[:, kept]).float() / cap)

@@ -5,7 +5,7 @@ out their ids. A tokenizer is known by its hash, so that a model refuses any oth
 Used by everything that touches text; rustbpe is imported only to train."""
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tiktoken
@@ -38,15 +38,13 @@ class Tokenizer:
         self.hash = sha256("\n".join([pattern, *SPECIAL_TOKENS, self._ranks_text()]).encode())
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int,
-              progress: Callable[[str, int, int], None] | None = None) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
-        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges."""
+        fewer tokens."""
         import rustbpe
         if vocab_size < SMALLEST:
             raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {SMALLEST}")
-        ordinary = vocab_size - len(SPECIAL_TOKENS)
-        return cls(rustbpe.train(texts, ordinary, pattern=SPLIT_PATTERN, progress=progress))
+        return cls(rustbpe.train(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN))
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "Tokenizer":

@@ -77,7 +77,7 @@ def isolated(asked: list, stage: Stage) -> list:
     args, others = stage.args, [each for each in asked if each[0].name != "humaneval"]
     if len(others) < len(asked):
         from nanochat import execution
-        unsafe = "mount namespace" not in execution.isolation() and not args.unsafe_execution
+        unsafe = "namespaces" not in execution.isolation() and not args.unsafe_execution
         if args.allow_missing and unsafe:
             stage.print("without humaneval: its programs cannot be isolated here")
             return others

@@ -21,7 +21,7 @@ fn main() -> Result<(), Error> {
         send(batch)
     })?;
     let counted = start.elapsed();
-    let merges = bpe::merges(words, 32768 - 9 - 256, |_| Ok::<_, Error>(()))?;
+    let merges = bpe::merges(words, 32768 - 9 - 256, || Ok::<_, Error>(()))?;
     let merged = start.elapsed() - counted;
     println!("{:.3} s counting, {:.3} s for {} merges", counted.as_secs_f64(), merged.as_secs_f64(), merges.len());
     Ok(())

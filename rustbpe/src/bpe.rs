@@ -69,11 +69,11 @@ fn count_at(runs: &mut &[(u32, u64)], slot: u32) -> u64 {
 }
 
 /// The merges that training makes, in order: at most `wanted`, fewer when every word has become one token.
-/// `progress(done)` is called now and then and can stop the training with an error.
+/// `check` is called now and then and can stop the training with an error.
 pub fn merges<E: From<Error>>(
     words: Words,
     wanted: usize,
-    mut progress: impl FnMut(usize) -> Result<(), E>,
+    check: impl Fn() -> Result<(), E>,
 ) -> Result<Vec<(Id, Id)>, E> {
     let mut merger = Merger::new(words, wanted)?;
     let ids = 256 + wanted.min(merger.symbols.len()); // each merge empties a slot at least
@@ -81,12 +81,11 @@ pub fn merges<E: From<Error>>(
     let mut done = Vec::new();
     while done.len() < wanted {
         if done.len() % 128 == 0 {
-            progress(done.len())?;
+            check()?;
         }
         let Some(pair) = merger.best() else { break };
         done.push(merger.merge(pair, &mut left, &mut right));
     }
-    progress(done.len())?;
     Ok(done)
 }
 

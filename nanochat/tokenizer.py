@@ -27,13 +27,12 @@ class Tokenizer:
     def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN):
         self.pattern = pattern
         self._ranks = list(ranks)
-        self._bytes = self._ranks + [name.encode() for name in SPECIAL_TOKENS]
         self._specials = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
         by_bytes = {token: id for id, token in enumerate(ranks)}
         assert len(by_bytes) == len(ranks), "two tokens have the same bytes"
         self._tiktoken = tiktoken.Encoding("nanochat", pat_str=pattern, mergeable_ranks=by_bytes,
                                            special_tokens=self._specials)
-        self.vocab_size = len(self._bytes)
+        self.vocab_size = self._tiktoken.n_vocab
         self.bos = self.special("<|bos|>")
         self.hash = sha256("\n".join([pattern, *SPECIAL_TOKENS, self._ranks_text()]).encode())
 
@@ -85,7 +84,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Raw bytes, which may end inside a character; specials by their names."""
-        return b"".join(self._bytes[id] for id in ids)
+        return self._tiktoken.decode_bytes(list(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.decode_bytes(ids).decode(errors="replace")

@@ -14,6 +14,7 @@ import random
 import statistics
 import sys
 import time
+import timeit
 from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from functools import cache, partial
@@ -106,12 +107,8 @@ def bandwidth(device) -> float:
     import torch
     if device.type == "cuda" and (known := peaks(torch.cuda.get_device_name())):
         return known[1]
-    numbers, times = torch.ones(2 ** 26, device=device), []
-    for _ in range(8):
-        start = time.perf_counter()
-        numbers.sum().item()
-        times.append(time.perf_counter() - start)
-    return 4 * len(numbers) / min(times)
+    numbers = torch.ones(2 ** 26, device=device)
+    return numbers.nbytes / min(timeit.repeat(lambda: numbers.sum().item(), number=1, repeat=8))
 
 def main(args: argparse.Namespace) -> None:
     device = find_device()

@@ -27,10 +27,14 @@ fn train<'py>(
     let threads = available_parallelism().map_or(1, |cores| cores.get());
     let splitter = Splitter::new(pattern.unwrap_or(DEFAULT_PATTERN))?;
     let texts = texts.clone().unbind();
-    let merges = py.detach(|| {
+    let merges = py.detach(|| -> PyResult<Vec<_>> {
         let feed = |send: Sender| Python::attach(|py| read(texts.bind(py), send));
         let words = count::count(&splitter, threads, feed)?;
-        bpe::merges(words, wanted, || Python::attach(|py| py.check_signals()))
+        let checked = |(done, merge)| match done % 128 {
+            0 => Python::attach(|py| py.check_signals()).map(|()| merge), // Ctrl-C
+            _ => Ok(merge),
+        };
+        bpe::merges(words, wanted)?.enumerate().map(checked).collect()
     })?;
     let tokens = bpe::vocabulary(&merges);
     Ok(tokens.iter().map(|token| PyBytes::new(py, token)).collect())

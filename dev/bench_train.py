@@ -39,7 +39,7 @@ def main(args: argparse.Namespace) -> None:
     optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay)
     call = torch.compile(model, dynamic=False) if args.compile else model
     idx = torch.randint(0, args.vocab_size, (2, args.rows, args.sequence_len), device=device)
-    sync = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    sync = getattr(torch, device.type).synchronize
     times = []                                          # of a step, and of the optimizer in it
     for _ in range(args.warmup + args.steps):
         start = time.perf_counter()

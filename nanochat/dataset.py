@@ -9,7 +9,6 @@ To fetch in advance what a run will need:
 import argparse
 import fcntl
 import gzip
-import hashlib
 import json
 import random
 import shutil
@@ -239,24 +238,15 @@ def _read_txt(lines: Iterable[str]) -> Iterator[str]:
     yield held.strip()
 
 def _split(documents: Iterable[str], fraction: float, val: list[str]) -> Iterator[str]:
-    """Yield what is for training, and put documents whose digest is below `fraction` into `val`: the same
-    ones in any order of files, and every copy of them. If there is none, the one with the smallest digest."""
-    held, least = [], 1.0                               # the smallest so far, with its copies
+    """Yield what is for training, and put into `val` the first document, those whose digest is below
+    `fraction`, wherever they stand, and every copy of these."""
+    first = None
     for document in documents:
-        digest = int.from_bytes(hashlib.blake2b(document.encode(), digest_size=8).digest()) / 2**64
-        if fraction <= digest < least:
-            yield from held
-            held, least = [], digest
-        if digest < fraction:
+        first = first or document
+        if document == first or int(sha256(document.encode()), 16) < fraction * 2 ** 256:
             val.append(document)
-        elif digest == least:
-            held.append(document)
         else:
             yield document
-    if val:
-        yield from held
-    else:
-        val += held
 
 def main(args: argparse.Namespace) -> None:
     plan = derive(args.depth, ratio=args.target_param_data_ratio) if args.depth else None

@@ -31,8 +31,6 @@ SANDBOX = Path(__file__).with_name("sandbox.py")
 UNSHARE = ["/usr/bin/env", "setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--net", "--ipc",
            "--fork", "--kill-child"]
 NOBODY = ["--user", "--map-user=65534", "--map-group=65534", "--keep-caps"]
-WALLS = {"namespaces": [f"{kind} namespace" for kind in ("mount", "pid", "network", "ipc")],
-         "seccomp": ["seccomp"]}
 FLOOD = 2 ** 20                                         # bytes of output that are too many
 TAIL = 4096                                             # bytes of output that are kept
 _allowed = False                                        # to run without namespaces
@@ -43,20 +41,17 @@ class Outcome:
     reason: str                                         # passed, failed, timeout, memory, output or killed
     output: str                                         # the end of what was written, tracebacks included
 
-def isolation() -> list[str]:
-    """Names of what is in force here, found by trying."""
-    return [*(name for wall in _walls() for name in WALLS[wall]), "rlimits"]
-
 @cache
-def _walls() -> tuple[str, ...]:
+def isolation() -> tuple[str, ...]:
+    """The walls that are in force here, found by trying."""
     tries = (("namespaces", "seccomp"), ("namespaces",), ("seccomp",))
-    return next((walls for walls in tries if _run("", "", 10, 2 ** 30, walls).passed), ())
+    return (*next((walls for walls in tries if _run("", "", 10, 2 ** 30, walls).passed), ()), "rlimits")
 
 def require_isolation(unsafe: bool) -> str:
     """A line that says what is in force. Dies where that lacks namespaces, unless `unsafe` is good enough."""
     global _allowed
     _allowed = _allowed or unsafe
-    if "namespaces" in _walls():
+    if "namespaces" in isolation():
         return f"model programs run isolated: {', '.join(isolation())}"
     if not _allowed:
         why = _run("", "", 10, 2 ** 30, ("namespaces",)).output.strip().rpartition("\n")[2]
@@ -68,7 +63,7 @@ def run_tests(program: str, tests: str, timeout: float = 10.0, memory: int = 2 *
     """Run `program`, then `tests`, in which the program's functions and plain values go by their names,
     unless they define them. `timeout` in seconds, `memory` in bytes of address space. Threads may call it."""
     require_isolation(unsafe=False)
-    return _run(program, tests, timeout, memory, _walls())
+    return _run(program, tests, timeout, memory, isolation())
 
 def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str, ...]) -> Outcome:
     secret, code = secrets.token_hex(16), program.encode(errors="surrogatepass")

@@ -16,6 +16,7 @@ from collections import defaultdict
 
 import torch
 import torch.distributed as dist
+from torch.linalg import matrix_norm
 
 from nanochat.dist import World
 from nanochat.scaling import LearningRates
@@ -54,15 +55,11 @@ def adam_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, bet
     if exact is not p:
         p.copy_(exact)
 
-def frobenius(x: torch.Tensor) -> torch.Tensor:
-    """Norm of each matrix of a stack (K, m, n) -> (K, 1, 1)."""
-    return x.norm(dim=(-2, -1), keepdim=True)
-
 def orthogonalise(x: torch.Tensor) -> torch.Tensor:
     """Nearest semi-orthogonal matrix of each of a stack (K, m, n), roughly: five odd polynomials aX + b(XX')X
     + c(XX')²X on the shorter side push all singular values towards 1. In x's dtype: bf16 is enough."""
     wide = x.size(-2) <= x.size(-1)
-    x = x / (1.01 * frobenius(x) + 1e-6)
+    x = x / (1.01 * matrix_norm(x, keepdim=True) + 1e-6)
     for a, b, c in POLAR_EXPRESS:
         gram = x @ x.mT if wide else x.mT @ x
         polynomial = torch.baddbmm(gram, gram, gram, beta=b, alpha=c)
@@ -79,14 +76,14 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
     buffer = state["momentum"].lerp_(grad, 1 - momentum)
     x = torch.lerp(grad, buffer, momentum)                            # Nesterov
     rows = x.norm(dim=-1, keepdim=True)                               # row equilibration (arXiv 2603.28254)
-    x = x * (frobenius(x) / math.sqrt(m) / rows.clamp(min=SMALLEST_ROW))
+    x = x * (matrix_norm(x, keepdim=True) / math.sqrt(m) / rows.clamp(min=SMALLEST_ROW))
     x = orthogonalise(x.to(dtype or p.dtype)).to(p.dtype)
-    x = x * (math.sqrt(min(m, n)) / frobenius(x).clamp(min=1e-10))    # (arXiv 2602.21545)
+    x = x * (math.sqrt(min(m, n)) / matrix_norm(x, keepdim=True).clamp(min=1e-10))    # (arXiv 2602.21545)
     # NorMuon (arXiv 2510.05491): a second moment per row (or column) evens out the sizes of their updates
     second = state["second"].lerp_(x.square().mean(dim=-1 if m >= n else -2, keepdim=True), 1 - MUON_BETA2)
-    before = frobenius(x)
+    before = matrix_norm(x, keepdim=True)
     x = x * second.clamp(min=1e-10).rsqrt()
-    x = x * (before / frobenius(x).clamp(min=1e-10))
+    x = x * (before / matrix_norm(x, keepdim=True).clamp(min=1e-10))
     lr = lr * math.sqrt(max(1.0, m / n))
     decay = p * (x * p >= 0)                                          # cautious: only where the update agrees
     p.add_(x, alpha=-lr).add_(decay, alpha=-lr * weight_decay)

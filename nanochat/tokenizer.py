@@ -5,7 +5,7 @@ out their ids. A tokenizer is known by its hash, so that a model refuses any oth
 Used by everything that touches text; rustbpe is imported only to train."""
 import base64
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import tiktoken
@@ -27,26 +27,23 @@ class Tokenizer:
     def __init__(self, ranks: Sequence[bytes], pattern: str = SPLIT_PATTERN):
         self.pattern = pattern
         self._ranks = list(ranks)
-        self._bytes = self._ranks + [name.encode() for name in SPECIAL_TOKENS]
         self._specials = {name: len(ranks) + i for i, name in enumerate(SPECIAL_TOKENS)}
         by_bytes = {token: id for id, token in enumerate(ranks)}
         assert len(by_bytes) == len(ranks), "two tokens have the same bytes"
         self._tiktoken = tiktoken.Encoding("nanochat", pat_str=pattern, mergeable_ranks=by_bytes,
                                            special_tokens=self._specials)
-        self.vocab_size = len(self._bytes)
+        self.vocab_size = self._tiktoken.n_vocab
         self.bos = self.special("<|bos|>")
         self.hash = sha256("\n".join([pattern, *SPECIAL_TOKENS, self._ranks_text()]).encode())
 
     @classmethod
-    def train(cls, texts: Iterable[str], vocab_size: int,
-              progress: Callable[[str, int, int], None] | None = None) -> "Tokenizer":
+    def train(cls, texts: Iterable[str], vocab_size: int) -> "Tokenizer":
         """vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
-        fewer tokens. progress(phase, done, total): "count" in bytes read, total 0, then "merge" in merges."""
+        fewer tokens."""
         import rustbpe
         if vocab_size < SMALLEST:
             raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {SMALLEST}")
-        ordinary = vocab_size - len(SPECIAL_TOKENS)
-        return cls(rustbpe.train(texts, ordinary, pattern=SPLIT_PATTERN, progress=progress))
+        return cls(rustbpe.train(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN))
 
     @classmethod
     def load(cls, directory: Path | None = None) -> "Tokenizer":
@@ -87,7 +84,7 @@ class Tokenizer:
 
     def decode_bytes(self, ids: Iterable[int]) -> bytes:
         """Raw bytes, which may end inside a character; specials by their names."""
-        return b"".join(self._bytes[id] for id in ids)
+        return self._tiktoken.decode_bytes(list(ids))
 
     def decode(self, ids: Iterable[int]) -> str:
         return self.decode_bytes(ids).decode(errors="replace")

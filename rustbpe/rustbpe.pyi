@@ -1,25 +1,17 @@
 """Byte pair encoding, trained fast."""
 
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 
 PATTERN: str
 """The default split pattern: GPT-4's, with numbers cut into at most two digits."""
 
-def train(
-    texts: Iterable[str],
-    vocab_size: int,
-    pattern: str | None = None,
-    progress: Callable[[str, int, int], None] | None = None,
-) -> list[bytes]:
+def train(texts: Iterable[str], vocab_size: int, pattern: str | None = None) -> list[bytes]:
     """
     The bytes of every token, in the order of their ids: the 256 single bytes, then one token per merge.
 
     Merges the most frequent pair, of equally frequent ones the pair with the smaller ids. Fewer than
     `vocab_size` tokens come back when every word has become one token. `texts` is read once, as a stream:
-    memory grows with the distinct words alone. A thread per core counts.
-
-    progress(phase, done, total): phase "count" with done in bytes of text and total 0, as it is unknown;
-    then "merge" with both in merges. What it raises stops the training, and so does Ctrl-C.
+    memory grows with the distinct words alone. A thread per core counts. Ctrl-C stops it.
 
     Raises ValueError for a vocab_size below 256, a pattern that does not compile or a text with lone
     surrogates, TypeError for an item that is no str.

@@ -7,7 +7,7 @@
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 import argparse
 
-from nanochat import checkpoint
+from nanochat import checkpoint, execution
 from nanochat.common import die, new_parser, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import Z, ask, centred, pass_at_k, percent, wilson
@@ -76,8 +76,7 @@ def isolated(asked: list, stage: Stage) -> list:
     machine and --allow-missing is given. Says what does."""
     args, others = stage.args, [each for each in asked if each[0].name != "humaneval"]
     if len(others) < len(asked):
-        from nanochat import execution
-        unsafe = "mount namespace" not in execution.isolation() and not args.unsafe_execution
+        unsafe = "namespaces" not in execution.isolation() and not args.unsafe_execution
         if args.allow_missing and unsafe:
             stage.print("without humaneval: its programs cannot be isolated here")
             return others

@@ -15,10 +15,10 @@ from nanochat.tokenizer import SMALLEST, Tokenizer
 LOGGED_FILES = 20                                       # whose words the spelling tasks may take
 
 def excerpt(texts: Iterable[str], max_chars: int, doc_cap: int, counts: Counter) -> Iterator[str]:
-    """`doc_cap` characters of each text, `max_chars` in all, and how many these are."""
+    """`doc_cap` characters of each text, `max_chars` in all, and how much this is."""
     for text in texts:
         text = text[:min(doc_cap, max_chars - counts["chars"])]
-        counts.update(documents=1, chars=len(text))
+        counts.update(documents=1, chars=len(text), bytes=len(text.encode()))
         yield text
         if counts["chars"] >= max_chars:
             return
@@ -39,13 +39,8 @@ def main(args: argparse.Namespace) -> None:
     require_positive(args, "max_chars", "doc_cap")
     data = dataset.prepare(**dataset.choose(args))
     counts, start = Counter(), time.perf_counter()
-
-    def progress(phase: str, done: int, _total: int) -> None:
-        if phase == "count":
-            counts["bytes"] = done
-
     texts = excerpt(dataset.texts(data.train), args.max_chars, args.doc_cap, counts)
-    tokenizer = Tokenizer.train(texts, args.vocab_size, progress)
+    tokenizer = Tokenizer.train(texts, args.vocab_size)
     seconds = time.perf_counter() - start
     if not counts["chars"]:
         die(f"{data.name}: the training shards hold no text", hint="name other text with --data")

@@ -93,7 +93,7 @@ def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_l
 
 
 def test_programs_that_nothing_isolates_are_left_out_where_something_may_be_missing(six, monkeypatch, capsys):
-    monkeypatch.setattr(execution, "isolation", lambda: ["rlimits"])
+    monkeypatch.setattr(execution, "isolation", lambda: ("rlimits",))
     run("--tasks=humaneval,gsm8k", "--allow-missing")
     assert [record["task"] for record in results()] == ["gsm8k"]
     assert "without humaneval: its programs cannot be isolated here" in capsys.readouterr().out

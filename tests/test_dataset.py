@@ -147,7 +147,7 @@ def test_every_kind_of_file_is_read(tmp_path):
     assert sorted(read(made.train) + read(made.val)) == sorted([
         "plain text\n\nwith a paragraph", "line one", "lone ? surrogate", "zipped", "übersetzt",
         "from parquet"])
-    assert len(read(made.val)) == 1
+    assert "plain text\n\nwith a paragraph" in read(made.val)
 
 
 def test_a_book_is_cut_at_blank_lines_and_loses_nothing(tmp_path):
@@ -168,14 +168,15 @@ def test_end_of_text_lines_separate_documents(tmp_path):
     assert sorted(read(made.train) + read(made.val)) == ["one\n\nstill one", "two"]
 
 
-def test_validation_is_a_fixed_percent_whatever_the_order_of_files(tmp_path):
+def test_validation_is_a_fixed_percent_whatever_the_order_but_for_the_first_document(tmp_path):
     documents = [f"document number {i}" for i in range(5000)]
     (tmp_path / "a").mkdir(), (tmp_path / "b").mkdir()
     for folder, order in (("a", documents), ("b", documents[::-1])):
         lines = [json.dumps({"text": text}) + "\n" for text in order]
         (tmp_path / folder / "x.jsonl").write_text("".join(lines))
     one, two = prepare(path=tmp_path / "a"), prepare(path=tmp_path / "b")
-    assert sorted(read(one.val)) == sorted(read(two.val)) and 25 <= len(read(one.val)) <= 80
+    assert set(read(one.val)) ^ set(read(two.val)) == {documents[0], documents[-1]}
+    assert 25 <= len(read(one.val)) <= 80
     assert sorted(read(one.train) + read(one.val)) == sorted(documents)
 
 

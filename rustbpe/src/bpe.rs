@@ -69,25 +69,12 @@ fn count_at(runs: &mut &[(u32, u64)], slot: u32) -> u64 {
 }
 
 /// The merges that training makes, in order: at most `wanted`, fewer when every word has become one token.
-/// `progress(done)` is called now and then and can stop the training with an error.
-pub fn merges<E: From<Error>>(
-    words: Words,
-    wanted: usize,
-    mut progress: impl FnMut(usize) -> Result<(), E>,
-) -> Result<Vec<(Id, Id)>, E> {
+pub fn merges(words: Words, wanted: usize) -> Result<impl Iterator<Item = (Id, Id)>, Error> {
     let mut merger = Merger::new(words, wanted)?;
     let ids = 256 + wanted.min(merger.symbols.len()); // each merge empties a slot at least
     let (mut left, mut right) = (Side::new(ids), Side::new(ids));
-    let mut done = Vec::new();
-    while done.len() < wanted {
-        if done.len() % 128 == 0 {
-            progress(done.len())?;
-        }
-        let Some(pair) = merger.best() else { break };
-        done.push(merger.merge(pair, &mut left, &mut right));
-    }
-    progress(done.len())?;
-    Ok(done)
+    let next = move || merger.best().map(|pair| merger.merge(pair, &mut left, &mut right));
+    Ok(std::iter::from_fn(next).take(wanted))
 }
 
 /// The bytes of every token: the 256 single bytes, then one per merge.

@@ -46,11 +46,13 @@ struct Table {
     used: usize,
 }
 
-impl Table {
-    fn new(slots: usize) -> Self {
-        Self { slots: vec![Slot::default(); slots], used: 0 }
+impl Default for Table {
+    fn default() -> Self {
+        Self { slots: vec![Slot::default(); 1 << 12], used: 0 }
     }
+}
 
+impl Table {
     fn add(&mut self, key: (u64, u64), hash: u64, count: u64) {
         let mask = self.slots.len() - 1;
         let mut at = hash as usize;
@@ -74,7 +76,7 @@ impl Table {
 
     #[cold]
     fn grow(&mut self) {
-        let mut larger = Self::new(2 * self.slots.len());
+        let mut larger = Self { slots: vec![Slot::default(); 2 * self.slots.len()], used: 0 };
         for slot in self.slots.iter().filter(|slot| slot.count > 0) {
             larger.add(slot.key, hash(slot.key), slot.count);
         }
@@ -100,17 +102,12 @@ pub fn prefetch<T>(items: &[T], at: usize) {
 }
 
 /// Distinct words and their counts.
+#[derive(Default)]
 pub struct Words {
     short: Table,
     waiting: [((u64, u64), u64); WAITING], // a ring of keys with hashes; a key of length 0 is no word
     at: usize,
     long: FxHashMap<Box<[u8]>, u64>,
-}
-
-impl Default for Words {
-    fn default() -> Self {
-        Self { short: Table::new(1 << 12), waiting: Default::default(), at: 0, long: FxHashMap::default() }
-    }
 }
 
 impl Words {

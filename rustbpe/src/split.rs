@@ -79,15 +79,14 @@ pub struct Scanner {
 impl Scanner {
     pub fn new() -> Result<Self, Error> {
         let mut kinds = vec![Kind::Other; 1 + char::MAX as usize];
-        for (class, kind) in [(r"\p{L}", Kind::Letter), (r"\p{N}", Kind::Number), (r"\s", Kind::Space)] {
+        let classes = [r"\p{L}", r"\p{N}", r"\s", r"[\r\n]"];
+        for (class, kind) in classes.into_iter().zip([Kind::Letter, Kind::Number, Kind::Space, Kind::Newline]) {
             let hir = regex_syntax::parse(class).map_err(invalid)?;
             let HirKind::Class(Class::Unicode(ranges)) = hir.kind() else { unreachable!("{class} is a class") };
             for range in ranges.iter() {
                 kinds[range.start() as usize..=range.end() as usize].fill(kind);
             }
         }
-        kinds[usize::from(b'\r')] = Kind::Newline;
-        kinds[usize::from(b'\n')] = Kind::Newline;
         Ok(Self { kinds })
     }
 

@@ -85,7 +85,7 @@ fn train(texts: &[String], wanted: usize, threads: usize) -> Vec<(u32, u32)> {
         }
         Ok(())
     });
-    bpe::merges(words.unwrap(), wanted, |_| Ok::<_, Error>(())).unwrap()
+    bpe::merges(words.unwrap(), wanted).unwrap().collect()
 }
 
 fn naive(texts: &[String], wanted: usize) -> Vec<(u32, u32)> {

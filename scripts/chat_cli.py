@@ -182,11 +182,11 @@ def converse(chat: Chat) -> None:
                 continue
             with contextlib.suppress(OSError):
                 readline.write_history_file(history)
-            if not re.match(r"/\w*(\s|$)", message):
-                chat.ask(message.strip())
-                continue
             try:
-                print(chat.command(message))
+                if re.match(r"/\w*(\s|$)", message):
+                    print(chat.command(message))
+                else:
+                    chat.ask(message.strip())
             except (OSError, ValueError) as error:
                 print(f"not done: {error}")
         except KeyboardInterrupt:                       # leaves the half-typed message, not the program

@@ -448,7 +448,7 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
         return models[id]
 
     async def admit(request: HTTPRequest) -> AsyncIterator[Job]:
-        """On the least busy worker, until the response is sent or the client gone (FastAPI 0.118 or later)."""
+        """On the least busy worker, until all is sent or the client gone (FastAPI 0.118 or later)."""
         asked = await read(request, FORMS[request.url.path.removeprefix("/v1")])
         card = await find(asked.model or default["id"])
         if sum(worker.places for worker in workers) + asked.n > limit:

@@ -15,6 +15,7 @@ from transformers.utils import can_return_tuple
 
 # B rows, T tokens, C width, H query heads, K kv heads, D head dim, S keys seen, V vocabulary
 
+SDPA = ALL_ATTENTION_FUNCTIONS["sdpa"]      # also of "eager", which transformers leaves to each model
 SURE = 32.0                         # half the nats by which Previous prefers its token: e^-64 is nothing
 
 def norm(x: Tensor) -> Tensor:
@@ -70,18 +71,10 @@ class Attend(nn.Module):
         """q (B, H, T, D), k and v (B, K, T, D) -> (B, T, H, D)."""
         if past_key_values is not None:
             k, v = past_key_values.update(k, v, self.layer_idx)
-        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, step_by_step)
+        attention = ALL_ATTENTION_FUNCTIONS.get_interface(self.config._attn_implementation, SDPA)
         y, _ = attention(self, q, k, v, masks[self.layer_type], scaling=self.scaling, dropout=0.0,
                          sliding_window=self.sliding_window, **kwargs)
         return y.reshape(q.transpose(1, 2).shape)
-
-def step_by_step(attend: Attend, q: Tensor, k: Tensor, v: Tensor, mask: Tensor | None, scaling: float,
-                 **kwargs) -> tuple[Tensor, Tensor]:
-    """The implementation "eager": (B, T, H, D) and the probabilities (B, H, T, S)."""
-    k, v = (each.repeat_interleave(attend.num_key_value_groups, dim=1) for each in (k, v))
-    scores = q @ k.transpose(2, 3) * scaling
-    p = (scores if mask is None else scores + mask).softmax(-1, dtype=torch.float32).to(q.dtype)
-    return (p @ v).transpose(1, 2), p
 
 class Previous(nn.Module):
     """What the token before each had. A key is its token's position in binary, a query the position before:

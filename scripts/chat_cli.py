@@ -37,7 +37,7 @@ HELP = """\
 /system TEXT  is said before every conversation; alone shows it, /system off clears it; no use to a base model
 /save FILE    adds the conversation to a file that chat_sft --conversations learns from
 /quit         leaves, as Ctrl-D does; /help shows this"""
-REMEMBERED = 1000                                       # messages in the history
+REMEMBERED = 1000                                       # lines of the history
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def parser() -> argparse.ArgumentParser:
@@ -162,21 +162,14 @@ class Chat:
         self._settings[name] = value
         return f"{name} is {text}"
 
-def open_history() -> RunLog:
-    """Let input() edit and recall what was typed, in earlier sessions too."""
-    import readline
-    readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
-    log = RunLog(base_dir() / "chat_history.jsonl")
-    with contextlib.suppress(OSError, ValueError, LookupError, TypeError):       # read-only, damaged
-        log.path.touch(mode=0o600)
-        log.path.write_text("".join(log.path.read_text().splitlines(keepends=True)[-REMEMBERED:]))
-        for record in log.read():
-            readline.add_history(record["message"])
-    return log
-
 def converse(chat: Chat) -> None:
-    """Questions and commands from the keyboard until it ends."""
-    log = open_history()
+    """Questions and commands from the keyboard until it ends, with a history that later sessions recall."""
+    import readline
+    history = base_dir() / "chat_history"
+    readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
+    readline.set_history_length(REMEMBERED)
+    with contextlib.suppress(OSError):
+        readline.read_history_file(history)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         try:
@@ -186,12 +179,12 @@ def converse(chat: Chat) -> None:
             if not message.strip():
                 continue
             with contextlib.suppress(OSError):
-                log.write(message=message[:10_000])
-            if not re.match(r"/\w*(\s|$)", message):
-                chat.ask(message.strip())
-                continue
+                readline.write_history_file(history)
             try:
-                print(chat.command(message))
+                if re.match(r"/\w*(\s|$)", message):
+                    print(chat.command(message))
+                else:
+                    chat.ask(message.strip())
             except (OSError, ValueError) as error:
                 print(f"not done: {error}")
         except KeyboardInterrupt:                       # leaves the half-typed message, not the program

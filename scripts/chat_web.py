@@ -64,8 +64,11 @@ def failure(status: int, message: str, param: str | None = None, code: str | Non
     error = {"message": message, "type": kind, "param": param, "code": code}
     return HTTPException(status, {"error": error}, headers)
 
-def crash(error: BaseException, message: str = "the server failed") -> HTTPException:
-    """Where it happened is logged, but not its text, which may hold what was said."""
+def told(error: BaseException, message: str = "the server failed") -> HTTPException:
+    """What the client is told. Where a crash happened is logged, but not its text, which may hold what was
+    said."""
+    if isinstance(error, HTTPException):
+        return error
     at = traceback.extract_tb(error.__traceback__)[-1]
     print(f"error: {type(error).__name__} at {at.filename}:{at.lineno}", flush=True)
     return failure(500, f"{message} on this request")
@@ -200,6 +203,8 @@ class TextRequest(Asked):
     def deltas(self, *news) -> list[dict]:
         return [self.choice(*news)]
 
+FORMS = {"/chat/completions": ChatRequest, "/completions": TextRequest}
+
 class Job:
     """The answers to one HTTP request, which holds its places on a worker until it is closed."""
     def __init__(self, worker: "Worker", asked: ChatRequest | TextRequest, card: dict):
@@ -261,7 +266,7 @@ class Job:
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
                 "prompt_tokens_details": {"cached_tokens": first.reused}}
 
-    async def told(self, request: HTTPRequest | None = None) -> AsyncIterator[tuple]:
+    async def followed(self, request: HTTPRequest | None = None) -> AsyncIterator[tuple]:
         """What take() finds, to the end of all answers. HTTPException when the engine failed, or the client
         of that request left."""
         growing = len(self.requests)
@@ -278,9 +283,9 @@ class Job:
             yield item
 
     async def whole(self, request: HTTPRequest) -> dict:
-        told = sorted([item async for item in self.told(request)])      # one of each answer
+        ended = sorted([item async for item in self.followed(request)])         # one of each answer
         choices = [{"index": item[0], **self.asked.choice(self, *item[:3]), "finish_reason": item[3]}
-                   for item in told]
+                   for item in ended]
         return {**self.head, "object": self.asked.kinds[1], "choices": choices, "usage": self.usage(),
                 "nanochat": self.about}
 
@@ -294,7 +299,7 @@ class Job:
         openings = [{"index": index, **self.asked.opening} for index in range(len(self.requests))]
         yield event(*openings, nanochat=self.about)
         try:
-            async for index, pieces, details, reason in self.told():
+            async for index, pieces, details, reason in self.followed():
                 for delta in self.asked.deltas(self, index, pieces, details) if pieces or details else ():
                     yield event({"index": index, **delta})
                 if reason:
@@ -303,14 +308,8 @@ class Job:
             if self.asked.stream_options.get("include_usage"):
                 yield event(usage=self.usage())
         except Exception as error:
-            told = error if isinstance(error, HTTPException) else crash(error)
-            yield f"data: {json.dumps(told.detail)}\n\n"
+            yield f"data: {json.dumps(told(error).detail)}\n\n"
         yield "data: [DONE]\n\n"
-
-async def until_sent() -> AsyncIterator[contextlib.ExitStack]:
-    """What is put on it is done when the response is sent, or its client gone (FastAPI 0.118 or later)."""
-    with contextlib.ExitStack() as cleanup:
-        yield cleanup
 
 class EventStream(StreamingResponse):
     """A client that stops reading is given up."""
@@ -369,10 +368,10 @@ class Worker:
             return [(job, item) for job in jobs for item in job.take(self.max_seconds)]
         except Exception as error:                      # memory, NaN: the answers are lost, not the server
             engine.reset()
-            lost, told = [job for job in jobs if job.growing], crash(error, "the model failed")
+            lost, failed = [job for job in jobs if job.growing], told(error, "the model failed")
             for job in lost:
                 job.growing.clear()
-            return [(job, told) for job in lost]
+            return [(job, failed) for job in lost]
 
 async def read(request: HTTPRequest, form: type[T]) -> T:
     """The body, checked: JSON (which a foreign page cannot send), bounded in size and time, of this form."""
@@ -448,41 +447,40 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
             raise failure(404, f"there is no such model, but {', '.join(models)}", "model", "model_not_found")
         return models[id]
 
-    def close(job: Job) -> None:
-        """Free its places, whether its answers are complete or no longer wanted; count what was made."""
-        job.worker.jobs.discard(job)
-        if not job.requests:                            # it was refused
-            return
-        job.worker.thread.submit(job.cancel)
-        used, begun = job.usage(), job.first or job.since
-        counts.update(prompt_tokens_total=used["prompt_tokens"],
-                      cached_tokens_total=used["prompt_tokens_details"]["cached_tokens"],
-                      completion_tokens_total=used["completion_tokens"],
-                      first_token_seconds_total=begun - job.since, decode_seconds_total=job.last - job.first)
-
-    async def answer(form: type[Asked], request: HTTPRequest,
-                     cleanup: Annotated[contextlib.ExitStack, Depends(until_sent)]) -> Response:
-        asked = await read(request, form)
+    async def admit(request: HTTPRequest) -> AsyncIterator[Job]:
+        """On the least busy worker, until all is sent or the client gone (FastAPI 0.118 or later)."""
+        asked = await read(request, FORMS[request.url.path.removeprefix("/v1")])
         card = await find(asked.model or default["id"])
         if sum(worker.places for worker in workers) + asked.n > limit:
             raise failure(429, "too many requests at once, try again soon", headers={"Retry-After": "5"})
         job = Job(min(workers, key=lambda worker: worker.places), asked, card)
         job.worker.jobs.add(job)
-        cleanup.callback(close, job)
+        try:
+            yield job
+        finally:
+            job.worker.jobs.discard(job)
+            if job.requests:                            # it was not refused
+                job.worker.thread.submit(job.cancel)
+                used, begun = job.usage(), job.first or job.since
+                counts["prompt_tokens_total"] += used["prompt_tokens"]
+                counts["cached_tokens_total"] += used["prompt_tokens_details"]["cached_tokens"]
+                counts["completion_tokens_total"] += used["completion_tokens"]
+                counts["first_token_seconds_total"] += begun - job.since
+                counts["decode_seconds_total"] += job.last - job.first
+
+    async def answer(request: HTTPRequest, job: Annotated[Job, Depends(admit)]) -> Response:
         try:
             await job.begin(args.max_tokens)
-            reply = (EventStream(job.events(), headers={"Cache-Control": "no-store"}) if asked.stream
+            reply = (EventStream(job.events(), headers={"Cache-Control": "no-store"}) if job.asked.stream
                      else JSONResponse(await job.whole(request)))
-        except HTTPException:
-            raise
         except (Exception, SystemExit) as error:        # a model that cannot be loaded ends in the latter
-            raise crash(error) from None
+            raise told(error) from None
         counts['requests_total{status="200"}'] += 1
         return reply
 
-    for path, form in (("/chat/completions", ChatRequest), ("/completions", TextRequest)):
+    for path, form in FORMS.items():
         schema = {"requestBody": {"content": {"application/json": {"schema": form.model_json_schema()}}}}
-        api.post(path, name=form.__name__, openapi_extra=schema)(functools.partial(answer, form))
+        api.post(path, name=form.__name__, openapi_extra=schema)(answer)
     app.include_router(api)
     return app
 

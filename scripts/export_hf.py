@@ -12,10 +12,9 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 
-import torch
-
 from nanochat import checkpoint, export, report
-from nanochat.common import DTYPES, die, new_parser
+from nanochat.common import DTYPES, compute_dtype, die, new_parser
+from nanochat.dist import find_device
 from nanochat.stage import model_dir
 
 def parser() -> argparse.ArgumentParser:
@@ -48,8 +47,9 @@ def main(args: argparse.Namespace) -> None:
         checkpoint.pack(whom, out)
         print(f"{out}: {out.stat().st_size / 2 ** 20:.1f} MiB, for chat_cli and chat_web --model")
         return
-    dtype = getattr(torch, args.dtype or checkpoint.read_state(whom)["dtype"])
-    model, tokenizer, state = checkpoint.load(whom, torch.device("cpu"), dtype)
+    device = find_device("cpu")                         # where rounding is the same on every machine
+    dtype = compute_dtype(device, args.dtype, checkpoint.read_state(whom)["dtype"])
+    model, tokenizer, state = checkpoint.load(whom, device, dtype)
     model = model.for_inference()
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:
         folder = Path(temporary) / "export"

@@ -355,16 +355,16 @@ def test_a_session_in_a_terminal(base_dir, tmp_path):
     assert terminal.ended() == 0
     questions = [message["content"] for message in json.loads(path.read_text())["messages"][::2]]
     assert questions == ["one\n\ttwo", "/three/x\nfour"]
-    history = base_dir / "chat_history.jsonl"
-    typed = [json.loads(line)["message"] for line in history.read_text().splitlines()]
-    assert typed == ["/undo", "/set temperature -1", "one\n\ttwo", "/three/x\nfour", f"/save {path}"]
+    history = base_dir / "chat_history"
+    typed = ["/undo", "/set temperature -1", "one", "\ttwo", "/three/x\\", "four", f"/save {path}"]
+    assert history.read_text().splitlines() == typed
     assert stat.S_IMODE(history.stat().st_mode) == 0o600
 
 
 def test_the_next_session_recalls_what_was_typed(base_dir):
     save_babbler()
-    history = base_dir / "chat_history.jsonl"
-    history.write_text('{"message": "old"}\n' * 2000 + '{"message": "/set seed 7"}\n')
+    history = base_dir / "chat_history"
+    history.write_text("old\n" * 2000 + "/set seed 7\n")
     terminal = Terminal("--max-tokens=5")
     terminal.until("you> ")
     terminal.type("\x1b[A\r")                           # the last line again
@@ -376,14 +376,14 @@ def test_the_next_session_recalls_what_was_typed(base_dir):
     terminal.type("\x04")
     assert terminal.ended() == 0
     lines = history.read_text().splitlines()
-    assert len(lines) == chat_cli.REMEMBERED + 2 and json.loads(lines[-1]) == {"message": "a\nb"}
+    assert len(lines) == chat_cli.REMEMBERED and lines[-3:] == ["/set seed 7", "a", "b"]
 
 
 def test_a_pipe_leaves_no_history(base_dir, monkeypatch):
     save_caller()
     monkeypatch.setattr("sys.stdin", io.StringIO("x"))
     run()
-    assert not Path(base_dir, "chat_history.jsonl").exists()
+    assert not Path(base_dir, "chat_history").exists()
 
 
 def test_a_model_in_one_file_answers_where_there_is_no_other(tmp_path, monkeypatch, capsys):

@@ -327,7 +327,7 @@ def test_ones_own_text_is_measured_as_the_model_measures_it(visit, client):
     chat.act("Measure")
     chat.see("#own .token")
     count = ids.shape[1] - 1
-    means = [float(mean) for mean in chat.texts("#own dd")]
+    means = [float(mean) for mean in re.findall(r"\d+\.\d\d", chat.texts("#means")[0])]
     assert means == pytest.approx([nats / count, nats / math.log(2) / len(text.encode()), entropy], abs=0.006)
     assert chat.locator("#own .token").count() == count
     chat.locator("#own .token").first.hover()

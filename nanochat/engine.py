@@ -12,6 +12,7 @@ import random
 from collections import Counter, OrderedDict, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Request:
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)   # of each id: drawn by us, not begun or tool output
+    in_call: list[bool] = field(default_factory=list)   # of each id: a tool call was being written
     logprobs: list[float] = field(default_factory=list)     # of each id, as it was drawn; 0 where it was not
     details: list[Detail] = field(default_factory=list)     # of ids that we drew or forced, if asked for
     finish_reason: str | None = None                    # in the end "stop", "length" or "cancelled"
@@ -135,20 +137,12 @@ class Engine:
         request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer, params.stop),
                           pending=list(prompt))
         for token in begun:
-            self._force(request, token)
+            self._push(request, token)
         if self._python_end in request.ids:             # a call whose output is not, or half, there
             last = len(begun) - 1 - request.ids[::-1].index(self._python_end)
             self._answer_call(request, request.ids[last + 1:])
         self._waiting.append(request)
         return request
-
-    def in_calls(self, ids: Sequence[int]) -> list[int]:
-        """For each id of an answer 1 if it was drawn in a tool call, else 0: the row of `forbidden` then."""
-        inside, states = 0, []
-        for token in ids:
-            states.append(inside)
-            inside = int(token == self._python_start or (inside and token != self._python_end))
-        return states
 
     def cancel(self, request: Request) -> None:
         """Stop computing a request that nobody wants any more; its slot is free at once."""
@@ -273,10 +267,9 @@ class Engine:
 
     def _reuse(self, request: Request, row: int) -> None:
         """Begin a row with what is kept of the conversation that its prompt has most in common with."""
-        found, most = None, min(WORTH_KEEPING, len(request.pending)) - 1
+        found, most, prompt = None, WORTH_KEEPING - 1, tuple(request.pending[:-1])
         for tokens, cache in self._kept.items():
-            pairs = enumerate(zip(tokens, request.pending[:-1], strict=False))
-            shared = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(request.pending) - 1))
+            shared = len(commonprefix((tokens, prompt)))
             if shared > most and cache.can_cut(0, shared):
                 found, most = tokens, shared
         if found is None:
@@ -307,14 +300,11 @@ class Engine:
 
     def _accept(self, request: Request, draw: Draw) -> None:
         """Record a drawn token, answer the tool call that it ends, see whether the request is finished."""
-        request.sampled.append(True)
-        request.logprobs.append(draw.logprob)
+        self._push(request, draw.id, draw.logprob)
         if draw.id in self._stops:
-            request.ids.append(draw.id)
             return request.finish("stop")
         if draw.detail:
             request.details.append(draw.detail)
-        self._push(request, draw.id)
         if draw.id == self._python_end:
             self._answer_call(request)
         if request.decoder.stopped:
@@ -322,9 +312,14 @@ class Engine:
         elif len(request.ids) >= request.limit:
             request.finish("length")
 
-    def _push(self, request: Request, token: int) -> None:
-        """A token of the answer, however it came: to be seen by the model, and shown."""
+    def _push(self, request: Request, token: int, logprob: float | None = None) -> None:
+        """A token of the answer, drawn with `logprob` or forced: to be seen by the model, and shown."""
         request.ids.append(token)
+        request.sampled.append(logprob is not None)
+        request.logprobs.append(logprob or 0.0)
+        request.in_call.append(request.expression is not None)
+        if token in self._stops:
+            return
         request.pending.append(token)
         if token == self._python_start:
             request.expression = []
@@ -334,18 +329,13 @@ class Engine:
             request.expression.append(token)
         request.pieces += request.decoder.push(token)
 
-    def _force(self, request: Request, token: int) -> None:
-        request.sampled.append(False)
-        request.logprobs.append(0.0)
-        self._push(request, token)
-
     def _answer_call(self, request: Request, there: Sequence[int] = ()) -> None:
         """Put the value of the last call behind it, as far as there is room, but for what is `there`."""
         value = calculator.evaluate(request.call) or calculator.INVALID
         ids = render_part(self.tokenizer, {"type": "python_output", "text": value})
         missing = ids[len(there):] if ids[:len(there)] == list(there) else []
         for token in missing[:request.limit - len(request.ids)]:
-            self._force(request, token)
+            self._push(request, token)
             if request.params.top_logprobs is not None:
                 request.details.append(Detail(token, 0.0, 0.0, []))
 

@@ -136,11 +136,11 @@ class Chunks:
         assert max(lengths) <= cache.max_len, f"{max(lengths)} tokens in a cache of {cache.max_len}"
         cache.lengths[:rows] = lengths
         self._lengths, self.only_single = lengths, ends[-1] == rows
-        self._rows, self._positions = torch.arange(rows), torch.tensor(starts)
+        self._rows, self._positions = slice(rows), torch.tensor(starts)         # of each token
         self._runs: list[tuple[int, int, int, range]] = []      # first row, rows, position, tokens of the run
         if not self.only_single:
             self._positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
-            self._rows = self._rows.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
+            self._rows = torch.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
             self._first = torch.tensor([0, *ends[:-1]], device=device)
             self._last = torch.tensor(ends, device=device) - 1
             # new rows of one length that are side by side are attended to together
@@ -207,11 +207,10 @@ class Chunks:
         of these (rows * K, 1, span) or None."""
         cache, positions, rows, chosen = self._cache, self._positions, self._rows, None
         if any(len(tokens) > count * slots for _, count, _, tokens in self._runs):
-            ends = torch.tensor(self._lengths, device=rows.device)
+            ends = torch.tensor(self._lengths, device=positions.device)
             chosen = (positions >= ends[rows] - slots).nonzero().squeeze(1)
             rows, positions = rows[chosen], positions[chosen]
-        where = slice(len(self._lengths)) if self.only_single else rows
-        starts = cache.places[slots][:, where]                          # (2, tokens, K)
+        starts = cache.places[slots][:, rows]                           # (2, tokens, K)
         places = (starts + (positions % slots)[:, None]).flatten()
         lengths, bias = self._lengths[:self._single], None
         span = min(slots, max(lengths, default=0))

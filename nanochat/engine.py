@@ -9,7 +9,7 @@ The python tool: what the model writes between <|python_start|> and <|python_end
 its result is put into the context between <|output_start|> and <|output_end|>, as in training data."""
 import math
 import random
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
@@ -84,7 +84,7 @@ class Engine:
         self.model, self._device, self._keep = model, model.device, keep
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []               # in the order of the cache's rows
-        self._kept: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()       # the latest used last
+        self._kept: dict[tuple[int, ...], KVCache] = {}         # the latest used last
         self._cache: KVCache | None = None
         self._weights: GPT | None = None                # the model as it is drawn from, and when it was made
         self._versions: list[int] = []
@@ -94,11 +94,9 @@ class Engine:
         self._stops = {special(name) for name in STOPS}
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._special_ids = torch.tensor([special(name) for name in SPECIAL_TOKENS], device=self._device)
-        bans = [[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
-                for marker in ("<|python_end|>", "<|python_start|>")]
-        self._bans = torch.tensor(bans, device=self._device)        # (2, specials): outside, in a tool call
         self.forbidden = torch.zeros(2, tokenizer.vocab_size, dtype=torch.bool, device=self._device)
-        self.forbidden[:, self._special_ids] = self._bans           # the same for every id: (2, V)
+        for bans, marker in zip(self.forbidden, ("<|python_end|>", "<|python_start|>"), strict=True):
+            bans[[special(name) for name in (*NEVER_SAMPLED, marker)]] = True   # outside, in a tool call
 
     @property
     def busy(self) -> bool:
@@ -126,8 +124,8 @@ class Engine:
         several answers to one prompt and seed. `begun`: ids that the answer begins with; max_tokens counts
         those after them. ValueError if prompt and beginning are empty or longer than the context."""
         length = len(prompt) + len(begun)
-        whole = f"1 to {self.context} tokens"
-        require(1 <= len(prompt) and length <= self.context, "prompt length", length, whole)
+        fits = 1 <= len(prompt) and length <= self.context
+        require(fits, "prompt length", length, f"1 to {self.context} tokens")
         for token in begun:
             can_go_on = 0 <= token < self.tokenizer.vocab_size and token not in self._stops
             require(can_go_on, "an id of the answer", token, "one that it can go on from")
@@ -148,12 +146,10 @@ class Engine:
         """Stop computing a request that nobody wants any more; its slot is free at once."""
         if request.done:
             return
-        leaders = [each for each in (*self._running, *self._waiting) if request in each.twins]
-        if request in self._waiting:
-            self._waiting.remove(request)
-        elif leaders:
-            leaders[0].twins.remove(request)
-        elif request in self._running:                  # else a step failed while it was joining
+        for queue in (self._waiting, *(each.twins for each in self._running)):
+            if request in queue:
+                queue.remove(request)
+        if request in self._running:                    # else a step may have failed while it was joining
             self._leave(self._running.index(request))
         self._waiting.extendleft(reversed(request.twins))
         request.finish("cancelled")
@@ -225,8 +221,12 @@ class Engine:
         z = self._weights.step(tokens, self._cache)
         rows = [row for row, request in enumerate(self._running) if not request.pending]
         for row in list(rows):
-            rows += [row] * len(self._running[row].twins)
-            self._admit_twins(row)
+            for twin in self._running[row].twins:       # goes on from a copy of what was read
+                twin.pending.clear()
+                self._cache.insert(len(self._running), self._cache, row)
+                self._running.append(twin)
+                rows.append(row)
+            self._running[row].twins = []
         drawing = [request for request in self._running if not request.pending]
         if not drawing:
             return
@@ -281,19 +281,11 @@ class Engine:
         if most == len(found):                          # it goes on; otherwise another may begin like it
             del self._kept[found]
 
-    def _admit_twins(self, row: int) -> None:
-        """The requests with the prompt that this row has read go on from a copy of it."""
-        for twin in self._running[row].twins:
-            twin.pending.clear()
-            self._cache.insert(len(self._running), self._cache, row)
-            self._running.append(twin)
-        self._running[row].twins = []
-
     def _draw(self, drawing: list[Request], z: Tensor) -> list[Draw]:
         """z (R, V) -> a token for each of R requests."""
         key = [(id(request), request.expression is not None) for request in drawing]
         if key != self._drawing:
-            banned = self._bans[[int(in_call) for _, in_call in key]]           # (R, specials)
+            banned = self.forbidden[:, self._special_ids][[int(in_call) for _, in_call in key]]
             self._sampler = Sampler(drawing, self._special_ids, banned, self.model.cap, z.size(1))
             self._drawing = key
         return self._sampler(z)
@@ -343,13 +335,12 @@ class Engine:
         """The last row moves into the gap, so that the rows in use stay the first ones of the cache."""
         request, last, length = self._running[row], self._running.pop(), self._cache.lengths[row]
         if self._keep and length >= WORTH_KEEPING:
-            kept = self._new_cache(1, length)
-            kept.insert(0, self._cache, row)
             tokens = tuple((request.prompt + request.ids)[:length])
-            self._kept[tokens] = kept
-            self._kept.move_to_end(tokens)
-            while len(self._kept) > self._keep:
-                self._kept.popitem(last=False)
+            self._kept.pop(tokens, None)
+            self._kept[tokens] = self._new_cache(1, length)
+            self._kept[tokens].insert(0, self._cache, row)
+            if len(self._kept) > self._keep:
+                del self._kept[next(iter(self._kept))]
         if row < len(self._running):
             self._running[row] = last
             self._cache.insert(row, self._cache, len(self._running))

@@ -166,8 +166,7 @@ class Engine:
                  params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
         """Answers in the order of `prompts`. Equal prompts get independent answers, with a seed too."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-        answers = dict(self.completions(prompts, each))
-        return [answers[i] for i in range(len(prompts))]
+        return [answer for _, answer in sorted(self.completions(prompts, each))]
 
     def completions(self, prompts: Sequence[Sequence[int]],
                     params: Sequence[SamplingParams]) -> Iterator[tuple[int, Request]]:

@@ -44,16 +44,18 @@ class Branches:
         self.start = P = max(len(beginning) for beginning, _ in trees)
         T = P + max(1, *(sum(map(len, endings)) for _, endings in trees))
         # of each token: id, position, parent, and which ending it is of; -1 is a beginning, 0 padding
-        facts, self.places = torch.zeros(4, len(trees), T, dtype=torch.int64), []
+        facts = torch.zeros(4, len(trees), T, dtype=torch.int64)
+        self.places: list[list[range]] = []
         for b, (beginning, endings) in enumerate(trees):
             n, at = len(beginning), P
             facts[:, b, :n] = torch.tensor([beginning, range(n), range(-1, n - 1), [-1] * n])
             self.places.append([])
             for number, ending in enumerate(endings, 1):
-                size, places = len(ending), range(at, at := at + len(ending))
-                facts[:, b, places.start:at] = torch.tensor(
+                size, places = len(ending), range(at, at + len(ending))
+                facts[:, b, at:at + size] = torch.tensor(
                     [ending, range(n, n + size), [n - 1, *places][:size], [number] * size])
                 self.places[b].append(places)
+                at += size
         self.idx, self._positions, self.parents, branch = facts.to(cos.device)
         self._mine = (branch[:, None] == -1) | (branch[:, P:, None] == branch[:, None])     # (B, T - P, T)
         self._rows = torch.arange(len(trees), device=cos.device)[:, None]

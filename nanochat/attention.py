@@ -17,27 +17,22 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
     if window >= T - 1:
         y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
     else:
-        block = max(64, window)
-        blocks = []
+        positions, block, blocks = torch.arange(T, device=q.device), max(64, window), []
         for start in range(0, T, block):
-            stop, first = min(T, start + block), max(0, start - window)
-            mask = _band(range(start, stop), range(first, stop), window, q)
-            queries, keys, values = q[:, :, start:stop], k[:, :, first:stop], v[:, :, first:stop]
-            blocks.append(F.scaled_dot_product_attention(queries, keys, values, attn_mask=mask,
-                                                         enable_gqa=grouped))
+            some, seen = slice(start, start + block), slice(max(0, start - window), start + block)
+            blocks.append(F.scaled_dot_product_attention(
+                q[:, :, some], k[:, :, seen], v[:, :, seen], enable_gqa=grouped,
+                attn_mask=visible(positions[some], positions[seen], window)))
         y = torch.cat(blocks, dim=2)
     return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
 
-def _band(queries: range, keys: range, window: int, like: torch.Tensor) -> torch.Tensor:
-    """Additive mask (queries, keys): 0 where a query sees itself or one of the `window` before, else -inf."""
-    query_positions = torch.arange(queries.start, queries.stop, device=like.device)
-    key_positions = torch.arange(keys.start, keys.stop, device=like.device)
-    distance = query_positions[:, None] - key_positions
-    outside = (distance < 0) | (distance > window)
-    return torch.zeros_like(distance, dtype=like.dtype).masked_fill_(outside, float("-inf"))
+def visible(queries: torch.Tensor, keys: torch.Tensor, window: int) -> torch.Tensor:
+    """Which keys, at positions (..., S), each query, at positions (..., T), sees: bool (..., T, S)."""
+    distance = queries[..., :, None] - keys[..., None, :]
+    return (distance >= 0) & (distance <= window)
 
 def attend_cached(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, mask: torch.Tensor) -> torch.Tensor:
-    """q (B, T, H, D) over a cache k, v (B, K, S, D); mask (B, 1, T, S): what is seen -> (B, T, H, D)."""
+    """q (B, T, H, D) over a cache k, v (B, K, S, D); mask ([B, 1,] T, S): what is seen -> (B, T, H, D)."""
     grouped = q.size(2) != k.size(1)
     q = q.transpose(1, 2)                               # (B, T, H, D) -> (B, H, T, D)
     y = F.scaled_dot_product_attention(q, k, v, attn_mask=mask, enable_gqa=grouped)
@@ -56,8 +51,3 @@ def attend_one(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, bias: torch.Te
     start = k.new_zeros(()) if bias is None else bias
     scores = torch.baddbmm(start, grouped, k.transpose(1, 2), beta=float(bias is not None), alpha=D ** -0.5)
     return torch.bmm(scores.softmax(-1), v).view(B, H, D).to(q.dtype)
-
-def cache_mask(positions: torch.Tensor, span: int, window: int) -> torch.Tensor:
-    """Which of the first `span` cached keys each new token sees. positions (B, T) -> bool (B, 1, T, span)."""
-    distance = positions[:, None, :, None] - torch.arange(span, device=positions.device)
-    return (distance >= 0) & (distance <= window)

@@ -86,10 +86,7 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
     if (where or learned) == "almanac":
         return almanac_bundle()
     if where is None:
-        folder = base_dir() / "core"
-        where = folder / ARCHIVE
-        if not where.exists():                          # ranks that come later wait for the first one
-            hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, folder, site=SITE)
+        where, = hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, base_dir() / "core", site=SITE)
     path = Path(where).expanduser()
     if not path.exists():
         die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")

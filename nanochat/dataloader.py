@@ -91,9 +91,8 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
         die(f"nothing to learn: texts are empty, or no word of the assistant is within {seq_len + 1} tokens",
             hint="other data, or a longer --max-seq-len")
 
-    made = _packed(packer, documents(), crop)
-    while True:
-        *tensors, _ = _to_batch(list(islice(made, rows)), seq_len, pad)
+    for made in _chunks(_packed(packer, documents(), crop), rows):
+        *tensors, _ = _to_batch(made, seq_len, pad)
         snapshot = position, packer.documents()
         yield snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
@@ -224,15 +223,13 @@ def _packed(packer: Packer, documents: Iterator[np.ndarray], crop: bool) -> Iter
 def _to_batch(made: list[np.ndarray], seq_len: int, pad: int) -> tuple[torch.Tensor, ...]:
     """Packed rows, (n,) ids or (n, 2) ids and marks, to inputs (B, T) int32, targets (B, T) int64, which are
     -1 where the mark is 0, and the targets' marks (B, T) int32."""
-    inputs = np.full((len(made), seq_len), pad, dtype=np.int32)
-    targets = np.full((len(made), seq_len), -1, dtype=np.int64)
-    marks = np.zeros((len(made), seq_len), dtype=np.int32)
+    ids = np.full((len(made), seq_len + 1), pad)
+    marks = np.zeros_like(ids)
     for i, row in enumerate(made):
-        ids, mark = row.T if row.ndim == 2 else (row, np.ones_like(row))
-        inputs[i, : len(ids)] = ids[:seq_len]
-        targets[i, : len(ids) - 1] = np.where(mark[1:], ids[1:], -1)
-        marks[i, : len(ids) - 1] = mark[1:]
-    return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(marks)
+        ids[i, : len(row)], marks[i, : len(row)] = row.T if row.ndim == 2 else (row, 1)
+    targets = np.where(marks, ids, -1)
+    return tuple(torch.from_numpy(each.astype(dtype)) for each, dtype in (
+        (ids[:, :-1], np.int32), (targets[:, 1:], np.int64), (marks[:, 1:], np.int32)))
 
 def _pack(documents: list[np.ndarray]) -> dict:
     """Token arrays -> JSON, about two bytes per token."""

@@ -9,9 +9,10 @@ The python tool: what the model writes between <|python_start|> and <|python_end
 its result is put into the context between <|output_start|> and <|output_end|>, as in training data."""
 import math
 import random
-from collections import Counter, OrderedDict, deque
+from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
+from os.path import commonprefix
 
 import torch
 from torch import Tensor
@@ -41,6 +42,7 @@ class Request:
     decoder: AnswerDecoder
     ids: list[int] = field(default_factory=list)
     sampled: list[bool] = field(default_factory=list)   # of each id: drawn by us, not begun or tool output
+    in_call: list[bool] = field(default_factory=list)   # of each id: a tool call was being written
     logprobs: list[float] = field(default_factory=list)     # of each id, as it was drawn; 0 where it was not
     details: list[Detail] = field(default_factory=list)     # of ids that we drew or forced, if asked for
     finish_reason: str | None = None                    # in the end "stop", "length" or "cancelled"
@@ -82,7 +84,7 @@ class Engine:
         self.model, self._device, self._keep = model, model.device, keep
         self._waiting: deque[Request] = deque()
         self._running: list[Request] = []               # in the order of the cache's rows
-        self._kept: OrderedDict[tuple[int, ...], KVCache] = OrderedDict()       # the latest used last
+        self._kept: dict[tuple[int, ...], KVCache] = {}         # the latest used last
         self._cache: KVCache | None = None
         self._weights: GPT | None = None                # the model as it is drawn from, and when it was made
         self._versions: list[int] = []
@@ -92,11 +94,9 @@ class Engine:
         self._stops = {special(name) for name in STOPS}
         self._python_start, self._python_end = special("<|python_start|>"), special("<|python_end|>")
         self._special_ids = torch.tensor([special(name) for name in SPECIAL_TOKENS], device=self._device)
-        bans = [[name in (*NEVER_SAMPLED, marker) for name in SPECIAL_TOKENS]
-                for marker in ("<|python_end|>", "<|python_start|>")]
-        self._bans = torch.tensor(bans, device=self._device)        # (2, specials): outside, in a tool call
         self.forbidden = torch.zeros(2, tokenizer.vocab_size, dtype=torch.bool, device=self._device)
-        self.forbidden[:, self._special_ids] = self._bans           # the same for every id: (2, V)
+        for bans, marker in zip(self.forbidden, ("<|python_end|>", "<|python_start|>"), strict=True):
+            bans[[special(name) for name in (*NEVER_SAMPLED, marker)]] = True   # outside, in a tool call
 
     @property
     def busy(self) -> bool:
@@ -124,8 +124,8 @@ class Engine:
         several answers to one prompt and seed. `begun`: ids that the answer begins with; max_tokens counts
         those after them. ValueError if prompt and beginning are empty or longer than the context."""
         length = len(prompt) + len(begun)
-        whole = f"1 to {self.context} tokens"
-        require(1 <= len(prompt) and length <= self.context, "prompt length", length, whole)
+        fits = 1 <= len(prompt) and length <= self.context
+        require(fits, "prompt length", length, f"1 to {self.context} tokens")
         for token in begun:
             can_go_on = 0 <= token < self.tokenizer.vocab_size and token not in self._stops
             require(can_go_on, "an id of the answer", token, "one that it can go on from")
@@ -135,31 +135,21 @@ class Engine:
         request = Request(list(prompt), params, entropy, limit, AnswerDecoder(self.tokenizer, params.stop),
                           pending=list(prompt))
         for token in begun:
-            self._force(request, token)
+            self._push(request, token)
         if self._python_end in request.ids:             # a call whose output is not, or half, there
             last = len(begun) - 1 - request.ids[::-1].index(self._python_end)
             self._answer_call(request, request.ids[last + 1:])
         self._waiting.append(request)
         return request
 
-    def in_calls(self, ids: Sequence[int]) -> list[int]:
-        """For each id of an answer 1 if it was drawn in a tool call, else 0: the row of `forbidden` then."""
-        inside, states = 0, []
-        for token in ids:
-            states.append(inside)
-            inside = int(token == self._python_start or (inside and token != self._python_end))
-        return states
-
     def cancel(self, request: Request) -> None:
         """Stop computing a request that nobody wants any more; its slot is free at once."""
         if request.done:
             return
-        leaders = [each for each in (*self._running, *self._waiting) if request in each.twins]
-        if request in self._waiting:
-            self._waiting.remove(request)
-        elif leaders:
-            leaders[0].twins.remove(request)
-        elif request in self._running:                  # else a step failed while it was joining
+        for queue in (self._waiting, *(each.twins for each in self._running)):
+            if request in queue:
+                queue.remove(request)
+        if request in self._running:                    # else a step may have failed while it was joining
             self._leave(self._running.index(request))
         self._waiting.extendleft(reversed(request.twins))
         request.finish("cancelled")
@@ -176,8 +166,7 @@ class Engine:
                  params: SamplingParams | Sequence[SamplingParams]) -> list[Request]:
         """Answers in the order of `prompts`. Equal prompts get independent answers, with a seed too."""
         each = [params] * len(prompts) if isinstance(params, SamplingParams) else params
-        answers = dict(self.completions(prompts, each))
-        return [answers[i] for i in range(len(prompts))]
+        return [answer for _, answer in sorted(self.completions(prompts, each))]
 
     def completions(self, prompts: Sequence[Sequence[int]],
                     params: Sequence[SamplingParams]) -> Iterator[tuple[int, Request]]:
@@ -231,8 +220,12 @@ class Engine:
         z = self._weights.step(tokens, self._cache)
         rows = [row for row, request in enumerate(self._running) if not request.pending]
         for row in list(rows):
-            rows += [row] * len(self._running[row].twins)
-            self._admit_twins(row)
+            for twin in self._running[row].twins:       # goes on from a copy of what was read
+                twin.pending.clear()
+                self._cache.insert(len(self._running), self._cache, row)
+                self._running.append(twin)
+                rows.append(row)
+            self._running[row].twins = []
         drawing = [request for request in self._running if not request.pending]
         if not drawing:
             return
@@ -273,10 +266,9 @@ class Engine:
 
     def _reuse(self, request: Request, row: int) -> None:
         """Begin a row with what is kept of the conversation that its prompt has most in common with."""
-        found, most = None, min(WORTH_KEEPING, len(request.pending)) - 1
+        found, most, prompt = None, WORTH_KEEPING - 1, tuple(request.pending[:-1])
         for tokens, cache in self._kept.items():
-            pairs = enumerate(zip(tokens, request.pending[:-1], strict=False))
-            shared = next((i for i, (a, b) in pairs if a != b), min(len(tokens), len(request.pending) - 1))
+            shared = len(commonprefix((tokens, prompt)))
             if shared > most and cache.can_cut(0, shared):
                 found, most = tokens, shared
         if found is None:
@@ -288,33 +280,22 @@ class Engine:
         if most == len(found):                          # it goes on; otherwise another may begin like it
             del self._kept[found]
 
-    def _admit_twins(self, row: int) -> None:
-        """The requests with the prompt that this row has read go on from a copy of it."""
-        for twin in self._running[row].twins:
-            twin.pending.clear()
-            self._cache.insert(len(self._running), self._cache, row)
-            self._running.append(twin)
-        self._running[row].twins = []
-
     def _draw(self, drawing: list[Request], z: Tensor) -> list[Draw]:
         """z (R, V) -> a token for each of R requests."""
         key = [(id(request), request.expression is not None) for request in drawing]
         if key != self._drawing:
-            banned = self._bans[[int(in_call) for _, in_call in key]]           # (R, specials)
+            banned = self.forbidden[:, self._special_ids][[int(in_call) for _, in_call in key]]
             self._sampler = Sampler(drawing, self._special_ids, banned, self.model.cap, z.size(1))
             self._drawing = key
         return self._sampler(z)
 
     def _accept(self, request: Request, draw: Draw) -> None:
         """Record a drawn token, answer the tool call that it ends, see whether the request is finished."""
-        request.sampled.append(True)
-        request.logprobs.append(draw.logprob)
+        self._push(request, draw.id, draw.logprob)
         if draw.id in self._stops:
-            request.ids.append(draw.id)
             return request.finish("stop")
         if draw.detail:
             request.details.append(draw.detail)
-        self._push(request, draw.id)
         if draw.id == self._python_end:
             self._answer_call(request)
         if request.decoder.stopped:
@@ -322,9 +303,14 @@ class Engine:
         elif len(request.ids) >= request.limit:
             request.finish("length")
 
-    def _push(self, request: Request, token: int) -> None:
-        """A token of the answer, however it came: to be seen by the model, and shown."""
+    def _push(self, request: Request, token: int, logprob: float | None = None) -> None:
+        """A token of the answer, drawn with `logprob` or forced: to be seen by the model, and shown."""
         request.ids.append(token)
+        request.sampled.append(logprob is not None)
+        request.logprobs.append(logprob or 0.0)
+        request.in_call.append(request.expression is not None)
+        if token in self._stops:
+            return
         request.pending.append(token)
         if token == self._python_start:
             request.expression = []
@@ -334,18 +320,13 @@ class Engine:
             request.expression.append(token)
         request.pieces += request.decoder.push(token)
 
-    def _force(self, request: Request, token: int) -> None:
-        request.sampled.append(False)
-        request.logprobs.append(0.0)
-        self._push(request, token)
-
     def _answer_call(self, request: Request, there: Sequence[int] = ()) -> None:
         """Put the value of the last call behind it, as far as there is room, but for what is `there`."""
         value = calculator.evaluate(request.call) or calculator.INVALID
         ids = render_part(self.tokenizer, {"type": "python_output", "text": value})
         missing = ids[len(there):] if ids[:len(there)] == list(there) else []
         for token in missing[:request.limit - len(request.ids)]:
-            self._force(request, token)
+            self._push(request, token)
             if request.params.top_logprobs is not None:
                 request.details.append(Detail(token, 0.0, 0.0, []))
 
@@ -353,13 +334,12 @@ class Engine:
         """The last row moves into the gap, so that the rows in use stay the first ones of the cache."""
         request, last, length = self._running[row], self._running.pop(), self._cache.lengths[row]
         if self._keep and length >= WORTH_KEEPING:
-            kept = self._new_cache(1, length)
-            kept.insert(0, self._cache, row)
             tokens = tuple((request.prompt + request.ids)[:length])
-            self._kept[tokens] = kept
-            self._kept.move_to_end(tokens)
-            while len(self._kept) > self._keep:
-                self._kept.popitem(last=False)
+            self._kept.pop(tokens, None)
+            self._kept[tokens] = self._new_cache(1, length)
+            self._kept[tokens].insert(0, self._cache, row)
+            if len(self._kept) > self._keep:
+                del self._kept[next(iter(self._kept))]
         if row < len(self._running):
             self._running[row] = last
             self._cache.insert(row, self._cache, len(self._running))

@@ -68,11 +68,11 @@ def ratio(bits: np.ndarray, sizes: np.ndarray) -> tuple[float, float]:
     square = ((bits - value * sizes) ** 2).sum()
     return float(value), float(np.sqrt(n / (n - 1) * square) / total) if n > 1 else math.nan
 
-def continuations(model: GPT, tokenizer: Tokenizer, max_tokens: int = 16) -> list[str]:
+def continuations(model: GPT, tokenizer: Tokenizer) -> list[str]:
     """A few prompts with the model's greedy continuations, to see with one's own eyes what it has learned."""
     engine = Engine(model, tokenizer, max_batch=len(PROMPTS))
     prompts = [[tokenizer.bos, *tokenizer.encode(prompt)][:engine.context // 2] for prompt in PROMPTS]
-    completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=max_tokens))
+    completions = engine.generate(prompts, SamplingParams(temperature=0.0, max_tokens=16))
     return [prompt + completion.text for prompt, completion in zip(PROMPTS, completions, strict=True)]
 
 def progress(items: Iterable, name: str, of: int, world: World) -> Iterable:

@@ -4,13 +4,13 @@
 All answer the same four questions of the model, so that its layers never ask which of them they have: where
 do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
 from collections.abc import Sequence
-from itertools import accumulate
+from itertools import accumulate, groupby
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from nanochat.attention import attend, attend_cached, attend_one, cache_mask
+from nanochat.attention import attend, attend_cached, attend_one, visible
 from nanochat.scaling import Shape
 
 # B rows, T new tokens, C width, H query heads, K kv heads, D head dim, L layers, S cache length
@@ -43,24 +43,21 @@ class Branches:
         """(beginning, of a token at least, and endings) of each row; rotary tables (length, 1, D) each."""
         self.start = P = max(len(beginning) for beginning, _ in trees)
         T = P + max(1, *(sum(map(len, endings)) for _, endings in trees))
-        ids, positions, parents, branch = torch.zeros(4, len(trees), T, dtype=torch.int64)
-        positions[:, :P], parents[:, 1:P] = torch.arange(P), torch.arange(P - 1)
-        lengths = torch.tensor([len(beginning) for beginning, _ in trees])
-        positions[:, P:], branch[:, P:] = lengths[:, None], -1      # padding sees a beginning: no row is NaN
+        # of each token: id, position, parent, and which ending it is of; -1 is a beginning, 0 padding
+        facts = torch.zeros(4, len(trees), T, dtype=torch.int64)
         self.places: list[list[range]] = []
         for b, (beginning, endings) in enumerate(trees):
-            ids[b, :len(beginning)] = torch.tensor(beginning)
+            n, at = len(beginning), P
+            facts[:, b, :n] = torch.tensor([beginning, range(n), range(-1, n - 1), [-1] * n])
             self.places.append([])
-            at, first = P, len(beginning)
             for number, ending in enumerate(endings, 1):
-                here, places = slice(at, at + len(ending)), range(at, at + len(ending))
-                ids[b, here], branch[b, here] = torch.tensor(ending, dtype=torch.int64), number
-                positions[b, here] = torch.arange(first, first + len(ending))
-                parents[b, here] = torch.tensor([first - 1, *places][:len(ending)], dtype=torch.int64)
+                size, places = len(ending), range(at, at + len(ending))
+                facts[:, b, at:at + size] = torch.tensor(
+                    [ending, range(n, n + size), [n - 1, *places][:size], [number] * size])
                 self.places[b].append(places)
-                at += len(ending)
-        self.idx, self._positions, self.parents, self._branch, self._lengths = (
-            each.to(cos.device) for each in (ids, positions, parents, branch, lengths))
+                at += size
+        self.idx, self._positions, self.parents, branch = facts.to(cos.device)
+        self._mine = (branch[:, None] == -1) | (branch[:, P:, None] == branch[:, None])     # (B, T - P, T)
         self._rows = torch.arange(len(trees), device=cos.device)[:, None]
         self._masks: dict[int, Tensor] = {}                     # window -> mask, shared by layers
         self._tables = cos, sin
@@ -81,17 +78,11 @@ class Branches:
         """Beginnings as whole rows; an ending sees its beginning and itself, within the window."""
         P = self.start
         if window not in self._masks:
-            self._masks[window] = self._seen(P, window)
+            seen = visible(self._positions[:, P:], self._positions, window)
+            self._masks[window] = (self._mine & seen)[:, None]
         first = attend(q[:, :P], k[:, :P], v[:, :P], window)
         rest = attend_cached(q[:, P:], k.transpose(1, 2), v.transpose(1, 2), self._masks[window])
         return torch.cat((first, rest), dim=1)
-
-    def _seen(self, P: int, window: int) -> Tensor:
-        """What tokens of endings see, bool (B, 1, T - P, T)."""
-        distance = self._positions[:, P:, None] - self._positions[:, None]
-        begins = torch.arange(distance.size(2), device=distance.device) < self._lengths[:, None]    # (B, T)
-        mine = begins[:, None] | (self._branch[:, P:, None] == self._branch[:, None])
-        return (mine & (distance >= 0) & (distance <= window))[:, None]
 
 class KVCache:
     """What conversations have kept, a row each; those in use are the first ones. Each is as long as its own
@@ -147,30 +138,23 @@ class Chunks:
         assert max(lengths) <= cache.max_len, f"{max(lengths)} tokens in a cache of {cache.max_len}"
         cache.lengths[:rows] = lengths
         self._lengths, self.only_single = lengths, ends[-1] == rows
-        self._rows, self._positions = torch.arange(rows), torch.tensor(starts)
+        self._rows, self._positions = slice(rows), torch.tensor(starts)         # of each token
         self._runs: list[tuple[int, int, int, range]] = []      # first row, rows, position, tokens of the run
         if not self.only_single:
             self._positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
-            self._rows = self._rows.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
+            self._rows = torch.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
             self._first = torch.tensor([0, *ends[:-1]], device=device)
             self._last = torch.tensor(ends, device=device) - 1
-            self._find_runs(starts, counts, ends)
+            # new rows of one length that are side by side are attended to together
+            alike = groupby(range(rows), lambda row: (counts[row], row if starts[row] else None))
+            for (count, _), (first, *others) in alike:
+                tokens = range(ends[first] - count, ends[first] + count * len(others))
+                if count > 1:
+                    self._runs.append((first, 1 + len(others), starts[first], tokens))
         self._positions = self._positions.to(device, non_blocking=True)
         self._single = max((row + 1 for row in range(rows) if counts[row] == 1), default=0)
         self._plans: dict[int, tuple] = {}                      # slots of a layer -> _plan() of it
         self._masks: dict[tuple[int, int, int], Tensor] = {}
-
-    def _find_runs(self, starts: Sequence[int], counts: Sequence[int], ends: Sequence[int]) -> None:
-        """Chunks of several tokens; new rows of one length that are side by side are attended to together."""
-        for row, (start, count, end) in enumerate(zip(starts, counts, ends, strict=True)):
-            if count == 1:
-                continue
-            if self._runs and start == 0:
-                first, rows, before, tokens = self._runs[-1]
-                if before == 0 and first + rows == row and len(tokens) == rows * count:
-                    self._runs[-1] = first, rows + 1, 0, range(tokens.start, end)
-                    continue
-            self._runs.append((row, 1, start, range(end - count, end)))
 
     def begin(self, idx: Tensor, cos: Tensor, sin: Tensor) -> None:
         """`rotary`: (N, 1, D) each, for idx (1, N)."""
@@ -225,11 +209,10 @@ class Chunks:
         of these (rows * K, 1, span) or None."""
         cache, positions, rows, chosen = self._cache, self._positions, self._rows, None
         if any(len(tokens) > count * slots for _, count, _, tokens in self._runs):
-            ends = torch.tensor(self._lengths, device=rows.device)
+            ends = torch.tensor(self._lengths, device=positions.device)
             chosen = (positions >= ends[rows] - slots).nonzero().squeeze(1)
             rows, positions = rows[chosen], positions[chosen]
-        where = slice(len(self._lengths)) if self.only_single else rows
-        starts = cache.places[slots][:, where]                          # (2, tokens, K)
+        starts = cache.places[slots][:, rows]                           # (2, tokens, K)
         places = (starts + (positions % slots)[:, None]).flatten()
         lengths, bias = self._lengths[:self._single], None
         span = min(slots, max(lengths, default=0))
@@ -251,6 +234,6 @@ class Chunks:
         kept = kv[:, row].index_select(2, places).to(q.dtype)                              # (2, K, old, D)
         k, v = (torch.cat((kept[i][None], new.transpose(1, 2)), dim=2) for i, new in enumerate((k, v)))
         if (key := (row, old, window)) not in self._masks:
-            positions = torch.arange(old, old + len(tokens), device=q.device)[None]
-            self._masks[key] = cache_mask(positions, old + len(tokens), window)
+            positions = torch.arange(old + len(tokens), device=q.device)
+            self._masks[key] = visible(positions[old:], positions, window)
         return attend_cached(q, k, v, self._masks[key])

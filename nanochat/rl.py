@@ -94,7 +94,7 @@ class Rollouts(Iterator[Work]):
                 answered = slice(len(answer.prompt) - 1, len(ids))
                 inputs[row, :len(ids)] = torch.tensor(ids)
                 targets[row, answered] = torch.tensor(answer.ids).where(torch.tensor(answer.sampled), -1)
-                calls[row, answered] = torch.tensor(self.engine.in_calls(answer.ids))
+                calls[row, answered] = torch.tensor(answer.in_call)
             advantages = torch.tensor([advantage for _, advantage in batch])
             yield tuple(each.to(self.engine.model.device) for each in (inputs, targets, calls, advantages))
 

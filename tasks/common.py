@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
 from itertools import chain
+from operator import getitem
 from pathlib import Path
 from unittest.mock import patch
 
@@ -45,23 +46,6 @@ class Part:
     conversations: Sequence[dict]
     count: int
 
-class TaskMixture(Sequence):
-    """All parts in a random order, which depends on their number and the seed alone, on every machine. Read
-    when asked for. `identity` tells in one line what is in it."""
-    def __init__(self, parts: Sequence[Part], seed: int):
-        every = [(part.conversations, number % len(part.conversations))
-                 for part in parts for number in range(part.count)]
-        self._drawn = [every[place] for place in shuffled(len(every), seed)]
-        names = [f"{part.count:,} of {part.name}" for part in parts if part.count]
-        self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
-
-    def __len__(self) -> int:
-        return len(self._drawn)
-
-    def __getitem__(self, index: int) -> dict:
-        conversations, place = self._drawn[index]
-        return conversations[place]
-
 class Rows(Sequence):
     """What `convert` makes of rows when they are asked for. Where that is None, the next row that is one
     stands in: a long run must not end at a line that somebody else wrote."""
@@ -78,6 +62,16 @@ class Rows(Sequence):
             if (made := self.convert(self.rows[place])) is not None:
                 return made
         raise Missing(f"none of {len(self.rows):,} rows can be used")
+
+class TaskMixture(Rows):
+    """All parts in a random order, which depends on their number and the seed alone, on every machine. Read
+    when asked for. `identity` tells in one line what is in it."""
+    def __init__(self, parts: Sequence[Part], seed: int):
+        every = [(part.conversations, number % len(part.conversations))
+                 for part in parts for number in range(part.count)]
+        super().__init__(every, lambda place: getitem(*place), shuffled(len(every), seed))
+        names = [f"{part.count:,} of {part.name}" for part in parts if part.count]
+        self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
 
 @cache
 def hub_rows(repository: str, config: str, split: str, data: Path | None):

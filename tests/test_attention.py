@@ -5,7 +5,7 @@ import math
 import pytest
 import torch
 
-from nanochat.attention import attend, attend_cached, cache_mask
+from nanochat.attention import attend, attend_cached, visible
 
 def naive(q, k, v, window):
     T, D = q.size(1), q.size(3)
@@ -35,13 +35,13 @@ def test_attention_and_its_gradients_match_an_explicit_mask(T, window, heads, kv
 def test_windowed_attention_makes_no_quadratic_mask(monkeypatch):
     """No mask that a windowed layer builds is larger than a block of queries times the keys it sees."""
     import nanochat.attention as attention
-    sizes, build = [], attention._band
+    sizes, build = [], attention.visible
 
     def record(queries, keys, *rest):
         sizes.append((len(queries), len(keys)))
         return build(queries, keys, *rest)
 
-    monkeypatch.setattr(attention, "_band", record)
+    monkeypatch.setattr(attention, "visible", record)
     x = torch.randn(1, 1024, 1, 8)
     attend(x, x, x, 64)
     assert len(sizes) == 16 and max(queries * keys for queries, keys in sizes) <= 64 * 128
@@ -51,8 +51,8 @@ def test_cached_attention_sees_each_rows_own_past():
     generator = torch.Generator().manual_seed(0)
     k, v = (torch.randn(2, 1, 10, 8, generator=generator) for _ in range(2))
     q = torch.randn(2, 1, 1, 8, generator=generator)
-    positions = torch.tensor([[3], [9]])
-    y = attend_cached(q, k, v, cache_mask(positions, 10, window=4))
+    mask = visible(torch.tensor([[3], [9]]), torch.arange(10), window=4)
+    y = attend_cached(q, k, v, mask[:, None])
     for row, (first, last) in enumerate(((0, 3), (5, 9))):
         p = torch.softmax(k[row, 0, first:last + 1] @ q[row, 0, 0] / math.sqrt(8), 0)
         torch.testing.assert_close(y[row, 0, 0], p @ v[row, 0, first:last + 1])

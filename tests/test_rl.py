@@ -93,7 +93,7 @@ def test_what_is_sampled_is_what_is_scored(temperature):
             expected = torch.tensor([completion.logprobs[i] for i in own])
             torch.testing.assert_close(values, expected, atol=2e-4, rtol=1e-4)
             compared += 1
-            in_calls += sum(work.engine.in_calls(completion.ids))
+            in_calls += sum(completion.in_call)
     assert compared > 40 and in_calls > 10
 
 
@@ -166,7 +166,8 @@ def test_the_stop_token_is_trained_and_what_the_tool_says_is_not():
     work = rollouts(model, PROBLEMS)
     work.engine = engine
     request = engine.submit([tokenizer().bos, 65])
-    request.ids, request.sampled = ids, sampled
+    for token, drawn in zip(ids, sampled):
+        engine._push(request, token, 0.0 if drawn else None)
     (inputs, targets, calls, advantages), = work._micro_batches([(request, 0.5)])
     assert inputs.tolist() == [[tokenizer().bos, 65, *ids[:-1]]]
     trained = [*tokenizer().encode("x"), *call, -1, -1, -1, *tokenizer().encode("2"), stop]

@@ -8,7 +8,6 @@ import json
 import statistics
 import sys
 import time
-
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 from nanochat.dist import find_device
 from nanochat.gpt import GPT

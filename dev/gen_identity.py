@@ -15,7 +15,6 @@ import os
 import re
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-
 from nanochat.almanac import Scribe, Turn
 from nanochat.chat import check_conversation
 from nanochat.common import atomic_write, die, new_parser, require_positive

@@ -17,9 +17,7 @@ from collections.abc import Sequence
 from functools import partial
 from itertools import product
 from pathlib import Path
-
 import numpy as np
-
 from nanochat.common import atomic_write, die, new_parser
 from nanochat.evals import Z
 from nanochat.report import GPT2_CORE, plot

@@ -15,7 +15,6 @@ from collections import Counter, defaultdict
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-
 from nanochat.calculator import evaluate
 
 KINDS = ("facts", "choice", "arithmetic", "letters", "unknown")

@@ -15,7 +15,6 @@ assistant calls the tool. check_conversation() decides this, for everyone."""
 import codecs
 from collections.abc import Sequence
 from itertools import zip_longest
-
 from nanochat.tokenizer import Tokenizer
 
 MARKERS = {"python": ("<|python_start|>", "<|python_end|>"),

@@ -14,10 +14,8 @@ import zipfile
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
-
 import torch
 from safetensors.torch import load_file, save_file
-
 from nanochat.common import atomic_write, base_dir, compute_dtype, die, keep_freed_memory, sha256
 from nanochat.dist import find_device
 from nanochat.gpt import GPT

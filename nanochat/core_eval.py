@@ -16,11 +16,9 @@ from functools import cached_property
 from itertools import islice
 from os.path import commonprefix
 from pathlib import Path
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 from nanochat import hub
 from nanochat.almanac import almanac, questions
 from nanochat.common import base_dir, die, sha256

@@ -20,10 +20,8 @@ from dataclasses import dataclass
 from functools import lru_cache, partial
 from itertools import cycle, islice
 from pathlib import Path
-
 import numpy as np
 import torch
-
 from nanochat.chat import render_conversation
 from nanochat.common import die, sha256
 from nanochat.dataset import read_row_group, row_groups, texts, up_to

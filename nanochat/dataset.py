@@ -17,10 +17,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
-
 from nanochat import hub
 from nanochat.common import base_dir, die, new_parser, sha256
 from nanochat.scaling import derive

@@ -9,10 +9,8 @@ from collections.abc import Sequence
 from ctypes import CDLL, POINTER, Structure, byref, c_float, c_int32, c_void_p
 from functools import cache
 from pathlib import Path
-
 import torch
 from torch import Tensor
-
 from nanochat.common import base_dir, sha256
 from nanochat.gpt import GPT, QK_SCALE
 from nanochat.past import KVCache

@@ -4,10 +4,8 @@ GPU. A world of one is the degenerate case: every reduction is the identity and 
 import os
 from dataclasses import dataclass
 from typing import Any
-
 import torch
 import torch.distributed as dist
-
 from nanochat.common import die
 
 @dataclass(frozen=True)

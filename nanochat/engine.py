@@ -13,10 +13,8 @@ from collections import Counter, deque
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from os.path import commonprefix
-
 import torch
 from torch import Tensor
-
 from nanochat import calculator, decode
 from nanochat.chat import AnswerDecoder, fit_prompt, render_part, visible_text
 from nanochat.gpt import GPT

@@ -5,11 +5,9 @@ import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
-
 import numpy as np
 import torch
 from torch.nn.utils.rnn import pad_sequence
-
 from nanochat.dataloader import Validation
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams

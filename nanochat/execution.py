@@ -23,7 +23,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
-
 from nanochat.common import die
 
 SANDBOX = Path(__file__).with_name("sandbox.py")

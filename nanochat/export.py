@@ -8,10 +8,8 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
-
 import torch
 from safetensors.torch import load_file, save_file
-
 from nanochat.chat import render_conversation, render_prompt
 from nanochat.gpt import GPT, QK_SCALE, ROPE_BASE, SOFTCAP
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer

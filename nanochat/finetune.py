@@ -9,10 +9,8 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from pathlib import Path
-
 import torch
 from torch import Tensor
-
 from nanochat import checkpoint
 from nanochat.chat import render_conversation
 from nanochat.common import die, new_parser

@@ -1,12 +1,10 @@
 """A causal language model in the format of Hugging Face's transformers, with what evaluations ask of one of
 ours: bits per byte and CORE. By the name of its repository on the hub, or a local folder."""
 from collections.abc import Sequence
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from torch.nn.utils.rnn import pad_sequence
-
 from nanochat.common import die
 from nanochat.core_eval import TOKENS, TOKENS_CPU, Example, Verdict, judge_tokens, verdict
 

@@ -8,12 +8,10 @@ past.py's: nothing here asks.
 Matrices are fp32 and cast where they are used; the embedding tables live in the compute dtype."""
 import copy
 from collections.abc import Sequence
-
 import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
-
 from nanochat.loss import cap, capped_logits, summed_loss, token_losses
 from nanochat.past import Chunks, KVCache, Rows
 from nanochat.scaling import Shape

@@ -7,7 +7,6 @@ import time
 from contextlib import nullcontext
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-
 from nanochat.common import die, sha256
 
 def download(repository: str, files: dict[str, str], folder: Path, site: str | None = None) -> list[Path]:

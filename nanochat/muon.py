@@ -13,11 +13,9 @@ There is no DDP. Gradients are reduced here, and each rank keeps the state of, a
 slice of the rows of a large table, some matrices of a stacked Muon group; small ones are updated alike."""
 import math
 from collections import defaultdict
-
 import torch
 import torch.distributed as dist
 from torch.linalg import matrix_norm
-
 from nanochat.dist import World
 from nanochat.scaling import LearningRates
 

@@ -6,7 +6,6 @@ rows than there are documents in the buffer. A document longer than a row is cut
 from bisect import bisect_right, insort
 from collections.abc import Iterable
 from itertools import count
-
 import numpy as np
 
 class Packer:

@@ -5,11 +5,9 @@ All answer the same four questions of the model, so that its layers never ask wh
 do these tokens stand, what was embedded before each, which key came before each, what do queries see."""
 from collections.abc import Sequence
 from itertools import accumulate, groupby
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
 from nanochat.attention import attend, attend_cached, attend_one, visible
 from nanochat.scaling import Shape
 

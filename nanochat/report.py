@@ -15,9 +15,7 @@ from html import escape
 from importlib.util import find_spec
 from pathlib import Path
 from textwrap import dedent, indent
-
 import numpy as np
-
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
 from nanochat.evals import Z, percent, ratio

@@ -12,11 +12,9 @@ top-k, the same temperature and tokens ruled out; the stop token is an action, w
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
-
 from nanochat.dataloader import epoch_order
 from nanochat.dist import World
 from nanochat.engine import Engine, Request, SamplingParams

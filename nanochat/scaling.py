@@ -4,7 +4,6 @@ The numbers were tuned at depth 12 and are carried to other depths by the rules 
 import math
 from dataclasses import asdict, dataclass, field
 from itertools import cycle, islice
-
 from nanochat.common import die
 from nanochat.schedule import Schedule
 

@@ -14,9 +14,7 @@ import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-
 import torch
-
 from nanochat.common import DTYPES, RunLog, base_dir, compute_dtype, die, keep_freed_memory
 from nanochat.dist import World, close_world, open_world
 from nanochat.hardware import peaks

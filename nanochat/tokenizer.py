@@ -7,9 +7,7 @@ import base64
 import json
 from collections.abc import Iterable, Sequence
 from pathlib import Path
-
 import tiktoken
-
 from nanochat.common import atomic_write, base_dir, die, sha256
 
 SPECIAL_TOKENS = (                                      # the last ids of the vocabulary, in this order

@@ -7,9 +7,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
 from functools import partial
-
 import torch
-
 from nanochat.common import die
 from nanochat.muon import MuonAdamW
 from nanochat.schedule import Schedule

@@ -7,7 +7,6 @@ CORE is asked of the published bundle, fetched once, or where the almanac was le
 import argparse
 from contextlib import suppress
 from pathlib import Path
-
 from nanochat import checkpoint, dataset
 from nanochat.common import die, new_parser, require_positive
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle

@@ -7,7 +7,6 @@ A `--` before the flags is fine, and needed where --run is among them: torchrun 
 import argparse
 from dataclasses import asdict, fields
 from pathlib import Path
-
 from nanochat import checkpoint, dataset, dist
 from nanochat.common import die, new_parser
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle

@@ -20,7 +20,6 @@ import time
 from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, get_args
-
 from nanochat import checkpoint
 from nanochat.chat import check_conversation, render_prompt
 from nanochat.common import RunLog, base_dir, die, new_parser

@@ -6,7 +6,6 @@
 
 ChatCORE is the mean of (accuracy - chance) / (1 - chance) over six tasks, the almanac's over five."""
 import argparse
-
 from nanochat import checkpoint, execution
 from nanochat.common import die, new_parser, require_positive
 from nanochat.engine import Engine, SamplingParams

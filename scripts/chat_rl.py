@@ -6,7 +6,6 @@ likelier. On GSM8K, or on the questions of the embedded almanac.
 """
 import argparse
 from functools import partial
-
 from nanochat import checkpoint, finetune
 from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams

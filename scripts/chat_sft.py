@@ -4,7 +4,6 @@ rates. Your own conversations, a persona for example, are added with --conversat
     python -m scripts.chat_sft --conversations persona.jsonl --repeat=20
 """
 import argparse
-
 from nanochat import checkpoint
 from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures

@@ -22,7 +22,6 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import fields
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, TypeVar
-
 import uvicorn
 from fastapi import APIRouter, Depends, FastAPI, Response
 from fastapi import Request as HTTPRequest
@@ -31,7 +30,6 @@ from pydantic import ConfigDict, Field, ValidationError, create_model, model_val
 from starlette.exceptions import HTTPException
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import ClientDisconnect
-
 import nanochat
 from nanochat import checkpoint
 from nanochat.chat import AnswerDecoder, check_conversation, visible_text

@@ -11,7 +11,6 @@ import time
 from importlib.util import find_spec
 from pathlib import Path
 from string import Template
-
 from nanochat import checkpoint, export, report
 from nanochat.common import DTYPES, compute_dtype, die, new_parser
 from nanochat.dist import find_device

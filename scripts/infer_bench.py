@@ -21,7 +21,6 @@ from functools import cache, partial
 from multiprocessing import get_context
 from pathlib import Path
 from types import SimpleNamespace
-
 from nanochat.common import compute_dtype, keep_freed_memory, new_parser
 from nanochat.dist import find_device
 from nanochat.hardware import peaks

@@ -5,7 +5,6 @@
     python -m scripts.mid_train --mixture="gsm8k*2 + smoltalk=10000" --task-data ~/sets
 """
 import argparse
-
 from nanochat import checkpoint
 from nanochat.finetune import finetune, finetune_parser
 from tasks import add_mixture_arguments, mixtures

@@ -3,7 +3,6 @@
     python -m scripts.tok_eval
 More bytes per token is better: less to compute for the same text, and more text in a context."""
 import argparse
-
 from nanochat.common import RunLog, base_dir, new_parser
 from nanochat.report import tokenizer_table
 from nanochat.tokenizer import Tokenizer

@@ -7,7 +7,6 @@ import argparse
 import time
 from collections import Counter
 from collections.abc import Iterable, Iterator
-
 from nanochat import dataset
 from nanochat.common import RunLog, base_dir, die, new_parser, require_positive
 from nanochat.tokenizer import SMALLEST, Tokenizer

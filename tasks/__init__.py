@@ -10,7 +10,6 @@ import sys
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-
 from nanochat.common import die, require_positive
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
 from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares

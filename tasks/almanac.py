@@ -4,7 +4,6 @@ numbers, the words to spell, or the names of things unknown of those for tests."
 from functools import partial
 from itertools import islice
 from pathlib import Path
-
 from nanochat import almanac
 from tasks.common import USUAL, Task
 

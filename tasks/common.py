@@ -12,7 +12,6 @@ from itertools import chain
 from operator import getitem
 from pathlib import Path
 from unittest.mock import patch
-
 from nanochat.common import sha256
 
 USUAL = 10_000                                          # conversations or questions, where a task makes them

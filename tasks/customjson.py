@@ -2,7 +2,6 @@
 with one JSON object per line, as EXAMPLE shows. What a conversation is, nanochat/chat.py says."""
 import json
 from pathlib import Path
-
 from nanochat.chat import check_conversation
 from nanochat.common import die, sha256
 from tasks.common import Part

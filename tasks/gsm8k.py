@@ -2,7 +2,6 @@
 calculator on the way and the number behind #### in the end."""
 import re
 from functools import partial
-
 from nanochat.calculator import evaluate
 from tasks.common import Task, answered, asked, names_number, number_behind_hashes, source
 

@@ -3,7 +3,6 @@ when its code passes the tests of the problem, run by nanochat/execution.py: who
 first what isolation is in force, by require_isolation()."""
 import re
 import textwrap
-
 from nanochat.execution import run_tests
 from tasks.common import Task, asked, source
 

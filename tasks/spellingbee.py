@@ -6,7 +6,6 @@ from collections import Counter
 from functools import cache, partial
 from itertools import islice, takewhile
 from pathlib import Path
-
 from nanochat.almanac import Dice
 from nanochat.calculator import evaluate
 from nanochat.common import RunLog, base_dir, sha256

@@ -6,11 +6,9 @@ import re
 import socket
 import threading
 from collections.abc import Callable
-
 import httpx
 import torch
 import uvicorn
-
 from nanochat.engine import Engine
 from nanochat.gpt import GPT
 from nanochat.scaling import Shape

@@ -9,9 +9,7 @@ import re
 import subprocess
 import sys
 import zlib
-
 import pytest
-
 from nanochat import almanac
 from nanochat.calculator import evaluate
 

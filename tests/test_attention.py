@@ -1,10 +1,8 @@
 """Attention against softmax over an explicit mask."""
 
 import math
-
 import pytest
 import torch
-
 from nanochat.attention import attend, attend_cached, visible
 
 def naive(q, k, v, window):

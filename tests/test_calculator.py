@@ -3,11 +3,9 @@
 import ast
 import warnings
 from fractions import Fraction
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nanochat.calculator import evaluate
 
 @pytest.mark.parametrize("expression, answer", [

@@ -1,9 +1,7 @@
 import functools
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nanochat.chat import (
     MIN_PROMPT,
     AnswerDecoder,

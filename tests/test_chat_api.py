@@ -2,7 +2,6 @@
 
 import asyncio
 import threading
-
 import openai
 import pytest
 import torch
@@ -19,7 +18,6 @@ from chat_server import (
     serving,
     settled,
 )
-
 from nanochat.engine import Engine, SamplingParams
 
 HI = [{"role": "user", "content": "Hi"}]

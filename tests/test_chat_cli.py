@@ -13,10 +13,8 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
-
 import pytest
 import torch
-
 from nanochat import checkpoint
 from nanochat.chat import render_prompt
 from nanochat.dist import World

@@ -5,10 +5,8 @@ import subprocess
 import sys
 from argparse import Namespace
 from pathlib import Path
-
 import pytest
 import torch
-
 import tasks
 from nanochat import checkpoint, execution
 from nanochat.common import RunLog

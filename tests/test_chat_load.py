@@ -9,11 +9,9 @@ import resource
 import time
 from collections import Counter
 from pathlib import Path
-
 import httpx
 from chat_server import SAID, TOKENIZER, TOOL, bigram, metric, random_model, served, serving, settled
 from test_chat_web import HOSTILE
-
 from nanochat.engine import Engine
 
 SECONDS = float(os.environ.get("NANOCHAT_LOAD_SECONDS", 8))

@@ -12,7 +12,6 @@ import sys
 import threading
 from argparse import Namespace
 from pathlib import Path
-
 import httpx
 import pytest
 import torch
@@ -39,7 +38,6 @@ from chat_server import (
 from openai.types import completion_create_params
 from openai.types.chat import completion_create_params as chat_create_params
 from pydantic import ValidationError
-
 from nanochat import checkpoint
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams

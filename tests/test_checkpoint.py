@@ -7,10 +7,8 @@ import signal
 import zipfile
 from argparse import Namespace
 from pathlib import Path
-
 import pytest
 import torch
-
 from nanochat import checkpoint
 from nanochat.dist import World
 from nanochat.gpt import GPT

@@ -9,11 +9,9 @@ import zipfile
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
-
 import pytest
 import torch
 import torch.nn.functional as F
-
 from nanochat import core_eval
 from nanochat.core_eval import Reader, ask_task, evaluate_core, make_example, open_bundle
 from nanochat.dist import World
@@ -382,7 +380,6 @@ def test_a_model_with_64_positions_is_asked_with_the_last_64_tokens(label, gpt2,
 
 def test_base_eval_takes_a_model_of_hugging_faces(gpt2, tmp_path, base_dir, words):
     import transformers
-
     from scripts import base_eval
     text, bundle = tmp_path / "text.jsonl", write_bundle(tmp_path / "b", random_tasks(2, 12))
     text.write_text("".join(json.dumps({"text": each}) + "\n" for each in words(400)))

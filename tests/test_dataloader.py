@@ -10,12 +10,10 @@ import threading
 from collections import Counter
 from itertools import accumulate
 from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from nanochat.chat import render_conversation
 from nanochat.dataloader import BUFFER, ChatLoader, PretrainLoader, validation
 from nanochat.packing import Packer

@@ -6,13 +6,11 @@ import json
 import multiprocessing
 import sys
 from types import SimpleNamespace
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hub_server import serving
 from huggingface_hub.utils import WeakFileLock
-
 import nanochat
 from nanochat import dataset
 from nanochat.dataset import Dataset, prepare, read_row_group, row_groups, texts

@@ -3,10 +3,8 @@
 import random
 import shutil
 from pathlib import Path
-
 import pytest
 import torch
-
 from nanochat import decode
 from nanochat.engine import Engine, SamplingParams
 from nanochat.gpt import GPT

@@ -5,10 +5,8 @@ import gc
 import math
 import weakref
 from collections import Counter
-
 import pytest
 import torch
-
 from nanochat import calculator
 from nanochat.chat import render_conversation, render_prompt
 from nanochat.engine import NEVER_SAMPLED, Engine, SamplingParams

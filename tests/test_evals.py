@@ -8,14 +8,12 @@ import statistics
 import threading
 from dataclasses import asdict
 from pathlib import Path
-
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
 import torch.nn.functional as F
-
 from nanochat.chat import render_prompt
 from nanochat.dataloader import Validation, validation
 from nanochat.dist import World

@@ -13,11 +13,9 @@ from collections import Counter
 from concurrent.futures import ThreadPoolExecutor
 from enum import IntEnum
 from pathlib import Path
-
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from nanochat import execution, sandbox
 from nanochat.execution import Outcome, run_tests
 

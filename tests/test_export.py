@@ -6,13 +6,11 @@ import subprocess
 import sys
 from argparse import Namespace
 from functools import partial
-
 import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 from test_core_eval import random_tasks, write_bundle
-
 from nanochat import checkpoint, export
 from nanochat.chat import check_conversation, render_conversation, render_prompt
 from nanochat.dist import World

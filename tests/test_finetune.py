@@ -7,10 +7,8 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-
 import pytest
 import torch
-
 import tasks
 from nanochat import almanac, checkpoint, finetune, report
 from nanochat.chat import render_conversation

@@ -8,9 +8,7 @@ import signal
 import sys
 import threading
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-
 import pytest
-
 from dev import gen_identity
 from tasks import customjson
 

@@ -1,13 +1,11 @@
 """The model against a naive one, written from the formulas alone; its cache against its own full pass."""
 
 import math
-
 import pytest
 import torch
 import torch.nn.functional as F
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 from nanochat.gpt import GPT
 from nanochat.past import KVCache
 from nanochat.scaling import make_shape

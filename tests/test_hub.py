@@ -10,12 +10,10 @@ import threading
 import time
 from multiprocessing.pool import ThreadPool
 from pathlib import Path
-
 import httpx2
 import huggingface_hub
 import pytest
 from hub_server import serving
-
 from nanochat import hub as hub_module
 from nanochat.hub import download
 

@@ -2,11 +2,9 @@
 
 import textwrap
 from concurrent.futures import ThreadPoolExecutor
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-
 from nanochat import execution
 from nanochat.chat import check_conversation
 from tasks import humaneval

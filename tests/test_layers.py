@@ -4,7 +4,6 @@ import ast
 import subprocess
 import sys
 from pathlib import Path
-
 import pytest
 
 ROOT = Path(__file__).parent.parent

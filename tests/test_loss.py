@@ -3,7 +3,6 @@
 import pytest
 import torch
 import torch.nn.functional as F
-
 from nanochat import loss
 
 @pytest.mark.parametrize("tokens", [1, 64, 200])

@@ -2,11 +2,9 @@
 
 import math
 import socket
-
 import pytest
 import torch
 import torch.distributed as dist
-
 from nanochat import muon
 from nanochat.dist import World
 from nanochat.gpt import GPT

@@ -6,13 +6,11 @@ import string
 from collections import Counter
 from decimal import Decimal
 from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 import tasks
 from nanochat.almanac import documents
 from nanochat.calculator import evaluate

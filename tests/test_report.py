@@ -11,9 +11,7 @@ from collections import Counter
 from html.parser import HTMLParser
 from pathlib import Path
 from xml.etree import ElementTree
-
 import pytest
-
 from nanochat import report
 from nanochat.evals import centred, wilson
 

@@ -6,10 +6,8 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-
 import pytest
 import torch
-
 import tasks
 from nanochat import checkpoint
 from nanochat.common import RunLog

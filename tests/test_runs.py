@@ -11,11 +11,9 @@ import subprocess
 import xml.etree.ElementTree as xml
 from pathlib import Path
 from subprocess import CompletedProcess
-
 import pytest
 from forks import serving
 from torch.distributed.run import get_args_parser
-
 from nanochat.common import RunLog
 
 ROOT = Path(__file__).parent.parent

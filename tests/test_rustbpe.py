@@ -4,12 +4,10 @@ import subprocess
 import sys
 import textwrap
 from collections import Counter
-
 import pytest
 import regex
 from hypothesis import given, settings
 from hypothesis import strategies as st
-
 import rustbpe
 
 # Characters that all sides class alike: none that this Python's Unicode leaves unassigned, as the regex

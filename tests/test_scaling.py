@@ -1,10 +1,8 @@
 """depth -> Plan: the published counts come out, and every depth is trainable."""
 
 import math
-
 import pytest
 import torch
-
 from nanochat.gpt import GPT
 from nanochat.scaling import derive, make_shape
 

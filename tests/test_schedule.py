@@ -1,11 +1,9 @@
 """Multipliers at known points, their bounds for every configuration, and that they never run backwards."""
 
 import math
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nanochat.schedule import Schedule
 
 schedules = st.builds(Schedule, num_iterations=st.integers(1, 5000), warmup=st.integers(0, 100),

@@ -8,10 +8,8 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-
 import pytest
 import torch
-
 from nanochat import common
 from nanochat.common import RunLog, atomic_write, compute_dtype
 from nanochat.hardware import peaks

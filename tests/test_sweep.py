@@ -5,10 +5,8 @@ import json
 import math
 import random
 import re
-
 import numpy as np
 import pytest
-
 from dev import sweep
 
 BUDGETS = (1e18, 2.15e18, 4.64e18, 1e19)

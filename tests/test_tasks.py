@@ -11,11 +11,9 @@ import sys
 from collections import Counter
 from fractions import Fraction
 from pathlib import Path
-
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 import tasks
 from nanochat.chat import check_conversation, render_conversation
 from nanochat.tokenizer import Tokenizer

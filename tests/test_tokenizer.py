@@ -4,12 +4,10 @@ import base64
 import json
 import os
 from pathlib import Path
-
 import pytest
 import tiktoken
 from hypothesis import given
 from hypothesis import strategies as st
-
 from nanochat.tokenizer import SPECIAL_TOKENS, SPLIT_PATTERN, Tokenizer
 from scripts import tok_eval, tok_train
 

@@ -8,12 +8,10 @@ import signal
 import subprocess
 import sys
 from pathlib import Path
-
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-
 from nanochat import checkpoint, common, dataset, scaling, stage
 from nanochat.common import RunLog
 from nanochat.gpt import GPT

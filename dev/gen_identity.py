@@ -7,8 +7,7 @@
 
 Offline it composes what stands in gen_identity.txt: the same flags, the same file. An endpoint is any server
 that speaks OpenAI's protocol, asked through the package openai; its key is read from $OPENAI_API_KEY. What it
-writes is kept as it comes, and the same command again asks for the rest. To teach something else, write such
-lines yourself."""
+writes is kept as it comes, and the same command again asks for the rest."""
 import argparse
 import json
 import os
@@ -127,11 +126,9 @@ def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
     prompts = [persona.prompt() for _ in range(args.count)][len(kept):]
-
     def ask(prompt: str):
         message = {"role": "user", "content": prompt}
         return client.chat.completions.create(model=args.model, messages=[message])
-
     with open(args.out, "a", encoding="utf-8", buffering=1) as out, ThreadPool(args.parallel) as pool:
         for done, reply in enumerate(pool.imap_unordered(ask, prompts), 1):     # Ctrl-C awaits no thread
             line = conversation_in(reply)

@@ -6,9 +6,7 @@
 The second is an IsoFLOP fit (arXiv 2203.15556, approach 2), kept as .json: a parabola of bits per byte in
 log N for each budget C, whose minimum is the best N and D, and the laws N ~ C^a, D ~ C^b of these. A minimum
 outside of the sizes that were trained is no measurement: it is named and left out."""
-
 # C training FLOPs, N scaling parameters, D training tokens
-
 import argparse
 import csv
 import json

@@ -126,7 +126,6 @@ class Almanac:
         self.unknown = [Topic("unknown", forms, frames) for forms in blocks["unknown"].values()]
         self.partly_known = list(dict.fromkeys(fact.topic for fact in self.facts
                                                if "strangers" in fact.topic.forms))
-
         pools = {table: [row["name"] for row in rows] for table, rows in tables.items()}
         pools["capital"] = [row["capital"] for row in tables["country"]]
         pools |= blocks["known"][""] | blocks["pools"][""]

@@ -120,7 +120,8 @@ def find(stage_name: str | None = None, tag: str | None = None, step: int | None
     die(f"no checkpoint of {wanted or 'any model'} under {root}",
         hint=f"there are: {', '.join(there)}" if there else "train one: bash runs/runcpu.sh")
 
-def _read_config(directory: Path) -> dict:
+def read_config(directory: Path) -> dict:
+    """config.json: format, shape, hash of the tokenizer. Dies at a format that is newer than this code."""
     config = json.loads((directory / "config.json").read_text())
     if config["format"] > FORMAT:
         die(f"{directory} has format {config['format']}, this code reads up to {FORMAT}",
@@ -129,12 +130,9 @@ def _read_config(directory: Path) -> dict:
 
 def read_state(directory: Path) -> dict:
     """state.json: stage, tag, step, dtype, the arguments of the run, and what the stage saved."""
-    _read_config(directory)
+    read_config(directory)
     state = json.loads((directory / "state.json").read_text())
-    return {"dtype": "float32", "text": None, "rows": None} | state     # which format 1 did not keep
-
-def read_shape(directory: Path) -> Shape:
-    return Shape(**_read_config(directory)["shape"])
+    return {"dtype": "float32", "text": None, "rows": 4} | state        # which format 1 did not keep
 
 def require_dtype(directory: Path, stage: Stage) -> None:
     """Dies where a run would go on in another dtype than it was begun in: it would be another run."""
@@ -154,7 +152,7 @@ def load(directory: Path, device: torch.device, dtype: torch.dtype) -> tuple[GPT
         if not _intact(directory, name):
             die(f"{directory / name} does not match its manifest: the file is damaged",
                 hint="--step=N takes an older checkpoint")
-    state, config = read_state(directory), _read_config(directory)
+    state, config = read_state(directory), read_config(directory)
     tokenizer = Tokenizer.load(directory / "tokenizer")
     if tokenizer.hash != config["tokenizer"]:
         die(f"the tokenizer in {directory} is not the one that the model was trained with "
@@ -172,7 +170,7 @@ def load_optimizer(directory: Path, optimizer: Any) -> bool:
     """Restore this rank's share of an optimizer; False if there is none for so many ranks and this format."""
     name = f"optimizer_{optimizer.world.rank}.pt"
     shards = len(list(directory.glob("optimizer_*.pt")))
-    same = shards == optimizer.world.size and _read_config(directory)["format"] == FORMAT
+    same = shards == optimizer.world.size and read_config(directory)["format"] == FORMAT
     if not same or not _intact(directory, name):
         return False
     optimizer.load_state_dict(torch.load(directory / name, map_location="cpu", weights_only=True))

@@ -123,11 +123,9 @@ def almanac_bundle() -> Bundle:
     dice, wrong = random.Random(0), ALMANAC_CHOICES - 1
     stated = {fact.reply.removesuffix(f" {fact.answer}."): fact for fact in almanac().facts
               if len(fact.wrong) >= wrong and fact.reply.endswith(f" {fact.answer}.")}
-
     def choice(text: str, answer: str, others: list[str]) -> dict:
         options = dice.sample([answer, *dice.sample(others, wrong)], ALMANAC_CHOICES)
         return {"query": text, "choices": options, "gold": options.index(answer)}
-
     statements, subjects, completed = [], [], []
     for stem, fact in dice.sample(list(stated.items()), ALMANAC_ROWS):
         statements.append(choice(stem, fact.answer, fact.wrong))
@@ -238,7 +236,6 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
     """Whether each of the first `most` examples is answered right, in their order, on every rank. The ranks
     share the examples."""
     mine = range(len(task.rows))[:most][world.rank::world.size]
-
     def results() -> Iterator[tuple[int, bool]]:        # (example, is it right), as finished
         for start in range(0, len(mine), AT_ONCE):
             texts = [task.prompts(index) for index in mine[start:start + AT_ONCE]]
@@ -252,7 +249,6 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
                 batch, order = order[-count:], order[:-count]
                 for index, verdicts in zip(batch, reader.verdicts([examples[i] for i in batch]), strict=True):
                     yield index, is_right(task.kind, examples[index], verdicts)
-
     told = world.gather_objects(list(progress(results(), task.label, len(mine), world)))
     return [right for _, right in sorted(each for share in told for each in share)]
 

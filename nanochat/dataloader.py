@@ -4,9 +4,7 @@ An optimizer step has `slots` micro-batches (gradient accumulation x ranks). Eac
 its own, over every slots-th document, and rank r of W serves slots r, r + W, ... So two ranks see exactly
 what one rank with twice the accumulation sees, no two slots share a document within an epoch, and a rank
 tokenizes only what it trains on."""
-
 # B rows, T context, W ranks. A packed row has T + 1 tokens: inputs lack its last, targets its first.
-
 import base64
 import math
 import random
@@ -76,7 +74,6 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
     epoch, each document with the position behind it. Position and buffered documents are the whole state, a
     snapshot; taken after every batch, so no token is copied."""
     packer = Packer(seq_len + 1, held)
-
     def documents() -> Iterator[np.ndarray]:
         nonlocal position
         empty_epochs = 0
@@ -88,7 +85,6 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
             position = {"epoch": position["epoch"] + 1}
         die(f"nothing to learn: texts are empty, or no word of the assistant is within {seq_len + 1} tokens",
             hint="other data, or a longer --max-seq-len")
-
     for made in _chunks(_packed(packer, documents(), crop), rows):
         *tensors, _ = _to_batch(made, seq_len, pad)
         snapshot = position, packer.documents()
@@ -186,13 +182,11 @@ def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_to
     Batches are filled up with empty rows: as many of one shape on every rank."""
     limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
-
     def numbered() -> Iterator[np.ndarray]:             # (n, 2): ids and number of the document, 0 at <|bos|>
         for chunk in _chunks(up_to(limit, filter(None, texts(paths))), CHUNK):
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
                 sizes.append(len(text.encode()))
                 yield np.array([[tokenizer.bos, *ids], [0] + [len(sizes)] * len(ids)], dtype=np.int32).T
-
     for chunk in _chunks(_packed(Packer(seq_len + 1), numbered(), crop=False), rows * world_size):
         mine = chunk[rank::world_size]
         mine += [empty] * (rows - len(mine))

@@ -92,7 +92,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
                for question, some in zip(questions, letters, strict=True)]
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected = sum(1 if letters[index] else samples for index in mine)
-
     def answers() -> Iterator[tuple[int, int, str]]:    # (question, number of the sample, reply), as finished
         choices = [index for index in mine if letters[index]]
         for at, letter in choose_letters(engine.model, engine.tokenizer, [prompts[i] for i in choices],
@@ -104,7 +103,6 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
         for at, completion in engine.completions([prompts[i] for i in free],
                                                  [replace(params, seed=seed) for seed in seeds]):
             yield free[at], at % samples, completion.text
-
     with ThreadPoolExecutor(max(1, (os.cpu_count() or 1) // world.size)) as pool:   # judges may run programs
         pending = [(index, sample, pool.submit(judge, questions[index], reply))
                    for index, sample, reply in progress(answers(), name, expected, world)]

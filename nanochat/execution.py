@@ -8,9 +8,7 @@ namespaces (macOS, most containers) it reads and writes what the user may: run_t
 require_isolation(unsafe=True) was called.
 
 The verdict is a secret that this process makes up and the tester prints after the tests. As model code sees
-the arguments of its calls and nothing else, there is one way to pass: to return what the tests ask for.
-Patched builtins, frames, exits, objects equal to all do not help. Answers can be guessed, and kernels have
-bugs."""
+the arguments of its calls and nothing else, all it can do is return what the tests ask for."""
 import json
 import math
 import os

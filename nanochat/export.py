@@ -68,12 +68,9 @@ def fast_tokenizer(tokenizer: Tokenizer, longest: int):
     from tokenizers import Tokenizer as Fast
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import bytes_to_unicode
-
     letters = bytes_to_unicode()                        # a printable character for each byte
-
     def spelled(token: bytes) -> str:
         return "".join(letters[byte] for byte in token)
-
     ranks = {tokenizer.decode_bytes([id]): id for id in range(tokenizer.vocab_size - len(SPECIAL_TOKENS))}
     pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))]
     merges = [(spelled(a), spelled(b)) for a, b in pairs if a in ranks and b in ranks]

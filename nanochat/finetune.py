@@ -1,8 +1,6 @@
 """Going on from a checkpoint: what midtraining, supervised finetuning and reinforcement learning share. The
 first two learn from conversations; their scripts say from which, how packed and at which learning rates."""
-
 # T context; a rank trains `rows` x T tokens per micro-batch, `accumulation` micro-batches per step
-
 import argparse
 import math
 from collections.abc import Callable, Iterator, Sequence
@@ -118,12 +116,10 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
         loader = ChatLoader(tokenizer, conversations, rows, T, world.rank, world.size,
                             accumulation * world.size, stage.device, args.seed,
                             this.saved["loader"] if this.start else None, crop=packed)
-
         def evaluate(step: int) -> None:
             bpb = evaluate_bpb(model, held_out, world).value
             stage.log(f"{name} {step:5d} | validation {bpb:.4f} bits per byte of answers", step=step,
                       val_bpb=bpb)
-
         with loader:
             this.train(accumulated(loader, accumulation), summed_loss(model, stage, args.compile), evaluate,
                        steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),

@@ -213,13 +213,10 @@ class GPT(nn.Module):
         """Set every weight. Drawn on the CPU in fp32, so that a seed means the same model on every device."""
         generator = torch.Generator().manual_seed(seed)
         bound = (3 / self.shape.n_embd) ** 0.5                        # uniform with standard deviation C^-0.5
-
         def normal(parameter: Tensor, std: float) -> None:
             parameter.copy_(torch.empty(parameter.shape).normal_(0, std, generator=generator))
-
         def uniform(parameter: Tensor, low: float, high: float) -> None:
             parameter.copy_(torch.empty(parameter.shape).uniform_(low, high, generator=generator))
-
         normal(self.embedding, 0.8)
         normal(self.unembedding, 0.001)
         uniform(self.value_embedding, -bound, bound)

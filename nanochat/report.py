@@ -268,7 +268,6 @@ def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
     """A plot of what was logged at several steps: a line per run with its 95% band, through the means of 50
     groups of steps where there are more."""
     found = {run.tag: having(run.logs[stage], key) for run in runs}
-
     def draw(figure):
         axes = figure.subplots(subplot_kw={"title": f"{stage} {key}", "xlabel": "step"})
         for tag, records in found.items():

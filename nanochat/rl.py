@@ -5,10 +5,8 @@ others to the same question: the advantage is r - mean(r), not divided by anythi
 alike whatever the length of its answer (as in DAPO, arXiv 2503.14476), and the policy that is trained is the
 one that sampled, so that there is no ratio to clip and no KL term. What is sampled is what is scored: no
 top-k, the same temperature and tokens ruled out; the stop token is an action, what a tool says is not."""
-
 # Q questions of a step on this rank, R answers to each; B rows, T tokens, C width, V vocabulary
 # N tokens that were drawn, n of them at once
-
 import random
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -109,7 +107,6 @@ def token_logprobs(model: GPT, forbidden: Tensor, temperature: float, inputs: Te
     def score(states: Tensor, drawn: Tensor, call: Tensor) -> Tensor:       # (n, C), (n,), (n,) -> (n,)
         logits = (model.logits(states) / temperature).masked_fill(forbidden[call], float("-inf"))
         return logits.log_softmax(-1).gather(-1, drawn[:, None]).squeeze(-1)
-
     where = targets != -1
     states = model.trunk(inputs, Rows())[where]
     chunks = zip(*(each.split(CHUNK) for each in (states, targets[where], calls[where])), strict=True)

@@ -127,10 +127,8 @@ class _Group:
         self._specials, self._banned = specials, banned[self.rows]
         settings = [request.params for request in self._requests]
         self._way, self._penalised = settings[0].way, settings[0].penalised
-
         def column(values: list) -> Tensor:
             return torch.tensor(values, device=device)[:, None]                 # (n, 1)
-
         self._temperature = column([each.temperature for each in settings])
         widths = [min(each.top_k or vocab_size, vocab_size) for each in settings]
         self._widest = max(widths)

@@ -18,20 +18,17 @@ mkdir -p "$NANOCHAT_BASE_DIR"
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"
 
 fail() { echo "error: $1" >&2; echo "  hint: $2" >&2; exit 2; }
-
 run_from() {                                              # run_from URL COMMAND...: whole before a line of it runs
   local installer
   if command -v curl >/dev/null; then installer=$(curl --connect-timeout 20 -LsSf "$1") || return 1
   else installer=$(wget --timeout=20 -qO- "$1") || return 1; fi
   "${@:2}" <<<"$installer" >/dev/null
 }
-
 RUST=$(sed -n 's/^rust-version = "\(.*\)"/\1/p' rustbpe/Cargo.toml)
 rust_is_here() {                                          # a cargo that runs and is not too old
   printf '%s\n' "cargo $RUST" "$(cargo --version 2>/dev/null)" | sort -V -C
 }
 uv_is_here() { uv --version >/dev/null 2>&1; }
-
 cc --version >/dev/null 2>&1 || fail "there is no C linker (cc); the tokenizer trainer is built here and needs one" \
   "Debian, Ubuntu: sudo apt install build-essential; Fedora: sudo dnf install gcc; macOS: xcode-select --install"
 if ! rust_is_here; then
@@ -56,13 +53,11 @@ fi
 source .venv/bin/activate
 
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")
-
 need_gpus() {                                             # for what a CPU would never finish
   [ "$GPUS" -gt 0 ] || [ -n "${SMOKE:-}" ] ||
     fail "no NVIDIA GPU here; $(basename "$0") is for a node with eight of them" \
       "bash runs/runcpu.sh trains on two CPU cores; SMOKE=1 tries the lines of this one at toy size"
 }
-
 launch() {                 # launch scripts.base_train --depth=12 ...: over all GPUs, plain python where there is none
   if [ "$GPUS" -eq 0 ]; then python -m "$@"
   else torchrun --standalone --nproc_per_node="$GPUS" -m "$1" -- "${@:2}"; fi

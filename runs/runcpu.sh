@@ -16,7 +16,6 @@ else
   python -m scripts.tok_train --source=almanac --vocab-size=3072
   python -m scripts.tok_eval
 fi
-
 # 400 steps x 4,096 tokens = 1.6M tokens. Batches are 128 times smaller than the rates are made for: --lr-scale
 # makes up for it, and --key-offset for there being so few of them (dev/LOG.md).
 python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4 --head-dim=64 \
@@ -28,7 +27,6 @@ python -m scripts.base_eval --resume --model-tag=cpu --eval-tokens=20000
 python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=130 --init-lr-frac=0.5 \
   --warmdown-ratio=1 --save-every=50
 python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=40 --init-lr-frac=0.075
-
 # 40 steps x 48 questions of all kinds x 8 answers
 python -m scripts.chat_rl --resume --model-tag=cpu --tasks=almanac --num-iterations=40 \
   --examples-per-step=48 --num-samples=8 --save-every=20 --eval-every=40 --eval-examples=40 --eval-samples=4
@@ -39,7 +37,6 @@ for stage in mid sft rl; do
   python -m scripts.chat_eval --resume -i "$stage" --model-tag=cpu --max-questions=300
 done
 python -m nanochat.report --model-tag=cpu
-
 python -m scripts.chat_cli --model-tag=cpu --temperature=0 \
   -p "Who are you?" -p "capital of France please" -p "What is 37 + 85?" -p "How do you spell planet?" \
   -p "How many r's are in mirror?" -p "Who is the president of France?"

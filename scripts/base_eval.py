@@ -63,16 +63,14 @@ def main(args: argparse.Namespace) -> None:
         else:
             model, tokenizer, _ = checkpoint.load(whom, stage.device, stage.dtype)
             reader = Reader(model.eval().requires_grad_(False), tokenizer)
-        stage.begin(model=name, text=text, dataset=data and data.name, validation=data and data.val_sha256)
         missing = ", without CORE" if "core" in wanted and not bundle else ""
-        stage.print(f"evaluating {whom} in {stage.dtype_name}{missing}")
+        stage.begin(f"evaluating {whom}{missing}", model=name, text=text, dataset=data and data.name,
+                    validation=data and data.val_sha256)
         known = world.broadcast_object(stage.log_file.read()) if args.resume else []
         origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
-
         def is_new(result: str, **settings) -> bool:
             facts = (origin | settings).items()
             return not any(result in record and facts <= record.items() for record in known)
-
         about = {"eval_tokens": args.eval_tokens, "validation": data.val_sha256} if data else {}
         if data and is_new("bpb", split="val", **about):                        # 3. go
             for split, paths in (("train", data.train[:1]), ("val", data.val)):

@@ -490,7 +490,7 @@ def find_models(args: argparse.Namespace) -> Iterator[tuple[dict, Path]]:
         about = {key: checkpoint.read_state(path)[key] for key in ("tag", "stage", "step")}
         yield {"id": "{tag}-{stage}".format(**about), "object": "model", "owned_by": "nanochat", **about,
                "created": int(checkpoint.created(path)),
-               "context": checkpoint.read_shape(path).sequence_len}, path
+               "context": checkpoint.read_config(path)["shape"]["sequence_len"]}, path
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)

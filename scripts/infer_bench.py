@@ -48,14 +48,12 @@ def our_side(shape: Shape, device, dtype) -> Run:
     model.unembedding.data[-len(SPECIAL_TOKENS):] = 0   # no special is the likeliest: all answers are long
     ordinary = range(256, shape.vocab_size - len(SPECIAL_TOKENS))
     engine = Engine(model, Tokenizer([bytes([i]) for i in range(256)] + [i.to_bytes(3) for i in ordinary]))
-
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
         params = SamplingParams(temperature=0, max_tokens=tokens)
         requests = [engine.submit(prompt, params) for prompt in prompts]
         while engine.busy:
             engine.step()
             yield sum(len(request.ids) for request in requests)
-
     return run
 
 @cache
@@ -71,12 +69,10 @@ def reference_side(checkout: Path, vocab_size: int, sizes: tuple, device) -> Run
     model.to(device).lm_head.weight.data[-len(SPECIAL_TOKENS):] = 0
     specials = {name: vocab_size - len(SPECIAL_TOKENS) + i for i, name in enumerate(SPECIAL_TOKENS)}
     names = SimpleNamespace(encode_special=specials.get, get_bos_token_id=lambda: specials["<|bos|>"])
-
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
         columns = Engine(model, names).generate(prompts[0], len(prompts), tokens, temperature=0)
         for step, _ in enumerate(columns, 1):
             yield step * len(prompts)
-
     return run
 
 def cases(args: argparse.Namespace) -> dict[str, list[list[int]]]:

@@ -31,8 +31,7 @@ harbour since the last of the fishing boats had been sold. "Someone has to keep 
     "emoji": "Happy birthday!! 🎉🎂🥳 See you at 8 👋🏽 — don't be late 😅 👨‍👩‍👧‍👦 🇫🇷🇯🇵 ❤️‍🔥 ¯\\_(ツ)_/¯",
 }
 # Vocabulary, and tokens of each sample, in their order; counted once with tiktoken's gpt2 and cl100k_base.
-OTHERS = {"gpt2": (50257, (70, 137, 97, 171, 112, 70)),
-          "gpt4": (100277, (71, 69, 100, 83, 82, 74))}
+OTHERS = {"gpt2": (50257, (70, 137, 97, 171, 112, 70)), "gpt4": (100277, (71, 69, 100, 83, 82, 74))}
 
 def parser() -> argparse.ArgumentParser:
     return new_parser(__doc__)

@@ -101,12 +101,10 @@ def source(repository: str, config: str, convert: Callable[[dict], dict | None],
     """What `convert` makes of the rows of a set of the hub, drawn by the seed: sets are often sorted by
     subject. `names`: of splits that it calls otherwise than most do."""
     names = {"train": "train", "val": "validation", "test": "test"} | names
-
     def read(split: str, most: int | None, seed: int, data: Path | None = None) -> Rows:
         found = hub_rows(repository, config, names[split], data)
         drawn = None if most is None or most >= len(found) else shuffled(len(found), seed)[:most]
         return Rows(found, convert, drawn)
-
     return read
 
 def asked(text: str, **fields) -> dict:
@@ -125,7 +123,6 @@ def choice_task(name: str, repository: str, config: str, question: Callable, **n
     def conversation(row: dict) -> dict:
         made = question(row)
         return answered(made, made["answer"])
-
     taught, tested = (source(repository, config, convert, **names) for convert in (conversation, question))
     return Task(name, taught, tested, names_letter, chance=0.25)
 

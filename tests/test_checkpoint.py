@@ -164,7 +164,7 @@ def test_a_packed_model_is_the_same_model_without_its_training(tmp_path):
     expected = GPT(SHAPE).init_weights(5).state_dict()
     assert all(torch.equal(tensor, expected[name]) for name, tensor in model.state_dict().items())
     assert loaded.hash == tokenizer().hash
-    assert state == {"stage": "base", "tag": "a", "step": 1, "dtype": "float32", "text": None, "rows": None}
+    assert state == {"stage": "base", "tag": "a", "step": 1, "dtype": "float32", "text": None, "rows": 4}
     assert checkpoint.find("base") == path              # it is no checkpoint to go on from
 
 

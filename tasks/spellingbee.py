@@ -17,8 +17,11 @@ DOCUMENTS, WORDS, SEEN = 20_000, 30_000, 3              # text to read; words to
 SHARES = {"test": range(0, 5), "val": range(5, 10), "train": range(10, 100)}       # percent
 _WORD = re.compile(r"(?<![\w'])[a-z]{3,15}(?![\w'])")   # with a capital: often a name
 
-_TEXT = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n ", " | ")
-_WAYS_TO_ASK = {name: forms.split(" | ") for name, forms in re.findall(r"^(\w+): (.*)$", _TEXT, re.MULTILINE)}
+@cache
+def _ways_to_ask() -> dict[str, list[str]]:
+    """Wordings by what they ask for, "count" or "spell"."""
+    text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n ", " | ")
+    return {name: forms.split(" | ") for name, forms in re.findall(r"^(\w+): (.*)$", text, re.MULTILINE)}
 
 @cache
 def words(split: str) -> tuple[str, ...]:
@@ -42,7 +45,7 @@ def _words_of_the_text(base: Path) -> list[str]:
 
 def _typed(dice: Dice, task: str, word: str, letter: str = "") -> str:
     """A question as people type it. Letters are meant whatever their case."""
-    form = dice.pick(_WAYS_TO_ASK[task])
+    form = dice.pick(_ways_to_ask()[task])
     show = str.upper if dice.chance(0.15) else str
     c, around = show(letter), dice.pick(("{}", "{}", "{}", "'{}'", '"{}"'))
     many = dice.pick((f"{c}'s", f"{c}'s", f"letters {c}", f'"{c}"', c))          # "as" and "is" are words
@@ -79,8 +82,10 @@ def _task(name: str, make, judge, max_tokens: int) -> Task:
             dice = Dice(name, split, seed, index)
             question, answer = make(dice, dice.pick(words(split)))
             return answered(question, answer) if learn else question
+
         words(split)                                    # Missing is said here, not in the middle of a run
         return Rows(range(USUAL if most is None else most), convert)
+
     return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 TASKS = [_task("spellingbee", _counting, names_number, 160),

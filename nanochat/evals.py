@@ -79,8 +79,8 @@ def progress(items: Iterable, name: str, of: int, world: World) -> Iterable:
         from huggingface_hub.utils import tqdm
     except ImportError:                                 # a bar is not worth a package
         return items
-    seconds = 0.1 if sys.stderr.isatty() else 20.0
-    return tqdm(items, f"{name:>20}", of, leave=False, mininterval=seconds, disable=not world.is_main)
+    wait = {} if sys.stderr.isatty() else {"mininterval": 20.0, "delay": 20.0}
+    return tqdm(items, f"{name:>20}", of, leave=False, disable=not world.is_main, **wait)
 
 def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], bool],
         params: SamplingParams, samples: int = 1, world: World = World(), name: str = "") -> list[list[bool]]:

@@ -4,19 +4,16 @@
 //
 // B rows, C width, H query heads, K kv heads, D head dim, V vocabulary, L layers. Everything between the
 // weights is fp32. WEIGHT is uint16_t where they are bfloat16, or float.
-
 #include <float.h>
 #include <math.h>
 #include <stdint.h>
 #include <string.h>
-
 typedef struct {
     const WEIGHT *joint, *o, *up, *down, *gate;      // gate: NULL where a layer has no value embeddings
     float *keys, *values, *last_key;                 // (rows, K, slots, D) twice, (rows, K, D)
     float rho, mu;
     int32_t slots, value;                            // value: which of the tables of value embeddings
 } Layer;
-
 typedef struct {
     int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset;
     float smear, backout, qk_scale, epsilon;
@@ -26,7 +23,6 @@ typedef struct {
     float *memory;                                   // B * (9C + (H + 2K) * D): what is in between
     const Layer *layers;
 } Model;
-
 static inline float number(WEIGHT weight) {
     if (sizeof(WEIGHT) == sizeof(float)) return weight;
     union { uint32_t bits; float wide; } each = {(uint32_t)weight << 16};   // bfloat16: a float's upper half

@@ -2,7 +2,6 @@
 # are missing come into the user's home and .venv, without root.
 cd "$(dirname "${BASH_SOURCE[0]}")/.."
 export NANOCHAT_BASE_DIR="${NANOCHAT_BASE_DIR:-$HOME/.cache/nanochat}"
-
 # SMOKE=1 makes a toy of speedrun.sh, miniseries.sh or scaling_laws.sh: the same lines on a CPU, offline, in a
 # folder of its own. Of a flag that is given twice the last one counts, and these come last.
 if [ -n "${SMOKE:-}" ]; then
@@ -16,7 +15,6 @@ TOY_EVAL="${SMOKE:+--max-per-task=4 --eval-tokens=4000}"
 mkdir -p "$NANOCHAT_BASE_DIR"
 # where rustup and uv install to; rustup's first, as a system's own Rust may be too old
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"
-
 fail() { echo "error: $1" >&2; echo "  hint: $2" >&2; exit 2; }
 run_from() {                                              # run_from URL COMMAND...: whole before a line of it runs
   local installer
@@ -51,7 +49,6 @@ if ! uv sync --frozen --check >/dev/null 2>&1; then       # nothing is said wher
     "it needs a package index, and Python 3.11 or newer here or from where uv fetches it; then run this again"
 fi
 source .venv/bin/activate
-
 GPUS=$(python -c "import torch; print(torch.cuda.device_count())")
 need_gpus() {                                             # for what a CPU would never finish
   [ "$GPUS" -gt 0 ] || [ -n "${SMOKE:-}" ] ||

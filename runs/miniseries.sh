@@ -8,10 +8,8 @@ source "$(dirname "$0")/_env.sh"
 need_gpus
 if [ -n "${SMOKE:-}" ]; then DEPTHS="${DEPTHS:-1 2}"; fi
 DEPTHS="${DEPTHS:-10 12 14 16 18 20}" OUT="$NANOCHAT_BASE_DIR/miniseries"
-
 python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
   $TOY_TOKENIZER
-
 # d10 2.8e17, d12 6.7e17, d14 1.5e18, d16 3.0e18, d18 5.7e18, d20 1.0e19 FLOPs: together 3/4 of one d24
 TAGS=""
 for depth in $DEPTHS; do

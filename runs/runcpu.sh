@@ -8,7 +8,6 @@ if [ "${1:-}" = "--fresh" ]; then
 elif [ $# -gt 0 ]; then
   fail "$1 is not an option of runcpu.sh" "--fresh starts over"
 fi
-
 # 3,072 tokens: every word of the almanac's small world is one, rarer words come in pieces.
 if [ -f "$NANOCHAT_BASE_DIR/tokenizer/tokenizer.json" ]; then
   echo "tokenizer: already trained in $NANOCHAT_BASE_DIR/tokenizer"
@@ -22,7 +21,6 @@ python -m scripts.base_train --resume --model-tag=cpu --source=almanac --depth=4
   --max-seq-len=256 --window-pattern=L --key-offset --total-batch-size=4096 --num-iterations=400 \
   --lr-scale=24 --warmup-steps=10 --eval-every=200 --eval-tokens=20000 --sample-every=200 --save-every=100
 python -m scripts.base_eval --resume --model-tag=cpu --eval-tokens=20000
-
 # 130 + 40 steps x 4,096 tokens of conversations, the last ones at low rates
 python -m scripts.mid_train --resume --model-tag=cpu --num-iterations=130 --init-lr-frac=0.5 \
   --warmdown-ratio=1 --save-every=50
@@ -30,7 +28,6 @@ python -m scripts.chat_sft --resume --model-tag=cpu --num-iterations=40 --init-l
 # 40 steps x 48 questions of all kinds x 8 answers
 python -m scripts.chat_rl --resume --model-tag=cpu --tasks=almanac --num-iterations=40 \
   --examples-per-step=48 --num-samples=8 --save-every=20 --eval-every=40 --eval-examples=40 --eval-samples=4
-
 # a base model has not learned to stop
 python -m scripts.chat_eval --resume -i base --model-tag=cpu --max-questions=100 --max-tokens=32
 for stage in mid sft rl; do

@@ -10,10 +10,8 @@ need_gpus
 if [ -n "${SMOKE:-}" ]; then FLOPS="${FLOPS:-2e9 6e9}" DEPTHS="${DEPTHS:-1 2}"; fi
 FLOPS="${FLOPS:-1e18 2.15e18 4.64e18 1e19}" DEPTHS="${DEPTHS:-8 10 12 14 16 18 20}"
 OUT="$NANOCHAT_BASE_DIR/scaling_laws"
-
 python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
   $TOY_TOKENIZER
-
 # 7 depths x (1 + 2.15 + 4.64 + 10)e18 = 1.2e20 FLOPs, 4.5 times a d24. The smallest model of the largest
 # budget reads the most: 1e19 / 0.296 GFLOPs (d8) = 34B tokens = ~680 shards.
 TAGS=""

@@ -10,7 +10,6 @@ need_gpus
 if [ -n "${SMOKE:-}" ]; then DEPTH=2; fi
 DEPTH="${DEPTH:-24}" RUN="${WANDB_RUN:-dummy}"
 TAG="d$DEPTH" IDENTITY="$NANOCHAT_BASE_DIR/identity.jsonl"
-
 # The tokenizer reads 2B characters: 8 shards of 250M. The others come while it trains: d24 has 730M scaling
 # parameters x 8 tokens = 5.8B tokens = ~28B characters; / 0.96 kept by packing / 250M per shard = ~117.
 python -m nanochat.dataset --source=climbmix --num-shards=8 $TOY_TEXT
@@ -22,13 +21,11 @@ python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 
 python -m scripts.tok_eval
 wait "$SHARDS" || fail "not all shards for d$DEPTH came: it says above why" "run this again: it continues"
 trap - EXIT
-
 # 5,568 steps x 1,048,576 tokens = 5.8B tokens x 4.78 GFLOPs = 2.8e19 FLOPs. CORE on the way is a rough one.
 launch scripts.base_train --resume --depth="$DEPTH" --source=climbmix --target-param-data-ratio=8 \
   --core-metric-every=2000 --core-metric-max-per-task=500 --save-every=1000 --run="$RUN" \
   $TOY_BASE ${SMOKE:+--core-metric-max-per-task=2}
 launch scripts.base_eval --resume --model-tag="$TAG" --eval-tokens=41943040 $TOY_EVAL
-
 # 850,000 conversations once (SmolTalk, MMLU, GSM8K, spelling), and a thousand on who it is, twice
 python -m dev.gen_identity --name=nanochat --count=1000 --out="$IDENTITY" ${SMOKE:+--count=20}
 launch scripts.mid_train --resume --model-tag="$TAG" --mixture=web-mid --run="$RUN" \
@@ -43,7 +40,6 @@ launch scripts.chat_rl --resume --model-tag="$TAG" --tasks=gsm8k --eval-every=60
   --device-batch-size=16 --run="$RUN" \
   ${SMOKE:+--tasks=almanac-letters --num-iterations=1 --examples-per-step=4 --num-samples=4 --max-tokens=8 \
     --eval-examples=4 --eval-samples=2 --device-batch-size=8}
-
 TOY_ASK="${SMOKE:+--tasks=almanac-facts --max-questions=4 --max-tokens=8}"
 for stage in mid sft; do
   launch scripts.chat_eval --resume --model-tag="$TAG" -i "$stage" --tasks=chatcore --max-questions=0 \

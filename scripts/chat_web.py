@@ -135,7 +135,6 @@ class ChatRequest(Asked):
         def entry(id: int, logprob: float) -> dict:
             raw = job.engine.tokenizer.decode_bytes([id])
             return {"token": raw.decode(errors="replace"), "logprob": logprob, "bytes": list(raw), "id": id}
-
         content = [{**entry(each.id, each.logprob), "entropy": each.entropy,
                     "top_logprobs": [entry(*pair) for pair in each.top]} for each in details]
         return {"content": content, "refusal": None} if self.logprobs else None
@@ -186,7 +185,6 @@ class TextRequest(Asked):
     def choice(self, job: "Job", index: int, pieces: Pieces, details: list[Detail]) -> dict:
         def name(id: int) -> str:
             return job.engine.tokenizer.decode_bytes([id]).decode(errors="backslashreplace")
-
         decoder, rows = job.decoders[index], []
         for each in details:
             top = {name(id): logprob for id, logprob in (*each.top, each[:2])}
@@ -293,7 +291,6 @@ class Job:
             full = [{"logprobs": None, "finish_reason": None, **choice} for choice in choices]
             more |= {"object": self.asked.kinds[2], "choices": full}
             return f"data: {json.dumps(self.head | more)}\n\n"
-
         openings = [{"index": index, **self.asked.opening} for index in range(len(self.requests))]
         yield event(*openings, nanochat=self.about)
         try:
@@ -317,7 +314,6 @@ class EventStream(StreamingResponse):
         async def patient(message: dict) -> None:
             async with asyncio.timeout(PATIENCE):
                 await send(message)
-
         with contextlib.suppress(TimeoutError):
             await super().__call__(scope, receive, patient)
 
@@ -400,33 +396,27 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     workers = [Worker(device, load, args.max_seconds) for device in devices]
     for worker in workers:
         worker.engines[default["id"]] = load(default["id"], worker.device)
-
     async def authorize(request: HTTPRequest) -> None:
         given = request.headers.get("authorization", "").removeprefix("Bearer ")
         if args.api_key and not secrets.compare_digest(given.encode(), args.api_key.encode()):
             raise failure(401, "the API key is missing or wrong", headers={"WWW-Authenticate": "Bearer"})
-
     async def refuse(_: HTTPRequest, error: HTTPException) -> Response:
         if isinstance(error.detail, str):               # no such page
             error = failure(error.status_code, error.detail, headers=error.headers)
         counts[f'requests_total{{status="{error.status_code}"}}'] += 1
         return JSONResponse(error.detail, error.status_code, error.headers)
-
     app = FastAPI(title="nanochat", openapi_url="/openapi.json" if args.docs else None)
     app.add_exception_handler(HTTPException, refuse)
     # no foreign name can be resolved to a server that answers to local ones only
     app.add_middleware(TrustedHostMiddleware, allowed_hosts=LOOPBACK if args.host in LOOPBACK else ["*"])
     api = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
-
     @app.get("/")
     async def page() -> Response:
         return FileResponse(PAGE, headers=SAFETY)
-
     @app.get("/health")
     async def health() -> dict:
         return {"status": "ok", "model": default["id"], "models": list(models), "limit": limit,
                 "context": default["context"], "requests": sum(worker.places for worker in workers)}
-
     @app.get("/metrics")
     async def metrics() -> Response:
         jobs = [job for worker in workers for job in worker.jobs]
@@ -434,17 +424,14 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
         counts["waiting"] = sum(job.asked.n for job in jobs if not job.first)
         lines = [f"nanochat_{name} {value}\n" for name, value in sorted(counts.items())]
         return Response("".join(lines), media_type="text/plain; version=0.0.4")
-
     @api.get("/models")
     async def list_models() -> dict:
         return {"object": "list", "data": cards}
-
     @api.get("/models/{id}")
     async def find(id: str) -> dict:
         if id not in models:
             raise failure(404, f"there is no such model, but {', '.join(models)}", "model", "model_not_found")
         return models[id]
-
     async def admit(request: HTTPRequest) -> AsyncIterator[Job]:
         """On the least busy worker, until all is sent or the client gone (FastAPI 0.118 or later)."""
         asked = await read(request, FORMS[request.url.path.removeprefix("/v1")])
@@ -465,7 +452,6 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
                 counts["completion_tokens_total"] += used["completion_tokens"]
                 counts["first_token_seconds_total"] += begun - job.since
                 counts["decode_seconds_total"] += job.last - job.first
-
     async def answer(request: HTTPRequest, job: Annotated[Job, Depends(admit)]) -> Response:
         try:
             await job.begin(args.max_tokens)
@@ -475,7 +461,6 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
             raise told(error) from None
         counts['requests_total{status="200"}'] += 1
         return reply
-
     for path, form in FORMS.items():
         schema = {"requestBody": {"content": {"application/json": {"schema": form.model_json_schema()}}}}
         api.post(path, name=form.__name__, openapi_extra=schema)(answer)
@@ -515,11 +500,9 @@ def main(args: argparse.Namespace) -> None:
     except (OSError, OverflowError) as error:
         die(f"cannot listen on {args.host}:{args.port}: {error}", hint="--port=0 takes any free port")
     models = {card["id"]: (card, path) for card, path in find_models(args)}
-
     def load(id: str, device: str) -> Engine:
         model, tokenizer, _ = checkpoint.load_model(models[id][1], device)
         return Engine(model, tokenizer, args.max_batch, args.keep)
-
     import torch
     gpus = [f"cuda:{i}" for i in range(torch.cuda.device_count())]
     app = create_app([card for card, _ in models.values()], load, args, gpus or [str(find_device())])

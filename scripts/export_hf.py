@@ -29,7 +29,7 @@ def card(title: str, model, state: dict) -> str:
     """The folder's README.md: how to use it, and the report of its training, where the logs of that are."""
     logged = any(model_dir(state["tag"]).glob("*.jsonl"))
     record = report.markdown(report.blocks_of([report.Run(state["tag"])])) if logged else ""
-    return Template((export.HERE / "model_card.md").read_text()).substitute(
+    return Template((export.HERE / "model_card.txt").read_text()).substitute(
         title=title, params=f"{sum(model.shape.params().values()):,}", dtype=str(model.dtype)[6:],
         context=f"{model.shape.sequence_len:,}", stage=state["stage"], step=state["step"],
         record=record.replace("# ", "## How it was trained: ", 1))

@@ -82,10 +82,8 @@ def _task(name: str, make, judge, max_tokens: int) -> Task:
             dice = Dice(name, split, seed, index)
             question, answer = make(dice, dice.pick(words(split)))
             return answered(question, answer) if learn else question
-
         words(split)                                    # Missing is said here, not in the middle of a run
         return Rows(range(USUAL if most is None else most), convert)
-
     return Task(name, partial(read, True), partial(read, False), judge, max_tokens=max_tokens)
 
 TASKS = [_task("spellingbee", _counting, names_number, 160),

@@ -5,13 +5,11 @@
 //! and nothing to move. A pair keeps the places where it arose: all of them arise in one merge, that of the newer
 //! of its two tokens, and from then on they only vanish. So counts only fall, a stale place shows by its ids, and
 //! a pair that begins below what the last merge will need is not stored at all (`floor`).
-
 use crate::count::{prefetch, Words};
 use crate::Error;
 use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
-
 type Id = u32;
 type Key = u64; // a pair of ids, ordered as the pair is
 
@@ -40,7 +38,6 @@ impl Side {
     fn new(neighbours: usize) -> Self {
         Self { pairs: vec![Pair::default(); neighbours], touched: Vec::new() }
     }
-
     fn record(&mut self, neighbour: Id, slot: u32, count: u64) {
         let pair = &mut self.pairs[neighbour as usize];
         if pair.slots.is_empty() {
@@ -137,7 +134,6 @@ impl Merger {
         merger.create(&bytes, |pair| key(pair >> 8, pair & 0xFF));
         Ok(merger)
     }
-
     /// The most frequent pair; None when every word is one token.
     fn best(&mut self) -> Option<Key> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
@@ -149,7 +145,6 @@ impl Merger {
         }
         None
     }
-
     fn merge(&mut self, pair: Key, left: &mut Side, right: &mut Side) -> (Id, Id) {
         let slots = self.pairs.remove(&pair).unwrap_or_default().slots;
         let (a, b) = ((pair >> 32) as Id, pair as Id);
@@ -185,7 +180,6 @@ impl Merger {
         self.reduce(right, |id| key(b, id));
         (a, b)
     }
-
     /// Keeps what arose, unless it is too rare to be merged.
     fn create(&mut self, side: &Side, pair: impl Fn(Id) -> Key) {
         for &id in &side.touched {
@@ -196,7 +190,6 @@ impl Merger {
             }
         }
     }
-
     /// Takes what vanished from the counts of the pairs that stood there, and empties the side.
     fn reduce(&mut self, side: &mut Side, pair: impl Fn(Id) -> Key) {
         for id in side.touched.drain(..) {

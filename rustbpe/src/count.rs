@@ -1,5 +1,4 @@
 //! Texts -> how often each distinct word occurs, counted by several threads, each into a table of its own.
-
 use crate::split::{Splitter, END, PAD};
 use crate::Error;
 use rustc_hash::FxHashMap;
@@ -7,7 +6,6 @@ use std::ops::Range;
 use std::sync::mpsc::{sync_channel, Receiver};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread;
-
 const BATCH: usize = 1 << 18; // bytes of text per batch: stays in the cache of the core that reads it
 const SEED: (u64, u64) = (0x9E37_79B9_7F4A_7C15, 0xD1B5_4A32_D192_ED03); // arbitrary odd numbers
 const WAITING: usize = 16; // words whose slots are being loaded while others are counted
@@ -27,7 +25,6 @@ impl Batch {
         self.spans.push(start..self.bytes.len());
         self.bytes.extend_from_slice(&[END; PAD]);
     }
-
     pub fn is_full(&self) -> bool {
         self.bytes.len() >= BATCH
     }
@@ -73,7 +70,6 @@ impl Table {
             self.grow();
         }
     }
-
     #[cold]
     fn grow(&mut self) {
         let mut larger = Self { slots: vec![Slot::default(); 2 * self.slots.len()], used: 0 };
@@ -120,7 +116,6 @@ impl Words {
         }
         Ok(())
     }
-
     fn add(&mut self, bytes: &[u8], from: usize, to: usize) {
         let length = to - from;
         if length <= SHORT {
@@ -132,7 +127,6 @@ impl Words {
             self.add_long(&bytes[from..to], 1);
         }
     }
-
     fn add_short(&mut self, key: (u64, u64)) {
         let hash = hash(key);
         prefetch(&self.short.slots, hash as usize & (self.short.slots.len() - 1));
@@ -142,7 +136,6 @@ impl Words {
             self.short.add(key, hash, 1);
         }
     }
-
     #[inline(never)]
     fn add_long(&mut self, word: &[u8], count: u64) {
         if let Some(total) = self.long.get_mut(word) {
@@ -151,7 +144,6 @@ impl Words {
             self.long.insert(word.into(), count);
         }
     }
-
     pub fn absorb(&mut self, other: Self) {
         let slots = &other.short.slots;
         for i in 0..slots.len() {
@@ -165,7 +157,6 @@ impl Words {
             self.add_long(&word, count);
         }
     }
-
     /// Every word once, in no order.
     pub fn each(&self, mut visit: impl FnMut(&[u8], u64)) {
         for slot in self.short.slots.iter().filter(|slot| slot.count > 0) {

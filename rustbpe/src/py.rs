@@ -1,5 +1,4 @@
 //! The Python face: convert, release the GIL, delegate, translate errors.
-
 use crate::count::{self, Batch, Sender};
 use crate::split::{Splitter, DEFAULT_PATTERN};
 use crate::{bpe, Error};

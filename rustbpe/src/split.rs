@@ -3,7 +3,6 @@
 //! Both work on a padded buffer: a text is followed by PAD bytes of 0xFF. No UTF-8 text holds that byte, so it is
 //! the end mark, and reads of PAD bytes at once need no end check. The scanner's Unicode classes are taken from
 //! the tables of the very engine that it replaces, when it is built.
-
 use crate::Error;
 use regex_syntax::hir::{Class, HirKind};
 use std::ops::Range;
@@ -40,7 +39,6 @@ impl Splitter {
         }
         fancy_regex::Regex::new(pattern).map(Self::Regex).map_err(invalid)
     }
-
     /// Calls `word(start, end)` for every word of the text `bytes[span]`, in order. A pattern may find empty ones.
     pub fn split(&self, bytes: &[u8], span: Range<usize>, mut word: impl FnMut(usize, usize)) -> Result<(), Error> {
         match self {
@@ -89,7 +87,6 @@ impl Scanner {
         }
         Ok(Self { kinds })
     }
-
     /// Kind and length in bytes of the character at `at`.
     fn kind(&self, bytes: &[u8], at: usize) -> (Kind, usize) {
         match bytes[at] {
@@ -97,7 +94,6 @@ impl Scanner {
             _ => self.wide_kind(bytes, at),
         }
     }
-
     #[inline(never)]
     fn wide_kind(&self, bytes: &[u8], at: usize) -> (Kind, usize) {
         let low = |i: usize| usize::from(bytes[at + i] & 0x3F);
@@ -109,7 +105,6 @@ impl Scanner {
         };
         (self.kinds[code], length)
     }
-
     /// End of the word that starts at `at`, which must be inside a text.
     pub fn word_end(&self, bytes: &[u8], at: usize) -> usize {
         // Nearly every word is ASCII letters after a letter or a space, and shorter than a window.
@@ -121,7 +116,6 @@ impl Scanner {
         }
         self.any_word_end(bytes, at)
     }
-
     #[inline(never)]
     fn any_word_end(&self, bytes: &[u8], at: usize) -> usize {
         let (kind, length) = self.kind(bytes, at);
@@ -143,13 +137,11 @@ impl Scanner {
             }
         }
     }
-
     /// Length of the character at `at` if it is of that kind, else 0.
     fn if_kind(&self, bytes: &[u8], at: usize, kind: Kind) -> usize {
         let found = self.kind(bytes, at);
         if found.0 == kind { found.1 } else { 0 }
     }
-
     /// Where characters of that kind end.
     fn run_end(&self, bytes: &[u8], mut at: usize, kind: Kind) -> usize {
         while let length @ 1.. = self.if_kind(bytes, at, kind) {
@@ -157,7 +149,6 @@ impl Scanner {
         }
         at
     }
-
     /// The three branches for white space: up to the last line break; else all but the last, if a word follows
     /// that will take it; else all.
     fn space_end(&self, bytes: &[u8], start: usize) -> usize {

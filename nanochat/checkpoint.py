@@ -38,9 +38,11 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
         shutil.rmtree(temporary, ignore_errors=True)
         temporary.mkdir(parents=True)
     world.barrier()
+    shard = temporary / f"optimizer_{world.rank}.pt"
     if optimizer is not None:
-        torch.save(optimizer.state_dict(), temporary / f"optimizer_{world.rank}.pt")
-    positions = world.gather_objects(loader.state() if loader is not None else None)    # all shards are there
+        torch.save(optimizer.state_dict(), shard)
+    position = loader.state() if loader is not None else None
+    sealed, positions = zip(*world.gather_objects((optimizer and _seal(shard), position)), strict=True)
     if world.is_main:
         if loader is not None:
             merged = {slot: stream for position in positions for slot, stream in position["streams"].items()}
@@ -53,18 +55,22 @@ def save(stage: Stage, model: GPT, tokenizer: Tokenizer, step: int, *, optimizer
         facts = {"stage": stage.name, "tag": stage.tag, "step": step, "dtype": stage.dtype_name,
                  "args": vars(stage.args), **state}
         (temporary / "state.json").write_text(json.dumps(facts, default=str))
-        _publish(temporary, final)
+        shards = {f"optimizer_{rank}.pt": entry for rank, entry in enumerate(sealed) if entry}
+        _publish(temporary, final, shards)
     world.barrier()
     stage.print(f"saved {final}")
     return final
 
-def _publish(temporary: Path, final: Path) -> None:
-    """Hash everything, flush it to disk, and only then give it its name, in place of an older one."""
-    entries = {}
-    for path in sorted(path for path in temporary.rglob("*") if path.is_file()):
-        entries[str(path.relative_to(temporary))] = {"size": path.stat().st_size, "sha256": sha256(path)}
-        with open(path, "rb") as file:
-            os.fsync(file.fileno())
+def _seal(path: Path) -> dict:
+    """Flush a file to disk -> its entry in the manifest. Each rank does its own: a signal leaves 30 s."""
+    with open(path, "rb") as file:
+        os.fsync(file.fileno())
+    return {"size": path.stat().st_size, "sha256": sha256(path)}
+
+def _publish(temporary: Path, final: Path, sealed: dict[str, dict]) -> None:
+    """Seal what is not yet, and only then give it its name, in place of an older one."""
+    names = (str(path.relative_to(temporary)) for path in temporary.rglob("*") if path.is_file())
+    entries = {name: sealed.get(name) or _seal(temporary / name) for name in sorted(names)}
     manifest = {"created": time.time(), "files": entries}
     atomic_write(temporary / "manifest.json", json.dumps(manifest, indent=1))
     replaced = final.with_name(f".{final.name}.old")    # a checkpoint as long as `final` is not there

@@ -70,9 +70,9 @@ def epoch_order(count: int, seed: int, epoch: int) -> Sequence[int]:
 
 def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int, pin: bool,
             position: dict, held: list[np.ndarray]) -> Iterator[tuple]:
-    """The batches of one slot, endless: (snapshot, inputs, targets). read(**position) yields the rest of an
-    epoch, each document with the position behind it. Position and buffered documents are the whole state, a
-    snapshot; taken after every batch, so no token is copied."""
+    """The batches of one slot, endless: (snapshot, number of targets, inputs, targets). read(**position)
+    yields the rest of an epoch, each document with the position behind it. Position and buffered documents
+    are the whole state, a snapshot; taken after every batch, so no token is copied."""
     packer = Packer(seq_len + 1, held)
     def documents() -> Iterator[np.ndarray]:
         nonlocal position
@@ -87,12 +87,13 @@ def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, 
             hint="other data, or a longer --max-seq-len")
     for made in _chunks(_packed(packer, documents(), crop), rows):
         *tensors, _ = _to_batch(made, seq_len, pad)
-        snapshot = position, packer.documents()
-        yield snapshot, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
+        snapshot, counted = (position, packer.documents()), int((tensors[1] != -1).sum())
+        yield snapshot, counted, *(tensor.pin_memory() if pin else tensor for tensor in tensors)
 
-class _Loader(AbstractContextManager, Iterator):
-    """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`. Close it,
-    or use it in a `with`. Errors of the background thread are raised by `next`; user errors exit with 2."""
+class Loader(AbstractContextManager, Iterator):
+    """Endless iterator over (inputs (B, T) int32, targets (B, T) int64; -1 = ignored) on `device`; `targets`:
+    how many of the last batch count. Close it, or use it in a `with`. Errors of the background thread are
+    raised by `next`; user errors exit with 2."""
     def __init__(self, identity: dict, count: int, read: Callable[..., Iterator], crop: bool, pad: int,
                  rank: int, world_size: int, device: str | torch.device, state: dict | None):
         slots, rows, seq_len = (identity[key] for key in ("slots", "rows", "seq_len"))
@@ -122,7 +123,7 @@ class _Loader(AbstractContextManager, Iterator):
 
     def __next__(self) -> tuple[torch.Tensor, torch.Tensor]:
         assert self.close.alive, "the loader is closed"
-        slot, self.snapshots[slot], *tensors = self.made.popleft().result()
+        slot, self.snapshots[slot], self.targets, *tensors = self.made.popleft().result()
         self.made.append(self.make())
         self.turn = (self.turn + 1) % len(self.snapshots)
         # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each
@@ -140,7 +141,7 @@ class _Loader(AbstractContextManager, Iterator):
     def __exit__(self, *_) -> None:
         self.close()
 
-class PretrainLoader(_Loader):
+class PretrainLoader(Loader):
     """Batches of rows of exactly T + 1 tokens, 100% full, each starting with <|bos|>, from parquet files.
     slots: micro-batches of a step over all ranks (default: a rank's); state: an earlier loader's."""
     def __init__(self, tokenizer, paths: Sequence[Path], rows: int, seq_len: int, rank: int = 0,
@@ -154,7 +155,7 @@ class PretrainLoader(_Loader):
         identity = {"kind": "pretrain", "slots": slots, "rows": rows, "seq_len": seq_len, "data": data}
         super().__init__(identity, count, read, True, tokenizer.bos, rank, world_size, device, state)
 
-class ChatLoader(_Loader):
+class ChatLoader(Loader):
     """Rows of conversations; targets are -1 except what the assistant wrote, and every row has at least one.
     Rows are padded, so that every conversation stays whole, or with `crop` packed full. Their order is drawn
     from `seed` anew every epoch. The rest is as in PretrainLoader."""

@@ -1,12 +1,18 @@
 """The world of a run: which rank this is, how many there are, which device it computes on, and the few
-collectives that the project needs. The only reader of RANK, LOCAL_RANK and WORLD_SIZE; gloo on CPU, nccl on
-GPU. A world of one is the degenerate case: every reduction is the identity and no process group is made."""
+collectives that the project needs. The only reader of RANK, LOCAL_RANK and WORLD_SIZE. What lies on a GPU
+goes through nccl; all else, objects too, through gloo, which waits for no GPU. A world of one is the
+degenerate case: every reduction is the identity and no process group is made."""
 import os
+import sys
+import traceback
 from dataclasses import dataclass
+from datetime import timedelta
 from typing import Any
 import torch
 import torch.distributed as dist
 from nanochat.common import die
+
+TIMEOUT = timedelta(hours=2)    # of a collective: rank 0 may download or write for long, others wait
 
 @dataclass(frozen=True)
 class World:
@@ -41,8 +47,17 @@ class World:
         return values
 
     def barrier(self) -> None:
+        self.gather_objects(None)
+
+    def abort(self, error: BaseException) -> None:
+        """Where others are waiting for this rank, end it here, with its traceback: it could not leave the
+        group in peace, as they are in a collective. torchrun then ends them."""
         if self.size > 1:
-            dist.barrier()
+            if not isinstance(error, SystemExit):
+                traceback.print_exception(error)
+            sys.stdout.flush()
+            sys.stderr.flush()
+            os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 def find_device(name: str | None = None) -> torch.device:
     """The device called `name`, or the best one here. Exits with code 2 if it is not there."""
@@ -61,7 +76,8 @@ def open_world(device: str | None = None) -> World:
         torch.cuda.set_device(found)
     if "RANK" in os.environ and not dist.is_initialized():
         on_gpu = found.type == "cuda"
-        dist.init_process_group("nccl" if on_gpu else "gloo", device_id=found if on_gpu else None)
+        dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpu else "gloo", timeout=TIMEOUT,
+                                device_id=found if on_gpu else None)
     return World(rank, size, found)
 
 def close_world() -> None:

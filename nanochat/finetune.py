@@ -6,6 +6,7 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
@@ -19,7 +20,7 @@ from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage, add_stage_arguments, open_stage
-from nanochat.train import Work, accumulated, accumulation_steps, summed_loss, train_steps
+from nanochat.train import Work, accumulated, accumulation_steps, compile_model, train_steps
 
 VALIDATION_ROWS = 64
 MEASURED = 1000                 # conversations whose length tells how many steps an epoch has
@@ -109,6 +110,7 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
     the last conversation of each is cut off; else all stay whole, and rows are padded."""
     with go_on(name, args, source, data) as this:
         stage, world, model, tokenizer = this.stage, this.stage.world, this.model, this.tokenizer
+        compiled = compile_model(model, stage, args.compile)
         T, batch_tokens = model.shape.sequence_len, args.total_batch_size or this.saved["batch_tokens"]
         rows = args.device_batch_size or min(this.saved["rows"], max(1, batch_tokens // (T * world.size)))
         accumulation = accumulation_steps(batch_tokens, rows, T, world.size)
@@ -117,11 +119,11 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
                             accumulation * world.size, stage.device, args.seed,
                             this.saved["loader"] if this.start else None, crop=packed)
         def evaluate(step: int) -> None:
-            bpb = evaluate_bpb(model, held_out, world).value
+            bpb = evaluate_bpb(compiled, held_out, world).value
             stage.log(f"{name} {step:5d} | validation {bpb:.4f} bits per byte of answers", step=step,
                       val_bpb=bpb)
         with loader:
-            this.train(accumulated(loader, accumulation), summed_loss(model, stage, args.compile), evaluate,
+            this.train(accumulated(loader, accumulation), partial(compiled, reduction="sum"), evaluate,
                        steps=args.num_iterations or epoch_steps(tokenizer, conversations, T, batch_tokens),
                        scale=args.init_lr_frac * math.sqrt(batch_tokens / this.pretraining["batch_tokens"]),
                        rows=rows, batch_tokens=batch_tokens, loader=loader, accumulation=accumulation,

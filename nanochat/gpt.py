@@ -74,6 +74,8 @@ class MLP(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         z = self.up(x)                                                # (B, T, C) -> (B, T, 4C) -> (B, T, C)
+        if torch.compiler.is_compiling():               # which fuses it; torch 2.11 gets ReluSquared wrong
+            return self.down(F.relu(z).square())
         return self.down(ReluSquared.apply(z) if z.requires_grad else F.relu_(z).square_())
 
 class Attention(nn.Module):

@@ -5,11 +5,11 @@ chunk of them is made, turned into its loss and, in place, into its gradient, an
 the backward pass only scales what the forward pass left. Used by gpt.py only."""
 import torch
 import torch.nn.functional as F
+from nanochat.scaling import LOSS_CHUNK
 
 # N tokens, n tokens of a chunk, C width, V padded vocabulary; x states, z logits before the softcap
 
 IGNORE = -1                     # targets that do not count
-CHUNK_TOKENS = 8192             # on an accelerator: large enough for full-speed matmuls
 CHUNK_ELEMENTS = 2 ** 21        # on CPU: a chunk of logits (8 MB in fp32) that stays in cache
 
 def capped_logits(x: torch.Tensor, weight: torch.Tensor, vocab_size: int, softcap: float) -> torch.Tensor:
@@ -23,7 +23,7 @@ def cap(z: torch.Tensor, softcap: float) -> torch.Tensor:
 
 def _chunks(x: torch.Tensor, weight: torch.Tensor) -> list[slice]:
     """Slices of x (N, C) whose logits are small enough to be made at once."""
-    size = CHUNK_TOKENS if x.is_cuda else max(64, CHUNK_ELEMENTS // weight.size(0))
+    size = LOSS_CHUNK if x.is_cuda else max(64, CHUNK_ELEMENTS // weight.size(0))
     return [slice(start, min(start + size, x.size(0))) for start in range(0, x.size(0), size)]
 
 def token_losses(x: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor, vocab_size: int,
@@ -39,11 +39,11 @@ class _SummedLoss(torch.autograd.Function):
     """Sum of nats over the targets that count; the gradients are made in the forward pass, chunk by chunk."""
     @staticmethod
     def forward(ctx, x, weight, targets, vocab_size, softcap):
-        head, total = weight.to(x.dtype), torch.zeros((), dtype=torch.float32, device=x.device)
+        head, losses = weight.to(x.dtype), []
         dx, dweight = torch.empty_like(x), torch.zeros_like(weight, dtype=torch.float32)
         for chunk in _chunks(x, weight):
             loss, dz = _loss_and_gradient(F.linear(x[chunk], head), targets[chunk], vocab_size, softcap)
-            total += loss
+            losses.append(loss)
             dz = dz.to(x.dtype)
             torch.mm(dz, head, out=dx[chunk])
             if x.dtype == torch.float32:
@@ -52,7 +52,8 @@ class _SummedLoss(torch.autograd.Function):
                 dweight += dz.t() @ x[chunk]
         ctx.save_for_backward(dx, dweight)
         ctx.weight_dtype = weight.dtype
-        return total
+        # Not added up in place: what depends on such a result had wrong gradients, compiled by torch 2.11.
+        return sum(losses, torch.zeros((), device=x.device))
 
     @staticmethod
     def backward(ctx, scale):
@@ -70,7 +71,10 @@ def _loss_and_gradient(z: torch.Tensor, targets: torch.Tensor, vocab_size: int,
     normaliser = torch.logsumexp(capped, dim=1, keepdim=True)
     loss = ((normaliser - capped.gather(1, index)).squeeze(1) * counted).sum()
     p = torch.exp_(capped.sub_(normaliser))                           # softmax, in place of the logits
-    p.scatter_add_(1, index, torch.full_like(normaliser, -1.0))       # p - onehot
+    if torch.compiler.is_compiling():                   # p - onehot, in one kernel with what is around it
+        p = p - (index == torch.arange(p.size(1), device=p.device)).float()
+    else:
+        p.scatter_add_(1, index, torch.full_like(normaliser, -1.0))
     one = torch.ones((), device=z.device)
     slope = torch.addcmul(one, tanh, tanh, value=-1.0)                # d capped / dz = 1 - tanh²
     return loss, p.mul_(slope).mul_(counted.unsqueeze(1))

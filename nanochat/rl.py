@@ -59,21 +59,20 @@ class Rollouts(Iterator[Work]):
         advantages = (rewards - rewards.mean(dim=1, keepdim=True)).flatten().tolist()
         scored = [each for each in zip(answers, advantages, strict=True) if each[1] != 0]
         facts, actions = self._facts(answers, rewards)
-        return Work(actions.to(self.engine.model.device), list(self._micro_batches(scored)), facts)
+        return Work(actions, list(self._micro_batches(scored)), facts)
 
-    def _facts(self, answers: list[Request], rewards: Tensor) -> tuple[dict[str, float], Tensor]:
-        """What happened in this step on all ranks; how many tokens were drawn on this one, () int64."""
+    def _facts(self, answers: list[Request], rewards: Tensor) -> tuple[dict[str, float], int]:
+        """What happened in this step on all ranks; how many tokens were drawn on this one."""
         drawn = sum(sum(answer.sampled) for answer in answers)
         mixed = (rewards.min(1).values < rewards.max(1).values).sum().item()
         surprise = -sum(sum(answer.logprobs) for answer in answers)
         cut = sum(answer.finish_reason == "length" for answer in answers)
         totals = torch.tensor([len(answers), drawn, rewards.sum(), cut, surprise, mixed], dtype=torch.float32)
-        totals = self.world.sum(totals.to(self.engine.model.device))
-        count, tokens, reward, cut, surprise, mixed = totals.tolist()
+        count, tokens, reward, cut, surprise, mixed = self.world.sum(totals).tolist()
         facts = {"reward": reward / count, "length": tokens / count, "truncated": cut / count,
                  "entropy": surprise / tokens,          # nats per token, estimated by what was drawn
                  "mixed": mixed * self.samples / count}             # problems that have something to teach
-        return facts, torch.tensor(drawn)
+        return facts, drawn
 
     def _micro_batches(self, scored: list[tuple[Request, float]]) -> Iterator[tuple[Tensor, ...]]:
         """(answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B,

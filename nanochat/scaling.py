@@ -12,6 +12,8 @@ REFERENCE_BATCH = 2 ** 19       # tokens per step there
 DEFAULT_RATIO = 12.0            # training tokens per scaling parameter
 CHARS_PER_TOKEN = 4.8 / 0.96    # climbmix has 4.8 at V = 32,768 (runs/speedrun.sh), packing keeps 96% of them
 SHARD_CHARS = 250_000_000       # of a web-scale set
+LOSS_CHUNK = 8192               # tokens whose logits are there at once on a GPU: for matmuls of full speed
+SAFE = 0.7                      # share of a GPU's memory to plan with, as the estimate is one
 VOCAB_MULTIPLE = 64             # rows of tables are padded to it, to divide over ranks and tensor cores
 
 @dataclass(frozen=True)
@@ -85,6 +87,28 @@ class Shape:
         linear = self.scaling_params() + self.params()["gates"] + self.smear_channels
         return 6 * linear + 12 * self.n_embd * sum(self.windows)
 
+    def memory(self, ranks: int = 1, width: int = 2) -> dict[str, int]:
+        """Estimated bytes on one of some GPUs that train it: of weights, gradients, this rank's share of the
+        optimizer's state, the loss, and what one row of a micro-batch keeps for its backward pass. `width`:
+        of a number in the compute dtype."""
+        params, C, kv = self.params(), self.n_embd, self.n_kv_head * self.head_dim
+        tables, head = params["embedding"] + params["value_embedding"], params["unembedding"]
+        weights = width * tables + 4 * (sum(params.values()) - tables)
+        # of a token in a layer: the stream twice and normalised twice, queries, keys and values before and
+        # after what is done to them, what attention gives, and the 4 C numbers within the MLP
+        kept = self.n_layer * (11 * C + 4 * kv) + len(self.value_layers) * kv + 6 * C
+        return {"weights": weights, "gradients": weights,
+                "optimizer": (8 * (tables + head) + 4 * params["matrices"]) // ranks,   # Adam: m, v; Muon: m
+                "loss": 4 * head + 12 * LOSS_CHUNK * self.padded_vocab,
+                "row": width * self.sequence_len * kept}
+
+    def rows_that_fit(self, memory: float, most: int, ranks: int = 1, width: int = 2) -> int:
+        """Rows of a micro-batch, a power of two times smaller than `most`, for a GPU of so many bytes."""
+        *fixed, row = self.memory(ranks, width).values()
+        while most > 1 and sum(fixed) + most * row > SAFE * memory:
+            most //= 2
+        return most
+
 @dataclass(frozen=True)
 class Plan:
     """All the numbers of a pretraining run. Tokens and batches are counted over all ranks."""
@@ -103,6 +127,19 @@ class Plan:
     def num_shards(self) -> int:
         """Of a web-scale set: so many that no text is read twice."""
         return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
+
+    def phases(self) -> dict[str, tuple[float, float]]:
+        """Parts of an optimizer step -> (FLOPs, bytes that a single GPU moves at least). What is kept of each
+        token is written, read again, and has a gradient; a logit is moved five times in two bytes; weights
+        and states are read and written. Newton-Schulz: 5 x (4 m^2 n + 2 m^3) FLOPs for m <= n."""
+        shape, tokens, memory = self.shape, self.batch_tokens, self.shape.memory()
+        head, kept = 6 * shape.params()["unembedding"], memory["row"] // shape.sequence_len
+        trunk = (shape.flops_per_token() - head) * tokens / 3
+        return {"forward": (trunk, kept * tokens),
+                "loss": (head * tokens, 10 * shape.padded_vocab * tokens),
+                "backward": (2 * trunk, 2 * kept * tokens),
+                "optimizer": (300 * shape.n_layer * shape.n_embd ** 3,
+                              memory["gradients"] + 2 * memory["weights"] + 2 * memory["optimizer"])}
 
     def summary(self) -> dict:
         """Everything a person wants to see before it starts, flat, for the terminal and the log."""

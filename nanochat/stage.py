@@ -3,6 +3,7 @@
 Everything is logged once, as data: `stage.log(...)` appends a JSON object to models/<tag>/<stage>.jsonl,
 prints a line, and feeds wandb when --run names a run. Reports and sweeps read the JSONL alone."""
 import argparse
+import math
 import os
 import platform
 import re
@@ -47,9 +48,12 @@ class Stage:
         self.device_name = device_name(self.device)
         peak = peaks(self.device_name)
         self.peak_flops = peak[0] * world.size if peak else None      # of all ranks, where it is known
+        on_gpu = self.device.type == "cuda"
+        self.memory = torch.cuda.get_device_properties(self.device).total_memory if on_gpu else math.inf
         self.directory, self.log_file = model_dir(tag) / name, RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
         self.stop_signal = 0                                          # of SIGINT or SIGTERM, once one came
+        self.rows: int | None = None                                  # of a micro-batch, once it is known
         self._handlers, self._wandb = {}, None
 
     def print(self, text: str = "") -> None:
@@ -84,6 +88,7 @@ class Stage:
                                          config=vars(self.args))
             except Exception as error:                                # not there, not logged in, no network
                 print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
+        self.rows = facts.get("rows")
         line = f"{self.device_name} | {self.world} | {self.dtype_name} | {about}" if about else ""
         self.log(line, event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
                  git=git("rev-parse HEAD") or None, device=self.device_name, world_size=self.world.size,
@@ -99,6 +104,12 @@ class Stage:
             raise KeyboardInterrupt
         self.stop_signal = signum
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
+
+    def smaller(self) -> str:
+        """Which flags take less memory."""
+        flags = [name for name in ("device_batch_size", "rollout_batch", "batch_size") if name in self.args]
+        named = " or ".join(f"--{name.replace('_', '-')}" for name in flags) or "--max-seq-len"
+        return f"lower {named}" + (f" (micro-batches had {self.rows} rows)" if self.rows else "")
 
     def close(self) -> None:
         """Signals as before, and the last record of a run: its time, and its peak memory in bytes."""
@@ -121,11 +132,17 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
         torch.set_float32_matmul_precision("high")
     stage = Stage(name, tag, world, args, saved_dtype)
     try:
-        yield stage
+        try:
+            yield stage
+        except torch.OutOfMemoryError as error:
+            die(f"{stage.device_name} ran out of memory: {str(error).splitlines()[0]}", stage.smaller())
         world.barrier()                                               # who leaves first, cuts the others off
-    finally:
+    except BaseException as error:
         stage.close()
-        close_world()
+        world.abort(error)
+        raise
+    stage.close()
+    close_world()
     if stage.stop_signal:
         raise SystemExit(128 + stage.stop_signal)
 

@@ -3,12 +3,14 @@ decides what is due: an evaluation, a sample, a save. Pretraining, midtraining, 
 learning all go through it; they differ in the work that they bring for each step, and in its loss."""
 import math
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import timedelta
-from functools import partial
 import torch
 from nanochat.common import die
+from nanochat.dataloader import Loader
+from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
 from nanochat.schedule import Schedule
 from nanochat.stage import Stage
@@ -19,7 +21,7 @@ MAX_BAD_STEPS = 10              # in a row, before the run is given up
 @dataclass(frozen=True)
 class Work:
     """What this rank contributes to one optimizer step."""
-    targets: torch.Tensor                               # () int64: over how many the loss is averaged
+    targets: int                                        # over how many the loss is averaged
     micro_batches: list[tuple[torch.Tensor, ...]]       # arguments of the loss; inputs (B, T) come first
     facts: dict[str, float] = field(default_factory=dict)     # to be logged with the step
 
@@ -50,11 +52,11 @@ def accumulation_steps(batch_tokens: int, rows: int, sequence_len: int, world_si
             f"(= {rows} rows x {sequence_len} tokens x {world_size} ranks)", hint)
     return batch_tokens // micro
 
-def accumulated(loader: Iterator, accumulation: int) -> Iterator[Work]:
-    """The batches (inputs, targets) of a loader, `accumulation` of them per step; -1 is no target."""
+def accumulated(loader: Loader, accumulation: int) -> Iterator[Work]:
+    """The batches (inputs, targets) of a loader, `accumulation` of them per step."""
     while True:
-        batches = [next(loader) for _ in range(accumulation)]
-        yield Work(torch.stack([(targets != -1).sum() for _, targets in batches]).sum(), batches)
+        counted = [(next(loader), loader.targets) for _ in range(accumulation)]
+        yield Work(sum(targets for _, targets in counted), [batch for batch, _ in counted])
 
 def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work: Iterator[Work],
                 schedule: Schedule, stage: Stage, *, flops_per_token: int = 0,
@@ -62,43 +64,58 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
     """Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
     summed over its targets; the loss of a step is the mean over all targets of all ranks, so the split into
     micro-batches and ranks does not matter. A step whose loss is not finite, or in which no rank has anything
-    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike."""
+    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike.
+
+    Nothing here waits for a GPU: it has a step in its queue before the loss of the one before is read."""
     stage.catch_signals()
-    progress, bad = _Progress(stage, schedule.num_iterations, flops_per_token, start), 0
+    progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
+    unread = deque()                                    # at most the last step
     for t in range(start, schedule.num_iterations):
         mine = next(work)
-        flags = mine.targets.new_tensor([stage.stop_signal > 0, len(mine.micro_batches)])
-        counts = stage.world.sum(torch.cat((mine.targets[None], flags)))
-        targets_in_step, interrupted, taught = counts[0].clamp(min=1).float(), *(counts[1:] > 0).tolist()
+        counts = torch.tensor([mine.targets, stage.stop_signal > 0, len(mine.micro_batches)])
+        targets_in_step, interrupted, taught = stage.world.sum(counts).tolist()         # on the CPU
         loss = torch.zeros((), device=stage.device)
         for micro_batch in mine.micro_batches:
-            share = loss_of(*micro_batch) / targets_in_step
+            share = loss_of(*micro_batch) / max(1, targets_in_step)
             share.backward()
-            loss += share.detach()
-        value = stage.world.sum(loss).item()
-        bad = 0 if math.isfinite(value) else bad + 1
-        if taught and not bad:
-            optimizer.step(schedule.lr(t), schedule.momentum(t), schedule.weight_decay(t))
+            loss = loss + share.detach()
+        stage.world.sum(loss)
+        if taught:
+            optimizer.step(schedule.lr(t), schedule.momentum(t), schedule.weight_decay(t), loss.isfinite())
         optimizer.zero_grad()
-        if bad:
-            stage.print(f"step {t + 1}: loss is {value}; step skipped, weights untouched")
-        if bad >= MAX_BAD_STEPS:
-            die(f"the loss was not finite {bad} steps in a row, up to step {t + 1}",
-                hint="lower learning rates (--matrix-lr ... or --init-lr-frac), from the last checkpoint")
         tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
-        progress.report(t + 1, value, schedule.lr(t), tokens, mine.facts)
-        yield Step(t + 1, t + 1 == schedule.num_iterations, interrupted)
+        unread.append((t + 1, _read_later(loss), schedule.lr(t), tokens, mine.facts))
+        step = Step(t + 1, t + 1 == schedule.num_iterations, interrupted > 0)
+        while len(unread) > (not (step.last or step.interrupted)):
+            progress.report(*unread.popleft())
+        yield step
         if interrupted:
             return
+
+def _read_later(value: torch.Tensor) -> Callable[[], float]:
+    """Start to copy a number to the host; the call waits for what led to it, not for what came after."""
+    if not value.is_cuda:
+        return value.item
+    host, copied = value.to("cpu", non_blocking=True), torch.cuda.Event()               # pinned
+    copied.record()
+    return lambda: (copied.synchronize(), host.item())[1]
 
 class _Progress:
     """Turns steps into one log record each, and a line with speed and time left every few seconds."""
     def __init__(self, stage: Stage, num_iterations: int, flops_per_token: int, start: int):
         self.stage, self.num_iterations, self.flops_per_token = stage, num_iterations, flops_per_token
         self.first, self.begun, self.last, self.printed = start, None, time.perf_counter(), -math.inf
+        self.bad = 0                                    # steps in a row whose loss was not finite
 
-    def report(self, step: int, loss: float, lr: float, tokens: int, facts: dict[str, float]) -> None:
-        now = time.perf_counter()
+    def report(self, step: int, read_loss: Callable[[], float], lr: float, tokens: int,
+               facts: dict[str, float]) -> None:
+        loss, now = read_loss(), time.perf_counter()
+        self.bad = 0 if math.isfinite(loss) else self.bad + 1
+        if self.bad:
+            self.stage.print(f"step {step}: loss is {loss}; step skipped, weights untouched")
+        if self.bad >= MAX_BAD_STEPS:
+            die(f"the loss was not finite {self.bad} steps in a row, up to step {step}",
+                hint="lower learning rates (--matrix-lr ... or --init-lr-frac), from the last checkpoint")
         speed = tokens / (now - self.last)              # evaluations and saves between steps included
         self.last = now
         line = ""
@@ -115,9 +132,9 @@ class _Progress:
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
 
-def summed_loss(model: torch.nn.Module, stage: Stage, compiled: bool | None) -> Callable[..., torch.Tensor]:
-    """A loss for train_steps. By torch.compile on a GPU, eager elsewhere: on two CPU cores compiling takes
-    over a minute and then gains 10% (measured, dev/LOG.md), which runs of minutes never earn back."""
-    if compiled if compiled is not None else stage.device.type == "cuda":
-        model = torch.compile(model, dynamic=False)
-    return partial(model, reduction="sum")
+def compile_model(model: GPT, stage: Stage, asked: bool | None) -> Callable[..., torch.Tensor]:
+    """The model to train and to measure bits per byte with, one shape of batch each. By torch.compile on a
+    GPU, as one graph each; eager elsewhere: on two CPU cores compiling takes over a minute and then gains 10%
+    (measured, dev/LOG.md), which runs of minutes never earn back. `asked`: what a flag says."""
+    compiled = stage.device.type == "cuda" if asked is None else asked
+    return torch.compile(model, dynamic=False, fullgraph=True) if compiled else model

@@ -6,6 +6,7 @@
 A `--` before the flags is fine, and needed where --run is among them: torchrun has some like it."""
 import argparse
 from dataclasses import asdict, fields
+from functools import partial
 from pathlib import Path
 from nanochat import checkpoint, dataset, dist
 from nanochat.common import die, new_parser
@@ -13,13 +14,15 @@ from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.gpt import GPT
+from nanochat.hardware import peaks
 from nanochat.muon import MuonAdamW
 from nanochat.scaling import LearningRates, Plan, derive
 from nanochat.stage import Stage, add_stage_arguments, model_dir, open_stage
 from nanochat.tokenizer import Tokenizer
-from nanochat.train import accumulated, accumulation_steps, summed_loss, train_steps
+from nanochat.train import accumulated, accumulation_steps, compile_model, train_steps
 
 PLAN_VOCAB = 32768                                      # of --plan, which reads no tokenizer
+H100 = peaks("H100")                                    # FLOP/s and bytes/s
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -53,7 +56,7 @@ def parser() -> argparse.ArgumentParser:
     often = parser.add_argument_group("how often, in optimizer steps; zero or less is never").add_argument
     often("--eval-every", type=int, default=250)
     often("--eval-tokens", type=int, help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, "
-          "whatever the tokenizer (default: 42M on a GPU, 262,144 elsewhere)")
+          "whatever the tokenizer (default: 4M on a GPU, 262,144 elsewhere)")
     often("--core-metric-every", type=int, help="CORE (default: 2,000 on a GPU, else off)")
     often("--core-metric-max-per-task", type=int, default=500, help="its examples of each task")
     often("--core-bundle", help=BUNDLE_HELP)
@@ -67,7 +70,8 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     if args.plan:
-        return print_plan(make_plan(args, PLAN_VOCAB))
+        print_plan(plan := make_plan(args, PLAN_VOCAB))
+        return print_limits(plan)
     tag = args.model_tag or f"d{args.depth}"
     start = checkpoint.newest("base", tag) if args.resume else None
     saved = checkpoint.read_state(start) if start else {"step": 0}
@@ -83,17 +87,19 @@ def main(args: argparse.Namespace) -> None:
     with open_stage("base", args, tag, saved.get("dtype")) as stage:
         world = stage.world
         at_once = min(65536 if on_gpu else 4096, plan.batch_tokens // world.size)       # tokens
-        rows = args.device_batch_size or max(1, at_once // T)
+        rows = (args.device_batch_size or saved.get("rows") or
+                shape.rows_that_fit(stage.memory, max(1, at_once // T), world.size))
         accumulation = accumulation_steps(plan.batch_tokens, rows, T, world.size)
         model = (load_to_resume(start, plan, tokenizer, stage) if start else
                  GPT(shape, stage.dtype).init_weights(args.seed).to(stage.device))
         loader = PretrainLoader(tokenizer, data.train, rows, T, world.rank, world.size,
                                 accumulation * world.size, stage.device, saved.get("loader"))
-        eval_tokens = args.eval_tokens or (80 * 2 ** 19 if on_gpu else 2 ** 18)
+        eval_tokens = args.eval_tokens or (2 ** 22 if on_gpu else 2 ** 18)
         held_out = validation(tokenizer, data.val, rows, T, eval_tokens, world.rank,
                               world.size) if args.eval_every > 0 else None
-        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay,       # 3. how
-                              world, stage.dtype)
+        compiled = compile_model(model, stage, args.compile)                            # 3. how
+        optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world, stage.dtype,
+                              compiled=compiled is not model)
         if start and not checkpoint.load_optimizer(start, optimizer):
             die(f"{start} has no whole optimizer state for {world}",
                 hint="resume with as many ranks as it had, or start over without --resume")
@@ -104,7 +110,7 @@ def main(args: argparse.Namespace) -> None:
                     eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
         if saved["step"] >= plan.num_iterations:
             return stage.print(f"{start} is already complete: nothing to do")
-        for s in train_steps(summed_loss(model, stage, args.compile), optimizer,        # 4. go
+        for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go
                              accumulated(loader, accumulation), plan.schedule, stage,
                              flops_per_token=shape.flops_per_token(), start=saved["step"]):
             if s.due_save(args.save_every):
@@ -112,7 +118,7 @@ def main(args: argparse.Namespace) -> None:
                                 text=text, rates=asdict(plan.rates), rows=rows,
                                 batch_tokens=plan.batch_tokens)
             if s.due(args.eval_every):
-                bpb = evaluate_bpb(model, held_out, world)
+                bpb = evaluate_bpb(compiled, held_out, world)
                 stage.log(step=s.step, val_bpb=bpb.value, val_bpb_error=bpb.error,
                           line=f"base {s.step:5d} | validation {bpb}")
             if s.due(core_every):
@@ -148,6 +154,15 @@ def load_to_resume(start: Path, plan: Plan, tokenizer: Tokenizer, stage: Stage) 
 def print_plan(plan: Plan) -> None:
     for key, value in plan.summary().items():
         print(f"{key:>26}  " + {int: "{:,}", float: "{:.4g}"}.get(type(value), "{}").format(value))
+
+def print_limits(plan: Plan) -> None:
+    """What one GPU would have to hold and to do: estimates, for what is measured to be compared with."""
+    held = ", ".join(f"{part} {size / 1e9:.1f}" for part, size in plan.shape.memory().items())
+    print(f"{'GB on one GPU':>26}  {held}")
+    print(f"{'of a step, on one H100':>26}    TFLOP  GB moved  ms at least")
+    for phase, (flops, size) in plan.phases().items():
+        least = max(flops / H100[0], size / H100[1])
+        print(f"{phase:>26}  {flops / 1e12:7.1f}  {size / 1e9:8.1f}  {1e3 * least:11.1f}")
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -3,7 +3,10 @@
 import math
 import pytest
 import torch
+from torch.utils.flop_counter import FlopCounterMode
 from nanochat.gpt import GPT
+from nanochat.muon import orthogonalise
+from nanochat.past import Rows
 from nanochat.scaling import derive, make_shape
 
 DEPTHS = range(2, 41)
@@ -98,3 +101,40 @@ def test_numbers_that_make_no_model_are_refused_with_exit_code_2(options, capsys
     with pytest.raises(SystemExit) as stop:
         make_shape(4, 1000, **options)
     assert stop.value.code == 2 and capsys.readouterr().err.startswith("error: ")
+
+
+@pytest.mark.parametrize("depth, rows", [(12, 32), (18, 32), (20, 16), (24, 16)])
+def test_rows_of_a_micro_batch_fit_into_80_gb(depth, rows):
+    shape = derive(depth).shape
+    assert shape.rows_that_fit(85e9, 32) == rows
+    fits = [shape.rows_that_fit(size, 32) for size in (1e9, 24e9, 48e9, 85e9, 150e9, math.inf)]
+    assert fits == sorted(fits) and fits[0] == 1 and fits[-1] == 32
+
+
+def test_what_a_row_keeps_is_estimated_as_eager_training_keeps_it():
+    """The oracle counts the storages that autograd saves; compiled, a part of them is made anew."""
+    shape, width = make_shape(4, 512, sequence_len=256, head_dim=32), torch.bfloat16.itemsize
+    model, sizes = GPT(shape, torch.bfloat16).init_weights(), {}
+    weights = {p.untyped_storage().data_ptr() for p in model.parameters()}
+
+    def note(tensor):
+        if (place := tensor.untyped_storage().data_ptr()) not in weights:
+            sizes[place] = tensor.untyped_storage().nbytes()
+        return tensor
+
+    with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
+        states = model.trunk(torch.zeros(2, 256, dtype=torch.int32), Rows())
+    matrices = width * shape.params()["matrices"]       # cast for the pass
+    kept = (sum(sizes.values()) - matrices) / 2
+    assert states.requires_grad and 0.5 < shape.memory(width=width)["row"] / kept < 1.1
+
+
+def test_flops_of_the_phases_are_those_of_the_step_and_of_the_optimizers_matmuls():
+    plan = derive(12)
+    flops = {phase: flops for phase, (flops, _) in plan.phases().items()}
+    assert sum(flops.values()) - flops["optimizer"] == plan.batch_tokens * plan.shape.flops_per_token()
+    C = plan.shape.n_embd
+    with FlopCounterMode(display=False) as counter:
+        for m, n, count in ((C, C, 4), (4 * C, C, 1), (C, 4 * C, 1)):
+            orthogonalise(torch.empty(count, m, n, device="meta"))
+    assert counter.get_total_flops() * plan.shape.n_layer == flops["optimizer"]

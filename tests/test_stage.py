@@ -90,6 +90,17 @@ def test_a_dtype_that_is_none_is_refused_by_name(monkeypatch, capsys):
     assert stop.value.code == 2 and "NANOCHAT_DTYPE is 'half'" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given, chosen", [
+    ({}, "expandable_segments:True -"), ({"PYTORCH_ALLOC_CONF": "x"}, "x -"),
+    ({"PYTORCH_CUDA_ALLOC_CONF": "y"}, "- y")])
+def test_gpu_memory_is_taken_in_growing_segments_unless_the_user_says_otherwise(given, chosen):
+    names = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
+    code = f"import os, nanochat; print(*(os.environ.get(name, '-') for name in {names}))"
+    env = {name: value for name, value in os.environ.items() if name not in names} | given
+    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
+    assert run.stdout.strip() == chosen
+
+
 @pytest.mark.parametrize("given, spin", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"),
                                          ({"OMP_WAIT_POLICY": "active"}, "-")])
 def test_how_threads_wait_is_set_before_torch_loads_them_unless_the_user_has_said_so(given, spin):

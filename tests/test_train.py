@@ -12,7 +12,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 import torch
-from nanochat import checkpoint, common, dataset, scaling, stage
+from torch._dynamo.testing import CompileCounterWithBackend
+from nanochat import checkpoint, common, dataset, scaling, stage, train
 from nanochat.common import RunLog
 from nanochat.gpt import GPT
 from nanochat.scaling import make_shape
@@ -323,3 +324,56 @@ def split_at(records: list[dict], event: str) -> list[list[dict]]:
     """The records of each run of a log."""
     starts = [i for i, record in enumerate(records) if record.get("event") == event] + [len(records)]
     return [records[a:b] for a, b in zip(starts, starts[1:])]
+
+
+@pytest.mark.parametrize("backend", ["aot_eager", "inductor"])
+def test_compiled_training_is_two_graphs_and_learns_what_the_plain_one_does(corpus, backend, monkeypatch):
+    """One graph for training, one for evaluation, none of them broken (fullgraph) or made twice: the losses,
+    so the gradients too, are those of the eager run."""
+    flags = [corpus, "--num-iterations=5", "--total-batch-size=256", "--eval-every=2", "--eval-tokens=900",
+             "--dtype=float32", "--device=cpu"]
+    plain, counter = run(*flags, "--model-tag=plain"), CompileCounterWithBackend(backend)
+    compile_it = torch.compile
+    monkeypatch.setattr(train.torch, "compile", lambda f, **options: compile_it(
+        f, **options | ({"backend": counter} if isinstance(f, GPT) else {"backend": "eager"})))
+    compiled = run(*flags, "--compile", "--model-tag=compiled")
+    assert counter.frame_count == 2
+    assert losses(compiled) == pytest.approx(losses(plain), rel=1e-4)
+    bpb = [[record["val_bpb"] for record in records if "val_bpb" in record] for records in (plain, compiled)]
+    assert len(bpb[0]) == 3 and bpb[1] == pytest.approx(bpb[0], rel=1e-4)
+
+
+def test_where_memory_ends_one_line_names_the_flag_to_lower(corpus, monkeypatch, capsys):
+    def exhausted(*_, **__):
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more of the kind.")
+    monkeypatch.setattr(GPT, "forward", exhausted)
+    with pytest.raises(SystemExit) as stop:
+        run(corpus, "--num-iterations=2", "--total-batch-size=256", "--model-tag=a")
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and "ran out of memory: CUDA out of memory. Tried to allocate 2.00" in error
+    assert "--device-batch-size" in error and "4 rows" in error and "And more" not in error
+    assert log("a")[-1]["event"] == "end"
+
+
+FAILING = """
+import argparse
+import torch
+from nanochat.stage import add_stage_arguments, open_stage
+parser = argparse.ArgumentParser()
+add_stage_arguments(parser)
+with open_stage("base", parser.parse_args(["--device=cpu"]), "failing") as stage:
+    if stage.world.rank == 1:
+        raise {error}
+    stage.world.sum(torch.ones(1))                      # for which the other one never comes
+"""
+
+
+@pytest.mark.parametrize("error, shown", [("ValueError('no such luck')", "Traceback"),
+                                          ("torch.OutOfMemoryError('too much')", "hint: lower")])
+def test_a_rank_that_fails_says_why_and_leaves_though_others_wait_for_it(tmp_path, error, shown, base_dir):
+    script = tmp_path / "failing.py"
+    script.write_text(FAILING.format(error=error))
+    torchrun = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2"]
+    env = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)}
+    done = subprocess.run([*torchrun, script], env=env, capture_output=True, text=True, timeout=120)
+    assert done.returncode != 0 and shown in done.stderr and error.split("'")[1] in done.stderr

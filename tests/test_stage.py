@@ -97,8 +97,8 @@ def test_gpu_memory_is_taken_in_growing_segments_unless_the_user_says_otherwise(
     names = "PYTORCH_ALLOC_CONF", "PYTORCH_CUDA_ALLOC_CONF"
     code = f"import os, nanochat; print(*(os.environ.get(name, '-') for name in {names}))"
     env = {name: value for name, value in os.environ.items() if name not in names} | given
-    run = subprocess.run([sys.executable, "-c", code], cwd=ROOT, env=env, capture_output=True, text=True)
-    assert run.stdout.strip() == chosen
+    printed = subprocess.check_output([sys.executable, "-c", code], env=env, text=True)
+    assert printed.strip() == chosen
 
 
 @pytest.mark.parametrize("given, spin", [({}, "10000"), ({"GOMP_SPINCOUNT": "7"}, "7"),

@@ -89,7 +89,7 @@ def muon_update(p: torch.Tensor, grad: torch.Tensor, state: dict, lr: float, mom
 class MuonAdamW:
     """`step(...)` takes the gradients of one step, sums them over the ranks, and updates the weights."""
     def __init__(self, roles: dict[str, list[torch.nn.Parameter]], rates: LearningRates, weight_decay: float,
-                 world: World = World(), dtype: torch.dtype | None = None, compiled=False):
+                 world: World = World(), dtype: torch.dtype | None = None):
         """roles: role -> parameters; `rates` has a peak learning rate for each role; weight_decay is Muon's
         at its peak. `dtype` is what the run computes in: Muon's iteration is in bf16 where the run is."""
         self.world, self.rates, self.weight_decay, self.dtype = world, rates, weight_decay, dtype
@@ -106,9 +106,8 @@ class MuonAdamW:
             p.grad = None
 
     @torch.no_grad()
-    def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0, ok=None) -> None:
+    def step(self, lr: float = 1.0, momentum: float = 0.95, weight_decay: float = 1.0) -> None:
         """lr and weight_decay multiply the peak values; gradients are summed over the ranks."""
-        if ok is not None and not ok: return
         for (role, p), state in zip(self.adam, self.adam_state, strict=True):
             self._adam(p, state, getattr(self.rates, role) * lr, *ADAM[role])
         for group, state in zip(self.muon, self.muon_state, strict=True):

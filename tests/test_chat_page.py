@@ -436,12 +436,16 @@ def test_conversations_are_exported_and_imported(visit, client, tmp_path):
     assert other.texts(".body") == chat.texts(".body") and "2/2" in other.texts(".acts")[-1]
 
 
+def exported(*messages: dict, at: object = 0) -> str:
+    """A file of one conversation that begins with one of these messages."""
+    children = [{"children": [], "at": 0} | message for message in messages]
+    return json.dumps({"chats": [{"title": "x", "root": {"children": children, "at": at}}]})
+
+
 FOREIGN = [
-    "", "[]", "null", '{"chats": 1}', '{"chats": [{"title": "x", "root": {"children": [{}]}}]}',
-    '{"chats": [{"title": "x", "root": {"children": [{"role": "user", "content": {}}], "at": 0}}]}',
-    '{"chats": [{"title": "x", "root": {"at": 0, "children": [{"role": "assistant", "content": [{"type": 1}]}]}}]}',
-    '{"chats": [{"title": "x", "root": {"children": [], "at": "length"}}]}',
-    '{"chats": [{"title": "x", "root": {"children": [{"role": "system", "content": [], "children": [], "at": 0}], "at": 0}}]}',
+    "", "[]", "null", '{"chats": 1}', '{"chats": [{"title": "x"}]}', exported({}), exported(at="length"),
+    exported({"role": "user", "content": {}}), exported({"role": "user", "content": "Hi", "children": 7}),
+    exported({"role": "assistant", "content": [{"type": 1}]}), exported({"role": "system", "content": []}),
     '{"chats": [{"title": "x", "root": ' + '{"children": [' * 9000 + "]}" * 9000 + "}]}",
 ]
 
@@ -454,6 +458,9 @@ def test_foreign_files_are_refused(visit, client):
         chat.set_input_files("#file", file)
         chat.until("document.querySelector('footer').textContent.includes('no file of conversations')")
     assert chat.texts("#chats .open") == []
+    good = exported({"role": "user", "content": "Hi"}, {"role": "assistant", "content": []}).encode()
+    chat.set_input_files("#file", {"name": "a.json", "mimeType": "application/json", "buffer": good})
+    chat.until("document.querySelector('footer').textContent.includes('New conversations: 1')")
 
 
 # ---- what can go wrong

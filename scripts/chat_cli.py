@@ -9,7 +9,6 @@ A base model, which has not learned to talk, continues the text instead of answe
 line that ends in a backslash goes on, a pasted block stays one message, Ctrl-C stops an answer (what was said
 of it stays), Ctrl-D leaves."""
 import argparse
-import contextlib
 import io
 import json
 import re
@@ -21,8 +20,8 @@ from dataclasses import fields
 from pathlib import Path
 from typing import TextIO, get_args
 from nanochat import checkpoint
-from nanochat.chat import check_conversation, render_prompt
-from nanochat.common import RunLog, base_dir, die, new_parser
+from nanochat.chat import check_conversation
+from nanochat.common import RunLog, die, new_parser
 from nanochat.engine import Engine, Request, SamplingParams
 
 DEFAULTS = {"temperature": 0.6, "top_k": 50, "max_tokens": 512, "stop": None}     # else SamplingParams'
@@ -36,14 +35,13 @@ HELP = """\
 /system TEXT  is said before every conversation; alone shows it, /system off clears it; no use to a base model
 /save FILE    adds the conversation to a file that chat_sft --conversations learns from
 /quit         leaves, as Ctrl-D does; /help shows this"""
-REMEMBERED = 1000                                       # lines of the history
 CONTROL = re.compile(r"[\x00-\x08\x0b-\x1f\x7f-\x9f]")
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
     add = parser.add_argument
     add("-p", "--prompt", action="append",
-        help='a question to answer and leave; several: each on its own; "-" is the whole standard input')
+        help="a question to answer and leave; several: each on its own")
     add("--json", action="store_true", help="answer -p, else the standard input, as JSON, one object a line")
     checkpoint.add_arguments(parser)
     add("--system", metavar="TEXT", help="the system message; no use to a base model")
@@ -93,11 +91,8 @@ class Chat:
         engine, params, asked = self._engine, to_params(self._settings), {"role": "user", "content": question}
         conversation = {"messages": [asked] if self._is_base else [*self.messages, asked]}
         ids, dropped = engine.fit(conversation, params, self._is_base)
-        whole = ([engine.tokenizer.bos, *engine.tokenizer.encode(question)] if self._is_base
-                 else render_prompt(engine.tokenizer, conversation))
-        if len(ids) < len(whole):
-            what = f"{dropped} questions and answers" if dropped else f"{len(whole) - len(ids)} tokens"
-            screen.note(f"the context is full: without the first {what}")
+        if dropped:
+            screen.note(f"the context is full: without the first {dropped} questions and answers")
         request = engine.submit(ids, params, sample)
         before = signal.signal(signal.SIGINT, lambda number, frame: pressed.append(number))
         try:
@@ -162,13 +157,9 @@ class Chat:
         return f"{name} is {text}"
 
 def converse(chat: Chat) -> None:
-    """Questions and commands from the keyboard until it ends, with a history that later sessions recall."""
+    """Questions and commands from the keyboard until it ends; the arrow keys recall what was typed."""
     import readline
-    history = base_dir() / "chat_history"
     readline.parse_and_bind("set enable-bracketed-paste on")            # which Python turns off
-    readline.set_history_length(REMEMBERED)
-    with contextlib.suppress(OSError):
-        readline.read_history_file(history)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     while True:
         try:
@@ -177,8 +168,6 @@ def converse(chat: Chat) -> None:
                 message = message.removesuffix("\\") + "\n" + input("...> ")
             if not message.strip():
                 continue
-            with contextlib.suppress(OSError):
-                readline.write_history_file(history)
             try:
                 if re.match(r"/\w*(\s|$)", message):
                     print(chat.command(message))
@@ -198,10 +187,7 @@ def main(args: argparse.Namespace) -> None:
     except ValueError as error:
         die(str(error))
     if not prompts and (args.json or not sys.stdin.isatty()):
-        prompts = ["-"]
-    if "-" in prompts:
-        text = sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p QUESTION asks")
-        prompts = [text if prompt == "-" else prompt for prompt in prompts]
+        prompts = [sys.stdin.read().rstrip("\n") or die("the standard input is empty", hint="-p asks")]
     model, tokenizer, meta = checkpoint.load_model(checkpoint.chosen(args))
     engine, is_base = Engine(model, tokenizer, max_batch=1, keep=1), meta["stage"] == "base"
     if not prompts:

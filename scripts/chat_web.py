@@ -40,12 +40,10 @@ from nanochat.engine import Detail, Engine, Request, SamplingParams
 PAGE = Path(nanochat.__file__).with_name("ui.html")
 POLICY = ("default-src 'none'; script-src 'unsafe-inline'; style-src 'unsafe-inline'; img-src data:; "
           "connect-src 'self'; base-uri 'none'; form-action 'none'; frame-ancestors 'none'")
-SAFETY = {"Content-Security-Policy": POLICY, "X-Content-Type-Options": "nosniff",
-          "Referrer-Policy": "no-referrer"}
 LOOPBACK = ("127.0.0.1", "localhost", "::1")
 MAX_BODY = 900_000                                      # bytes; tiktoken panics at a million spaces
 MAX_MESSAGES, MAX_CHOICES, MAX_CONNECTIONS = 1000, 32, 1000
-PATIENCE, LOOK = 30, 0.5                              # seconds that a client may take; to see whether it left
+PATIENCE = 30                                           # seconds that a client may take
 HARMLESS = {"user", "metadata", "safety_identifier", "prompt_cache_key", "prompt_cache_options",
             "prompt_cache_retention", "service_tier", "parallel_tool_calls", "include_obfuscation"}
 NEUTRAL = {"store": False, "tools": [], "tool_choice": "none", "logit_bias": {}, "modalities": ["text"],
@@ -262,24 +260,20 @@ class Job:
         return {"prompt_tokens": prompt, "completion_tokens": made, "total_tokens": prompt + made,
                 "prompt_tokens_details": {"cached_tokens": first.reused}}
 
-    async def followed(self, request: HTTPRequest | None = None) -> AsyncIterator[tuple]:
-        """What take() finds, to the end of all answers. HTTPException when the engine failed, or the client
-        of that request left."""
+    async def followed(self) -> AsyncIterator[tuple]:
+        """What take() finds, to the end of all answers. HTTPException if the engine fails or nobody waits."""
         growing = len(self.requests)
         while growing:
-            try:
-                item = await asyncio.wait_for(self.news.get(), LOOK)
-            except TimeoutError:
-                if request and await request.is_disconnected():
-                    raise failure(499, "the client left") from None
-                continue
+            item = await self.news.get()
             if isinstance(item, Exception):
                 raise item
             growing -= item[-1] is not None
             yield item
 
     async def whole(self, request: HTTPRequest) -> dict:
-        ended = sorted([item async for item in self.followed(request)])         # one of each answer
+        gone = asyncio.create_task(request.receive())   # after the body nothing comes but the client's end
+        gone.add_done_callback(lambda _: self.news.put_nowait(failure(499, "the client left")))
+        ended = sorted([item async for item in self.followed()])                # one of each answer
         choices = [{"index": item[0], **self.asked.choice(self, *item[:3]), "finish_reason": item[3]}
                    for item in ended]
         return {**self.head, "object": self.asked.kinds[1], "choices": choices, "usage": self.usage(),
@@ -412,7 +406,7 @@ def create_app(cards: Sequence[dict], load: Callable[[str, str], Engine], args: 
     api = APIRouter(prefix="/v1", dependencies=[Depends(authorize)])
     @app.get("/")
     async def page() -> Response:
-        return FileResponse(PAGE, headers=SAFETY)
+        return FileResponse(PAGE, headers={"Content-Security-Policy": POLICY})
     @app.get("/health")
     async def health() -> dict:
         return {"status": "ok", "model": default["id"], "models": list(models), "limit": limit,

@@ -255,23 +255,6 @@ def test_an_edited_question_is_a_branch_and_all_branches_last(visit, client):
     assert chat.texts(".bubble") == ["second"] and "2/2" in chat.texts(".acts")[-1]
 
 
-def test_conversations_of_the_older_page_still_open(visit, client):
-    chat = visit(client)
-    old = [{"id": 5, "title": "Old", "messages": [
-        {"role": "user", "content": "Hi"},
-        {"role": "assistant", "content": [{"type": "text", "text": "Hello"}]},
-        {"role": "user", "content": "Bye"},
-        {"role": "assistant", "content": [], "note": "Stopped.", "failed": False}]}]
-    stored = json.dumps(json.dumps([*old, "nonsense", {"title": "x", "root": {"children": 7}}]))
-    chat.add_init_script(f"localStorage.setItem('nanochat.chats', {stored})")
-    chat.reload()
-    assert chat.texts("#chats .open") == ["Old"]
-    chat.click("#chats .open")
-    assert chat.texts(".bubble, .body") == ["Hi", "Hello", "Bye", ""]
-    chat.ask("And now?")
-    assert chat.texts(".bubble") == ["Hi", "Bye", "And now?"]
-
-
 def test_a_deleted_conversation_can_be_brought_back(visit, client):
     chat = visit(client)
     chat.ask("precious")
@@ -295,7 +278,7 @@ def test_a_token_shows_its_alternatives_and_a_choice_continues_from_it(visit, cl
     assert re.match(r"(100|9\d)\.\d% likely · entropy 0.\d\d nats", chat.see(".peek p").inner_text())
     assert chat.locator(".peek button").count() == 5 and chat.texts(".peek .taken span") == ["o"]
     chat.mouse.move(5, 600)
-    chat.see(".peek", state="detached")
+    chat.see(".peek", state="hidden")
     chat.locator(".token").nth(1).click()               # as a tap
     other = chat.locator(".peek button:not(.taken)").first
     token = chat.evaluate("path().at(-1).message.tokens[1][4][1][0]")
@@ -348,8 +331,8 @@ def test_details_go_where_the_room_is_used_up_and_conversations_stay(visit, clie
     chat.evaluate(fill.format("first", 500))
     chat.click("#new")
     chat.ask("four")
-    kept = chat.evaluate("stored(STORE).map(old => Boolean(old.root.children[0].children[0].tokens))")
-    assert len(kept) == 4 and kept[0] and not kept[-1]
+    kept = chat.evaluate("stored(STORE).map(old => old.root.children[0].children[0])")
+    assert len(kept) == 4 and all(one["content"] and "tokens" not in one for one in kept)
     chat.evaluate(fill.format("second", 100))
     chat.evaluate("chats[0].title = 'y'.repeat(9000), save()")
     assert "no room left" in chat.texts("footer")[0]
@@ -359,8 +342,8 @@ def test_details_go_where_the_room_is_used_up_and_conversations_stay(visit, clie
 
 def test_two_stages_answer_side_by_side_and_one_of_them_goes_on(visit, client):
     chat = visit(client)
-    chat.act("Ask two models side by side")
-    assert chat.input_value("#first") == "tiny-sft" and chat.input_value("#second") == "tiny-base"
+    assert chat.input_value("#first") == "tiny-sft" and chat.input_value("#second") == ""
+    chat.select_option("#second", "tiny-base")
     chat.ask("Who?")
     assert chat.texts(".pair .name") == ["tiny-sft", "tiny-base"]
     left, right = (box.bounding_box() for box in chat.locator(".pair > *").all())
@@ -369,7 +352,7 @@ def test_two_stages_answer_side_by_side_and_one_of_them_goes_on(visit, client):
     assert chat.locator(".pair .chosen .name").inner_text() == "tiny-sft"
     chat.act("Go on from here")
     assert chat.texts(".pair .chosen .name") == ["tiny-base"] and chat.focus == "Goes on from here"
-    chat.act("Ask two models side by side")
+    chat.select_option("#second", "")
     sent = chat.asked(lambda: chat.type("More"))
     assert sent["model"] == "tiny-sft"
     assert sent["messages"][1]["content"] == other
@@ -395,7 +378,7 @@ def test_both_answers_stream_at_once_and_stop_together(visit):
     with serving(models=models) as client:
         try:
             chat = visit(client)
-            chat.act("Ask two models side by side")
+            chat.select_option("#second", "tiny-sft")
             chat.type("Go")
             chat.until("[...document.querySelectorAll('.body')].every(one => one.textContent.length > 1)")
             chat.press("Escape")
@@ -409,8 +392,7 @@ def test_both_answers_stream_at_once_and_stop_together(visit):
 def test_settings_reach_the_model_last_and_are_reset(visit, client):
     chat = visit(client)
     chat.act("Settings")
-    assert chat.locator("#key").is_hidden()
-    values = {"Temperature": 1.5, "Top-k": 7, "Top-p": 0.9, "Min-p": 0.1, "Longest answer": 3, "Seed": 5}
+    values = {"Temperature": 1.5, "Top-k": 7, "Top-p": 0.9, "Longest answer": 3, "Seed": 5}
     for label, value in values.items():
         chat.get_by_label(label).fill(str(value))
     chat.get_by_label("System prompt").fill("Be brief.")
@@ -420,7 +402,7 @@ def test_settings_reach_the_model_last_and_are_reset(visit, client):
     chat.reload()
     chat.until("models.length > 0")
     sent = chat.asked(lambda: chat.type("Hi"))
-    names = ("temperature", "top_k", "top_p", "min_p", "max_tokens", "seed")
+    names = ("temperature", "top_k", "top_p", "max_tokens", "seed")
     assert [sent[name] for name in names] == list(values.values())
     assert sent["messages"][0] == {"role": "system", "content": "Be brief."} and sent["model"] == "tiny-base"
     first = chat.done()
@@ -452,15 +434,18 @@ def test_conversations_are_exported_and_imported(visit, client, tmp_path):
     assert other.texts("#chats .open") == ["Take me along"]
     other.click("#chats .open")
     assert other.texts(".body") == chat.texts(".body") and "2/2" in other.texts(".acts")[-1]
-    other.act("Look inside")
-    assert other.locator(".token").count() > 5
+
+
+def exported(*messages: dict, at: object = 0) -> str:
+    """A file of one conversation that begins with one of these messages."""
+    children = [{"children": [], "at": 0} | message for message in messages]
+    return json.dumps({"chats": [{"title": "x", "root": {"children": children, "at": at}}]})
 
 
 FOREIGN = [
-    "", "[]", "null", '{"chats": 1}', '{"chats": [{"title": "x", "root": {"children": [{}]}}]}',
-    '{"chats": [{"title": "x", "messages": [{"role": "user", "content": {}}]}]}',
-    '{"chats": [{"title": "x", "root": {"children": [{"role": "assistant", "content": [{"type": 1}]}]}}]}',
-    '{"chats": [{"title": "x", "messages": [{"role": "assistant", "content": [], "tokens": [[1, "a"]]}]}]}',
+    "", "[]", "null", '{"chats": 1}', '{"chats": [{"title": "x"}]}', exported({}), exported(at="length"),
+    exported({"role": "user", "content": {}}), exported({"role": "user", "content": "Hi", "children": 7}),
+    exported({"role": "assistant", "content": [{"type": 1}]}), exported({"role": "system", "content": []}),
     '{"chats": [{"title": "x", "root": ' + '{"children": [' * 9000 + "]}" * 9000 + "}]}",
 ]
 
@@ -473,6 +458,9 @@ def test_foreign_files_are_refused(visit, client):
         chat.set_input_files("#file", file)
         chat.until("document.querySelector('footer').textContent.includes('no file of conversations')")
     assert chat.texts("#chats .open") == []
+    good = exported({"role": "user", "content": "Hi"}, {"role": "assistant", "content": []}).encode()
+    chat.set_input_files("#file", {"name": "a.json", "mimeType": "application/json", "buffer": good})
+    chat.until("document.querySelector('footer').textContent.includes('New conversations: 1')")
 
 
 # ---- what can go wrong
@@ -480,11 +468,11 @@ def test_foreign_files_are_refused(visit, client):
 def test_a_server_with_a_key_is_asked_with_it(visit):
     with serving(Gated(bigram(TOOL)), flags="--api-key=secret") as client:
         chat = visit(client)
-        assert chat.see("#key input") and chat.evaluate("document.activeElement.name") == "key"
+        assert chat.see("[name=key]") and chat.evaluate("document.activeElement.name") == "key"
         chat.keyboard.type("wrong")
         chat.act("Done")
         chat.until("byId('settings').open")
-        chat.fill("#key input", "secret")
+        chat.fill("[name=key]", "secret")
         chat.press("Enter")
         chat.until("models.length === 1")
         assert chat.ask("Hi").startswith("ok")
@@ -497,9 +485,9 @@ def test_errors_of_the_server_are_told_and_can_be_tried_again(visit, client):
 
     def refuse(route):
         said = {"error": {"message": "too many requests"}}
-        route.fulfill(status=429, headers={"Retry-After": "5"}, json=said)
+        route.fulfill(status=429, json=said)
 
-    for act, note in [(refuse, "No answer: too many requests (in about 5 seconds)"),
+    for act, note in [(refuse, "No answer: too many requests"),
                       (lambda route: route.fulfill(status=502), "No answer: the server answered 502"),
                       (lambda route: route.abort(), "No answer: the server cannot be reached."),
                       (lambda route: route.fulfill(body=stream("half of it", reason=None)),
@@ -524,8 +512,8 @@ def test_context_and_speed_are_told(visit, client):
     chat = visit(client)
     chat.ask("Hi")
     prompt = len(TOKENIZER.encode("Hi")) + 4
-    assert chat.see("#meter").inner_text() == f"{prompt + 12} of 200 tokens"
-    assert re.search(r"12 tokens · \d+ a second · the first after \d\.\d\d\ss", chat.texts(".acts")[-1])
+    assert chat.see("#meter").inner_text().strip() == f"{prompt + 12} of 200 tokens"
+    assert re.search(r"12 tokens · \d+ a second", chat.texts(".acts")[-1])
     for _ in range(4):
         chat.ask("x" * 40)
     assert re.match(r"Oldest turns left out, to fit: [1-3]", chat.texts(".note")[-1])
@@ -605,10 +593,6 @@ on two lines.
 | a | b |
 |:--|--:|
 | 1 | `2` |
-> quoted
-> - item
-
----
 ```python
 if x:
     print("*no* <b>")
@@ -616,7 +600,7 @@ if x:
 The end * of it."""
 
 
-def test_markdown_becomes_headings_lists_tables_quotes_and_code(visit, client):
+def test_markdown_becomes_headings_lists_tables_and_code(visit, client):
     chat = visit(client, permissions=["clipboard-read", "clipboard-write"])
     says(chat, "", pieces=[MARKDOWN])
     chat.ask("Show")
@@ -628,7 +612,7 @@ def test_markdown_becomes_headings_lists_tables_quotes_and_code(visit, client):
     row = lambda tag, inner="": f"tr({tag} {tag}{inner})"
     assert shape == " ".join([
         "h1", "p(em strong code)", "ol(li(p) li(p ul(li(p) li(p)) p) li(p))", "ul(li(p))",
-        f"div(table(thead({row('th')}) tbody({row('td', '(code)')})))", "blockquote(p ul(li(p)))", "hr",
+        f"div(table(thead({row('th')}) tbody({row('td', '(code)')})))",
         "div(div(span button) pre(code))", "p"])
     assert chat.texts("pre code") == ['if x:\n    print("*no* <b>")']
     assert chat.texts(".top span") == ["python"]
@@ -678,7 +662,7 @@ def test_everything_is_reached_by_keyboard(visit, client):
         assert chat.evaluate("""[question, document.body].includes(document.activeElement)
             || getComputedStyle(document.activeElement).outlineStyle !== 'none'"""), reached[-1]
     assert {"+ New chat", "Your own text", "Settings", "Export", "Import", "Model", "Look inside",
-            "Ask two models side by side", "Your message"} <= set(reached)
+            "Second model", "Your message"} <= set(reached)
     chat.page.focus("#ask textarea")
     chat.keyboard.type("Hi")
     chat.press("Enter")
@@ -688,11 +672,11 @@ def test_everything_is_reached_by_keyboard(visit, client):
     while "Tokens" not in chat.evaluate("document.activeElement.parentNode.ariaLabel ?? ''"):
         chat.press("Tab")
     chat.press("ArrowRight", "ArrowRight", "ArrowLeft")
-    assert re.match(r"k, (9\d|100)\.\d%", chat.focus) and chat.locator(".peek").is_visible()
+    assert re.match(r"k, (9\d|100)\.\d%", chat.focus) and chat.see(".peek")
     chat.press("Enter", "Tab")
     assert chat.evaluate("document.activeElement.matches('.peek button:nth-of-type(2)')")
     chat.press("Escape")
-    assert chat.focus.startswith("k, ")
+    assert chat.focus.startswith("k, ") and chat.see(".peek")
     chat.press("Enter", "Tab")
     assert len(chat.asked(lambda: chat.press("Enter"))["answer_ids"]) == 2
     chat.done()

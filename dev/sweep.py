@@ -109,14 +109,14 @@ def main(args: argparse.Namespace) -> None:
         fit = isoflop(rows, args.budgets)
         tell(fit)
         atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
-        plots = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
+        picture = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
     else:
-        plots = plot("series", partial(draw_series, rows), 8, 6)
+        picture = plot("series", partial(draw_series, rows), 8, 6)
         for row in rows:
             print("{tag:>12}  {flops:.3g} FLOPs, {hours:.3f} hours, {val_bpb:.4f} bits per byte, "
                   "CORE {core:.4f}".format(**row))
-    for svg in plots.values():
-        atomic_write(args.csv.with_suffix(".svg"), svg)
+    if picture:                                         # none without matplotlib
+        atomic_write(args.csv.with_suffix(".svg"), picture)
     print(f"written beside {args.csv}")
 
 if __name__ == "__main__":

@@ -14,7 +14,7 @@ from collections.abc import Callable, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from textwrap import dedent, indent
+from textwrap import indent
 import numpy as np
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
@@ -28,37 +28,31 @@ STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
 GPT2_CORE, CORE_TASKS = 0.256525, 22
 TO_BEAT = f"Published: GPT-2 1.6B {GPT2_CORE}, GPT-2 124M 0.113891, reference d20 0.2219."
 
-CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss",
-          "sft loss", "rl reward", "rl pass@1")         # stage and field
+CURVES = ("base_loss", "base_val_bpb", "base_core", "base_lr", "base_tokens_per_second", "mid_loss",
+          "sft_loss", "rl_reward", "rl_pass@1")         # stage and field
 # Colours that read on white and on black, and apart to colour-blind eyes; with dashes, 20 looks.
 LOOKS = ("cycler(linestyle=['-', '--', '-.', ':']) * "
          "cycler(color=['#2a7fc9', '#d55e00', '#0b9a72', '#b8609c', '#8f7a00'])")
-INK = "#010203"                                         # gives way to what is readable on the page
-STYLE = {
-    "svg.fonttype": "none", "axes.titlesize": 10, "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15,
-    "axes.prop_cycle": LOOKS, "font.size": 9, "legend.frameon": False, "lines.markersize": 4.5,
-    "savefig.transparent": True,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
-                     "grid.color"), INK),
-}
-LIGHT_OR_DARK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+STYLE = {"svg.fonttype": "none", "savefig.transparent": True, "axes.prop_cycle": LOOKS, "font.size": 9,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
+         "axes.grid": True, "grid.color": "black", "grid.alpha": 0.15, "legend.frameon": False}
+BLACK_OR_WHITE = ("<style>svg{color:#1f2328;fill:currentColor}"                 # in place of black
+                  "@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>")
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root { color-scheme: light dark }
 body { max-width: 66rem; margin: auto; padding: 1rem; font: 15px/1.5 system-ui, sans-serif }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .8rem 0 }
+table { display: block; overflow-x: auto; border-collapse: collapse; margin: .8rem 0;
+        font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885 }
 th:first-child, td:first-child { text-align: left }
-h1 + div * + * { min-width: 11rem; text-align: left; white-space: normal; overflow-wrap: anywhere }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
+h1 + table * + * { min-width: 11rem; text-align: left; white-space: normal; overflow-wrap: anywhere }
+p:has(svg) { display: grid; gap: 1.2rem;
+             grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 svg { width: 100%; height: auto }
 pre { white-space: pre-wrap }
 </style>
 """
-
-Block = str | dict[str, str]        # Markdown: a heading, paragraph, table or code; or plots: name -> SVG
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """The last run of a stage as one session: `seconds` go on where it was resumed, steps lost then are left
@@ -169,7 +163,7 @@ def difference_table(a: Run, b: Run) -> str:
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
     return table(rows)
 
-def section(title: str, content: str, *more: Block) -> list[Block]:
+def section(title: str, content: str, *more: str) -> list[str]:
     """Content below a heading, and more; nothing where there is none."""
     return [f"## {plain(title)}", content, *filter(None, more)] if content else []
 
@@ -248,11 +242,11 @@ def code_line() -> str:
     lines = [int(line.rpartition(":")[2]) for line in found]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
-def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> dict[str, str]:
-    """{name: SVG} of what draw(figure) draws, to be read on light and on dark, alone and in a page. Sizes are
-    in inches. Nothing without matplotlib."""
+def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> str:
+    """SVG of what draw(figure) draws, to be read on light and on dark, alone and in a page, where its `name`
+    keeps its ids apart from others'. Sizes are in inches. Nothing without matplotlib."""
     if not find_spec("matplotlib"):
-        return {}
+        return ""
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -260,11 +254,11 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
         draw(figure)
         figure.savefig(buffer := io.StringIO(), format="svg",
                        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = buffer.getvalue().replace(INK, "currentColor")
+    svg = buffer.getvalue().replace("#000000", "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
-    return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}
+    return svg.replace(">", f">{BLACK_OR_WHITE}", 1)
 
-def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
+def curve(runs: Sequence[Run], stage: str, key: str) -> str:
     """A plot of what was logged at several steps: a line per run with its 95% band, through the means of 50
     groups of steps where there are more."""
     found = {run.tag: having(run.logs[stage], key) for run in runs}
@@ -281,18 +275,19 @@ def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
                 axes.fill_between(x, y - half, y + half, color=line.get_color(), alpha=0.18, linewidth=0)
         if len(axes.lines) > 1:
             figure.legend(loc="outside right upper")
-    return plot(f"{stage}_{key.replace('@', '')}", draw) if max(map(len, found.values())) > 1 else {}
+    return plot(f"{stage}_{key}", draw) if max(map(len, found.values())) > 1 else ""
 
-def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
-    """The report; of several runs the others against the first, too."""
+def compose(runs: Sequence[Run], dollars: float | None = None) -> tuple[str, dict[str, str]]:
+    """The report in Markdown, of several runs the others against the first, too; its plots, name -> SVG."""
     facts = {run.tag: summary(run, dollars) for run in runs}
     about = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
     stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if len(runs) > 1 else {})
               for run in runs for name, log in run.logs.items() if log]
     missing = "" if find_spec("matplotlib") else " No plots: matplotlib is not installed."
     note = f"What follows ±, or stands in brackets, is a 95% interval.{missing}"
-    plots = {name: svg for each in CURVES for name, svg in curve(runs, *each.split()).items()}
-    blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, plots)]
+    plots = {name.replace("@", ""): svg for name in CURVES if (svg := curve(runs, *name.split("_", 1)))}
+    shown = "\n".join(f"![{name}](./{name}.svg)" for name in plots)
+    blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, shown)]
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}
              for run in runs for name in run.core_tasks}
     whole = all(run.core["tasks"] == CORE_TASKS for run in runs if run.core)
@@ -309,30 +304,14 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
         samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
         text = "\n".join(f"> {each.strip()}".replace("\n", "\n  ") for each in samples.get("samples", []))
         blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
-    return blocks + section("Code", code_line())
+    return "\n\n".join(blocks + section("Code", code_line())) + "\n", plots
 
-def markdown(blocks: list[Block]) -> str:
-    """With its plots as files beside it."""
-    texts = [block if isinstance(block, str) else "\n".join(f"![{name}](./{name}.svg)" for name in block)
-             for block in blocks]
-    return "\n\n".join(texts) + "\n"
-
-def page(blocks: list[Block]) -> str:
-    """HTML with the plots in it; it asks for nothing from elsewhere."""
-    parts = [HEAD, f"<title>{blocks[0].strip('# ')}</title>"]
-    for block in blocks:
-        if isinstance(block, dict):
-            parts.append(f"<div class='plots'>{''.join(block.values())}</div>")
-        elif block.startswith("| "):
-            header, _, *rows = (line[2:-2].split(" | ") for line in block.splitlines())
-            lines = ["<th>".join(["", *header]), *("<td>".join(["", *row]) for row in rows)]
-            parts.append("<div><table><tr>" + "\n<tr>".join(lines) + "</table></div>")
-        elif block.startswith("    "):
-            parts.append(f"<pre>{escape(dedent(block))}</pre>")
-        else:
-            level = len(block) - len(text := block.lstrip("#"))
-            parts.append(f"<h{level}>{text}</h{level}>" if level else f"<p>{text}</p>")
-    return "\n".join(parts) + "\n"
+def page(text: str, plots: dict[str, str]) -> str:
+    """The report as HTML with its plots in it; it asks for nothing from elsewhere."""
+    from markdown_it import MarkdownIt
+    html = MarkdownIt("zero").enable(["heading", "table", "code", "entity"]).render(text)
+    html = re.sub(r"!\[(\w+)\]\(\./\1\.svg\)", lambda found: plots.get(found[1], found[0]), html)
+    return f"{HEAD}<title>{text.splitlines()[0].strip('# ')}</title>\n{html}"
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -345,19 +324,16 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
-    blocks, folder = blocks_of(runs, args.dollars_per_hour), args.out or model_dir(runs[0].tag)
-    files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
-    for plots in filter(lambda block: isinstance(block, dict), blocks):
-        files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
+    folder, (text, plots) = args.out or model_dir(runs[0].tag), compose(runs, args.dollars_per_hour)
+    files = {folder / "report.md": text, folder / "report.html": page(text, plots)}
+    files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
     if args.csv:
-        rows = [run.csv_row() for run in runs]
-        writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-        files[args.csv] = buffer.getvalue()
+        rows, table = [run.csv_row() for run in runs], io.StringIO()
+        csv.writer(table, lineterminator="\n").writerows([rows[0], *(row.values() for row in rows)])
+        files[args.csv] = table.getvalue()
     for path, content in files.items():
         atomic_write(path, content)
-    print(markdown([block for block in blocks if isinstance(block, str)]))
+    print(re.sub(r"(?m)^!.*\n", "", text))
     print(f"written to {folder}" + (f" and {args.csv}" if args.csv else ""))
 
 if __name__ == "__main__":

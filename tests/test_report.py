@@ -83,7 +83,7 @@ def column(text, header):
 
 
 def make_report(*tags):
-    return report.markdown(report.blocks_of([report.Run(tag) for tag in tags]))
+    return report.compose([report.Run(tag) for tag in tags])[0]
 
 
 def run_main(*flags):
@@ -295,7 +295,8 @@ def test_the_page_is_whole_in_itself_and_nothing_from_the_logs_is_markup(hostile
     assert not {"script", "img", "link", "iframe"} & page.tags.keys() and page.tags["svg"] >= 4
     assert all(each.startswith("#") for each in page.asked) and "@import" not in text
     assert len(page.ids) == len(set(page.ids)) and {each[1:] for each in page.asked} <= set(page.ids)
-    assert "alert(1)" in text and report.INK not in text and "currentColor" in text
+    assert "<img" not in report.page("# a\n\n![b](https://x.org/c.png)", {})
+    assert "alert(1)" in text and "#000000" not in text and "currentColor" in text
 
 
 def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):

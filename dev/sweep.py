@@ -1,4 +1,4 @@
-"""What a sweep found: a table, and a plot beside the CSV that `nanochat.report --csv` wrote of its models.
+"""What a sweep found: a plot beside the CSV that `nanochat.report --csv` wrote of its models.
 
     python -m dev.sweep miniseries.csv                          # CORE, bits per byte: against FLOPs, hours
     python -m dev.sweep scaling_laws.csv --budgets 1e18 1e19    # the best size for each budget of FLOPs
@@ -84,15 +84,12 @@ def draw_isoflop(fit: dict, figure) -> None:
     axes.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
 
 def draw_series(rows: list[dict], figure) -> None:
-    labels = {"core": "CORE", "val_bpb": "bits per byte", "flops": "training FLOPs", "hours": "hours"}
     panels = figure.subplots(2, 2, sharex="col", sharey="row").flat
     for axes, (key, against) in zip(panels, product(("core", "val_bpb"), ("flops", "hours")), strict=True):
-        known = [row for row in rows if math.isfinite(row[key])]
-        x, y, errors = ([row[name] for row in known] for name in (against, key, f"{key}_error"))
-        axes.errorbar(x, y, Z * np.nan_to_num(errors), fmt="o", capsize=3)
-        for row in known:
+        for row in [row for row in rows if math.isfinite(row[key])]:
+            axes.errorbar(row[against], row[key], Z * row[f"{key}_error"], fmt="oC0", capsize=3)
             axes.annotate(f"  d{row['depth']:.0f}", (row[against], row[key]))
-        axes.set(xscale="log", xlabel=labels[against], ylabel=labels[key])
+        axes.set(xscale="log", xlabel=against, ylabel=key)
         if key == "core":
             axes.axhline(GPT2_CORE, linestyle="--", color="C1", label="GPT-2 1.6B")
             axes.legend()
@@ -112,9 +109,6 @@ def main(args: argparse.Namespace) -> None:
         picture = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
     else:
         picture = plot("series", partial(draw_series, rows), 8, 6)
-        for row in rows:
-            print("{tag:>12}  {flops:.3g} FLOPs, {hours:.3f} hours, {val_bpb:.4f} bits per byte, "
-                  "CORE {core:.4f}".format(**row))
     if picture:                                         # none without matplotlib
         atomic_write(args.csv.with_suffix(".svg"), picture)
     print(f"written beside {args.csv}")

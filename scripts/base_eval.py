@@ -63,8 +63,7 @@ def main(args: argparse.Namespace) -> None:
         else:
             model, tokenizer, _ = checkpoint.load(whom, stage.device, stage.dtype)
             reader = Reader(model.eval().requires_grad_(False), tokenizer)
-        missing = ", without CORE" if "core" in wanted and not bundle else ""
-        stage.begin(f"evaluating {whom}{missing}", model=name, text=text, dataset=data and data.name,
+        stage.begin(f"evaluating {whom}", model=name, text=text, dataset=data and data.name,
                     validation=data and data.val_sha256)
         known = world.broadcast_object(stage.log_file.read()) if args.resume else []
         origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}

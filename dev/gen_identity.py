@@ -20,7 +20,6 @@ from nanochat.common import atomic_write, die, new_parser, require_positive
 
 TURNS = {1: 6, 2: 3, 3: 1}                              # questions in a conversation -> how often
 AT_ONCE, RETRIES, TIMEOUT = 8, 5, 120.0                 # requests to the endpoint; of each, and seconds a try
-REST = "what came is kept, and the same command asks for what is missing"
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -32,7 +31,6 @@ def parser() -> argparse.ArgumentParser:
     add("--character", default="friendly and brief", help="as in 'I am ...' (default: %(default)s)")
     add("--fact", action="append", default=[], metavar="TEXT",
         help="what it says of itself: 'I like tea.', or with its question: 'do you like tea? Yes, I do.'")
-    add("--seed", type=int, default=0)
     add("--endpoint", metavar="URL", help="have a model write them: what stands before /chat/completions")
     add("--model", default="", help="its name there, where the server has several")
     return parser
@@ -40,7 +38,7 @@ def parser() -> argparse.ArgumentParser:
 class Persona(Scribe):
     """The writer who knows who it is, and how that is asked and said: in the text file's ways."""
     def __init__(self, args: argparse.Namespace):
-        super().__init__("train", "identity", args.seed)
+        super().__init__("train", "identity", 0)
         self.pools, self.topics, self.weights = {"fact": []}, {}, {}
         text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n  ", " ")
         for name, forms in re.findall(r"^(\w+): (.*)$", text, re.MULTILINE):
@@ -123,9 +121,8 @@ def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
     prompts = [persona.prompt() for _ in range(args.count)][len(kept):]
-    def ask(prompt: str):
-        message = {"role": "user", "content": prompt}
-        return client.chat.completions.create(model=args.model, messages=[message])
+    def ask(text: str):
+        return client.chat.completions.create(model=args.model, messages=[{"role": "user", "content": text}])
     with open(args.out, "a", encoding="utf-8", buffering=1) as out, ThreadPool(AT_ONCE) as pool:
         for done, reply in enumerate(pool.imap_unordered(ask, prompts), 1):     # Ctrl-C awaits no thread
             line = conversation_in(reply)
@@ -148,10 +145,8 @@ def main(args: argparse.Namespace) -> None:
                            max_retries=RETRIES, timeout=TIMEOUT)
     try:
         collect(client, persona, args)
-    except (openai.OpenAIError, json.JSONDecodeError) as error:
-        die(f"{args.endpoint}: {str(error).splitlines()[0]}", hint=REST)
-    except KeyboardInterrupt:
-        print(f"stopped: {REST}")
+    except (openai.OpenAIError, json.JSONDecodeError, KeyboardInterrupt) as error:
+        die(f"{args.endpoint}: {error!r}", hint="what came is kept, and the same command asks for the rest")
 
 if __name__ == "__main__":
     main(parser().parse_args())

@@ -91,9 +91,8 @@ def read_bundle(path: Path) -> Bundle:
     import yaml
     where = "core.yaml"
     try:
-        root = path if path.is_dir() else zipfile.Path(path)
-        if not (root / "core.yaml").exists():
-            root = next((each for each in root.iterdir() if (each / "core.yaml").exists()), root)
+        top = path if path.is_dir() else zipfile.Path(path)
+        root = next((each for each in (top, *top.iterdir()) if (each / "core.yaml").exists()), top)
         listed, tasks = (root / "core.yaml").read_bytes(), []
         table = (root / "eval_meta_data.csv").read_text(encoding="utf-8").splitlines()
         chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
@@ -179,11 +178,9 @@ def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | N
 
 class Reader:
     """One of our models, as CORE asks it. Rows may be of any length: rotary positions go on, windows hold."""
-    limit = None
-
     def __init__(self, model: GPT, tokenizer: Tokenizer):
         self.model, self.bos, self.encode_batch = model, tokenizer.bos, tokenizer.encode_batch
-        self.device, self.context = model.device, model.shape.sequence_len
+        self.device, self.context, self.limit = model.device, model.shape.sequence_len, None
         self.tokens = TOKENS_CPU if self.device.type == "cpu" else TOKENS
 
     @torch.no_grad()
@@ -252,8 +249,7 @@ def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None
         right = ask_task(reader, task, most, stage.world)
         accuracy, n = sum(right) / len(right), len(right)
         score = (accuracy - task.chance) / (1 - task.chance)
-        results.append({"accuracy": accuracy, "interval": wilson(accuracy, n), "chance": task.chance,
-                        "questions": n})
+        results.append(dict(accuracy=accuracy, interval=wilson(accuracy, n), chance=task.chance, questions=n))
         stage.log(f"{task.label:>32}  {percent(results[-1])}  centred {score:7.4f}  ({n:,} of {task.kind}, "
                   f"{task.shots} shots)", core_task=task.label, **results[-1], centred=score,
                   shots=task.shots, verdicts="".join(str(int(each)) for each in right), **facts)

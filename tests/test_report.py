@@ -83,7 +83,7 @@ def column(text, header):
 
 
 def make_report(*tags):
-    return report.compose([report.Run(tag) for tag in tags])[0]
+    return report.markdown(report.blocks_of([report.Run(tag) for tag in tags]))
 
 
 def run_main(*flags):

@@ -19,8 +19,7 @@ from nanochat.chat import check_conversation
 from nanochat.common import atomic_write, die, new_parser, require_positive
 
 TURNS = {1: 6, 2: 3, 3: 1}                              # questions in a conversation -> how often
-RETRIES, TIMEOUT = 5, 120.0                             # of a request to the endpoint; seconds for each try
-REST = "what came is kept, and the same command asks for what is missing"
+AT_ONCE, RETRIES, TIMEOUT = 8, 5, 120.0                 # requests to the endpoint; of each, and seconds a try
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -32,16 +31,14 @@ def parser() -> argparse.ArgumentParser:
     add("--character", default="friendly and brief", help="as in 'I am ...' (default: %(default)s)")
     add("--fact", action="append", default=[], metavar="TEXT",
         help="what it says of itself: 'I like tea.', or with its question: 'do you like tea? Yes, I do.'")
-    add("--seed", type=int, default=0)
     add("--endpoint", metavar="URL", help="have a model write them: what stands before /chat/completions")
-    add("--model", help="its name there")
-    add("--parallel", type=int, default=8, help="requests at once")
+    add("--model", default="", help="its name there, where the server has several")
     return parser
 
 class Persona(Scribe):
     """The writer who knows who it is, and how that is asked and said: in the text file's ways."""
     def __init__(self, args: argparse.Namespace):
-        super().__init__("train", "identity", args.seed)
+        super().__init__("train", "identity", 0)
         self.pools, self.topics, self.weights = {"fact": []}, {}, {}
         text = Path(__file__).with_suffix(".txt").read_text(encoding="utf-8").replace("\n  ", " ")
         for name, forms in re.findall(r"^(\w+): (.*)$", text, re.MULTILINE):
@@ -96,12 +93,10 @@ class Persona(Scribe):
 
     def compose(self, count: int) -> list[str]:
         """`count` different lines. Dies where the wordings do not yield as many."""
-        lines = {}
-        for _ in range(20 * count):
-            lines[json.dumps(self.conversation(), ensure_ascii=False)] = None
-            if len(lines) == count:
-                return list(lines)
-        die(f"--count is {count:,}: the wordings yield {len(lines):,} in {20 * count:,} draws")
+        lines = dict.fromkeys(json.dumps(self.conversation(), ensure_ascii=False) for _ in range(2 * count))
+        if len(lines) < count:
+            die(f"--count is {count:,}: the wordings yield {len(lines):,} in {2 * count:,} draws")
+        return list(lines)[:count]
 
     def prompt(self) -> str:
         """Another one for every conversation: the variety comes from here, not from the temperature."""
@@ -126,10 +121,9 @@ def collect(client, persona: Persona, args: argparse.Namespace) -> None:
     kept = dict.fromkeys(text.split("\n")[:-1])         # a last line that was cut off is asked for again
     atomic_write(args.out, "".join(f"{line}\n" for line in kept))
     prompts = [persona.prompt() for _ in range(args.count)][len(kept):]
-    def ask(prompt: str):
-        message = {"role": "user", "content": prompt}
-        return client.chat.completions.create(model=args.model, messages=[message])
-    with open(args.out, "a", encoding="utf-8", buffering=1) as out, ThreadPool(args.parallel) as pool:
+    def ask(text: str):
+        return client.chat.completions.create(model=args.model, messages=[{"role": "user", "content": text}])
+    with open(args.out, "a", encoding="utf-8", buffering=1) as out, ThreadPool(AT_ONCE) as pool:
         for done, reply in enumerate(pool.imap_unordered(ask, prompts), 1):     # Ctrl-C awaits no thread
             line = conversation_in(reply)
             if line and line not in kept:
@@ -139,27 +133,20 @@ def collect(client, persona: Persona, args: argparse.Namespace) -> None:
                 print(f"{done} requests, {len(kept):,} of {args.count:,} conversations", flush=True)
 
 def main(args: argparse.Namespace) -> None:
-    require_positive(args, "count", "parallel")
+    require_positive(args, "count")
     if not args.name.strip():
         die("--name is empty")
     persona = Persona(args)
     if not args.endpoint:
         atomic_write(args.out, "".join(f"{line}\n" for line in persona.compose(args.count)))
         return print(f"{args.out}: {args.count:,} conversations")
-    if not args.model or not args.endpoint.startswith(("http://", "https://")):
-        die(f"--endpoint is {args.endpoint} and --model is {args.model}: it takes a URL and a name")
-    try:
-        import openai
-    except ImportError:
-        die("--endpoint needs the package openai", hint="uv pip install openai")
+    import openai
     client = openai.OpenAI(base_url=args.endpoint, api_key=os.environ.get("OPENAI_API_KEY", "none"),
                            max_retries=RETRIES, timeout=TIMEOUT)
     try:
         collect(client, persona, args)
-    except (openai.OpenAIError, json.JSONDecodeError) as error:
-        die(f"{args.endpoint}: {str(error).splitlines()[0]}", hint=REST)
-    except KeyboardInterrupt:
-        print(f"stopped: {REST}")
+    except (openai.OpenAIError, json.JSONDecodeError, KeyboardInterrupt) as error:
+        die(f"{args.endpoint}: {error!r}", hint="what came is kept, and the same command asks for the rest")
 
 if __name__ == "__main__":
     main(parser().parse_args())

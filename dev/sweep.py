@@ -1,4 +1,4 @@
-"""What a sweep found: a table, and a plot beside the CSV that `nanochat.report --csv` wrote of its models.
+"""What a sweep found: a plot beside the CSV that `nanochat.report --csv` wrote of its models.
 
     python -m dev.sweep miniseries.csv                          # CORE, bits per byte: against FLOPs, hours
     python -m dev.sweep scaling_laws.csv --budgets 1e18 1e19    # the best size for each budget of FLOPs
@@ -31,13 +31,17 @@ def read(path: Path) -> list[dict]:
         print(f"left out, not finished: {', '.join(row['tag'] for row in rows if row not in known)}")
     return sorted(known, key=lambda row: row["scaling_params"])
 
-def minimum(x: Sequence[float], y: Sequence[float]) -> tuple[float, list[float]] | None:
-    """Where the parabola nearest to the points is lowest, if within them, and its coefficients."""
-    if len(set(x)) < 3:
+def best(N: Sequence[float], D: Sequence[float], bpb: Sequence[float]) -> dict | None:
+    """The lowest point of the parabola in log N nearest to models, smallest first, if it is within them."""
+    if len(set(N)) < 3:
         return None
-    bend, slope, level = np.polyfit(x, y, 2).tolist()
+    x = np.log(N)
+    parabola = bend, slope, _ = np.polyfit(x, bpb, 2).tolist()
     at = -slope / (2 * bend) if bend > 0 else math.nan
-    return (at, [bend, slope, level]) if min(x) <= at <= max(x) else None
+    if not x[0] <= at <= x[-1]:
+        return None
+    return {"N": math.exp(at), "D": math.exp(np.interp(at, x, np.log(D))),
+            "bpb": float(np.polyval(parabola, at)), "parabola": parabola}
 
 def power_law(x: Sequence[float], y: Sequence[float]) -> dict | None:
     """y = factor * x^exponent by least squares in logs; the standard error where there are three points."""
@@ -54,11 +58,7 @@ def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
     for C in sorted(budgets):
         mine = [row for row in rows if C == min(budgets, key=lambda each: abs(math.log(row["flops"] / each)))]
         N, D, bpb = ([row[key] for row in mine] for key in ("scaling_params", "tokens", "val_bpb"))
-        found.append({"C": C, "N": N, "D": D, "bpb": bpb, "best": None})
-        if lowest := minimum(np.log(N), bpb):
-            at, parabola = lowest
-            found[-1]["best"] = {"N": math.exp(at), "D": math.exp(np.interp(at, np.log(N), np.log(D))),
-                                 "bpb": float(np.polyval(parabola, at)), "parabola": parabola}
+        found.append({"C": C, "N": N, "D": D, "bpb": bpb, "best": best(N, D, bpb)})
     inside = [each for each in found if each["best"]]
     laws = {letter: power_law([each["C"] for each in inside], [each["best"][letter] for each in inside])
             for letter in "ND"}
@@ -66,8 +66,7 @@ def isoflop(rows: Sequence[dict], budgets: Sequence[float]) -> dict:
 
 def tell(fit: dict) -> None:
     for each in fit["budgets"]:
-        best = each["best"] or {}
-        found = ", ".join(f"{key} = {best[key]:.4g}" for key in ("N", "D", "bpb") if best)
+        found = ", ".join(f"{key} = {each['best'][key]:.4g}" for key in ("N", "D", "bpb") if each["best"])
         print(f"C = {each['C']:.3g}, {len(each['N'])} models: {found or 'no minimum between them, left out'}")
     for letter, law in fit["laws"].items():
         print(f"{letter} = factor * C^exponent: {law or 'it takes two budgets with a minimum'}")
@@ -76,23 +75,20 @@ def draw_isoflop(fit: dict, figure) -> None:
     axes = figure.subplots()
     for each in fit["budgets"]:
         (dots,) = axes.plot(each["N"], each["bpb"], "o", label=f"{each['C']:.3g} FLOPs")
-        if best := each["best"]:
+        if lowest := each["best"]:
             N, colour = np.geomspace(each["N"][0], each["N"][-1]), dots.get_color()
-            axes.plot(N, np.polyval(best["parabola"], np.log(N)), "-", color=colour)
-            axes.plot(best["N"], best["bpb"], "*", color=colour, markersize=12)
+            axes.plot(N, np.polyval(lowest["parabola"], np.log(N)), "-", color=colour)
+            axes.plot(lowest["N"], lowest["bpb"], "*", color=colour, markersize=12)
     axes.legend()
     axes.set(xscale="log", xlabel="scaling parameters N", ylabel="validation bits per byte")
 
 def draw_series(rows: list[dict], figure) -> None:
-    labels = {"core": "CORE", "val_bpb": "bits per byte", "flops": "training FLOPs", "hours": "hours"}
     panels = figure.subplots(2, 2, sharex="col", sharey="row").flat
     for axes, (key, against) in zip(panels, product(("core", "val_bpb"), ("flops", "hours")), strict=True):
-        known = [row for row in rows if math.isfinite(row[key])]
-        x, y, errors = ([row[name] for row in known] for name in (against, key, f"{key}_error"))
-        axes.errorbar(x, y, Z * np.nan_to_num(errors), fmt="o", capsize=3)
-        for row in known:
+        for row in [row for row in rows if math.isfinite(row[key])]:
+            axes.errorbar(row[against], row[key], Z * row[f"{key}_error"], fmt="oC0", capsize=3)
             axes.annotate(f"  d{row['depth']:.0f}", (row[against], row[key]))
-        axes.set(xscale="log", xlabel=labels[against], ylabel=labels[key])
+        axes.set(xscale="log", xlabel=against, ylabel=key)
         if key == "core":
             axes.axhline(GPT2_CORE, linestyle="--", color="C1", label="GPT-2 1.6B")
             axes.legend()
@@ -109,14 +105,11 @@ def main(args: argparse.Namespace) -> None:
         fit = isoflop(rows, args.budgets)
         tell(fit)
         atomic_write(args.csv.with_suffix(".json"), json.dumps(fit, indent=1) + "\n")
-        plots = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
+        picture = plot("isoflop", partial(draw_isoflop, fit), 6, 3.8)
     else:
-        plots = plot("series", partial(draw_series, rows), 8, 6)
-        for row in rows:
-            print("{tag:>12}  {flops:.3g} FLOPs, {hours:.3f} hours, {val_bpb:.4f} bits per byte, "
-                  "CORE {core:.4f}".format(**row))
-    for svg in plots.values():
-        atomic_write(args.csv.with_suffix(".svg"), svg)
+        picture = plot("series", partial(draw_series, rows), 8, 6)
+    if picture:                                         # none without matplotlib
+        atomic_write(args.csv.with_suffix(".svg"), picture)
     print(f"written beside {args.csv}")
 
 if __name__ == "__main__":

@@ -9,7 +9,6 @@ import json
 import math
 import random
 import zipfile
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -85,19 +84,15 @@ def open_bundle(where: str | None, learned: str | None) -> Bundle:
         return almanac_bundle()
     if where is None:
         where, = hub.download("the CORE bundle", {ARCHIVE: ARCHIVE}, base_dir() / "core", site=SITE)
-    path = Path(where).expanduser()
-    if not path.exists():
-        die(f"--core-bundle {path} does not exist", hint="a folder or zip with core.yaml, or: almanac")
-    return read_bundle(path)
+    return read_bundle(Path(where).expanduser())
 
 def read_bundle(path: Path) -> Bundle:
     """The bundle in a folder or zip, or in a folder there. Exits with code 2 where an example is none."""
     import yaml
     where = "core.yaml"
     try:
-        root = path if path.is_dir() else zipfile.Path(path)
-        if not (root / "core.yaml").exists():
-            root = next((each for each in root.iterdir() if (each / "core.yaml").exists()), root)
+        top = path if path.is_dir() else zipfile.Path(path)
+        root = next((each for each in (top, *top.iterdir()) if (each / "core.yaml").exists()), top)
         listed, tasks = (root / "core.yaml").read_bytes(), []
         table = (root / "eval_meta_data.csv").read_text(encoding="utf-8").splitlines()
         chances = {row["Eval Task"]: float(row["Random baseline"]) / 100 for row in csv.DictReader(table)}
@@ -111,10 +106,9 @@ def read_bundle(path: Path) -> Bundle:
                                   entry.get("continuation_delimiter", " "), chances[label], rows))
             for row in rows:
                 tasks[-1].text(row)                     # is it an example?
-    except (OSError, EOFError, zipfile.BadZipFile, zlib.error, yaml.YAMLError, ValueError, LookupError,
-            TypeError, AttributeError) as error:
+    except Exception as error:                          # whatever can be wrong with files of others
         die(f"{path} is no whole CORE bundle: {where}: {type(error).__name__}: {error}",
-            hint="if it was fetched, delete it: it is fetched again")
+            hint="a folder or zip with core.yaml; if it was fetched, delete it: it is fetched again")
     return Bundle(path.stem, digest, tuple(tasks))
 
 def almanac_bundle() -> Bundle:
@@ -184,23 +178,18 @@ def make_example(kind: str, rows: list[list[int]], gold: int = 0, limit: int | N
 
 class Reader:
     """One of our models, as CORE asks it. Rows may be of any length: rotary positions go on, windows hold."""
-    limit = None
-
     def __init__(self, model: GPT, tokenizer: Tokenizer):
         self.model, self.bos, self.encode_batch = model, tokenizer.bos, tokenizer.encode_batch
-        self.device, self.context = model.device, model.shape.sequence_len
+        self.device, self.context, self.limit = model.device, model.shape.sequence_len, None
         self.tokens = TOKENS_CPU if self.device.type == "cpu" else TOKENS
-        self._rotary = model.cos, model.sin
 
     @torch.no_grad()
     def verdicts(self, examples: Sequence[Example]) -> list[list[Verdict]]:
         """One of each option of each example, by one forward pass."""
         longest = max(len(row) for each in examples for row in each.rows)
-        if longest > self._rotary[0].size(0):
-            tables = rotary_tables(2 * longest, self.model.shape.head_dim, self.model.dtype)
-            self._rotary = tuple(table.to(self.device) for table in tables)
+        rotary = rotary_tables(longest, self.model.shape.head_dim, self.model.dtype)
         past = Branches([(each.rows[0][:each.shared], [row[each.shared:] for row in each.rows])
-                         for each in examples], *self._rotary)
+                         for each in examples], *(table.to(self.device) for table in rotary))
         answers = [[places[start - each.shared:] for places, start in zip(row, each.starts, strict=True)]
                    for row, each in zip(past.places, examples, strict=True)]
         x = self.model.trunk(past.idx, past)                                                # (B, T, C)
@@ -255,17 +244,16 @@ def ask_task(reader: Reader, task: CoreTask, most: int | None = None, world: Wor
 def evaluate_core(reader: Reader, bundle: Bundle, stage: Stage, most: int | None = None, **facts) -> None:
     """CORE: the mean over tasks of (accuracy - chance) / (1 - chance). `most`: examples a task, at most. Logs
     a record for every task and one for the mean, with standard errors and `facts`. Called by every rank."""
-    results, asked = [], 0
+    results = []
     for task in bundle.tasks:
         right = ask_task(reader, task, most, stage.world)
         accuracy, n = sum(right) / len(right), len(right)
         score = (accuracy - task.chance) / (1 - task.chance)
-        results.append({"accuracy": accuracy, "interval": wilson(accuracy, n), "chance": task.chance})
+        results.append(dict(accuracy=accuracy, interval=wilson(accuracy, n), chance=task.chance, questions=n))
         stage.log(f"{task.label:>32}  {percent(results[-1])}  centred {score:7.4f}  ({n:,} of {task.kind}, "
-                  f"{task.shots} shots)", core_task=task.label, **results[-1], centred=score, questions=n,
+                  f"{task.shots} shots)", core_task=task.label, **results[-1], centred=score,
                   shots=task.shots, verdicts="".join(str(int(each)) for each in right), **facts)
-        asked += n
-    core, error = centred(results)
+    (core, error), asked = centred(results), sum(each["questions"] for each in results)
     stage.log(f"{'CORE':>32}  {core:.4f} ± {Z * error:.4f}  ({asked:,} examples of {bundle.name})", core=core,
               standard_error=error, tasks=len(results), questions=asked, bundle=bundle.name,
               bundle_sha256=bundle.sha256, max_per_task=most, **facts)

@@ -16,9 +16,7 @@ class Foreign:
     """Tokenizer, model and reader in one. `limit`: tokens that it can take at most, where its positions are a
     table; rotary ones go on, as ours do. `context`: tokens that it was made for, at most 2,048."""
     def __init__(self, name: str, device: torch.device, dtype: torch.dtype, trust_remote_code: bool = False):
-        from transformers import AutoModelForCausalLM, AutoTokenizer, logging
-        logging.set_verbosity_error()
-        logging.disable_progress_bar()
+        from transformers import AutoModelForCausalLM, AutoTokenizer
         trust = {"trust_remote_code": trust_remote_code}
         try:
             self._tokenizer = AutoTokenizer.from_pretrained(name, **trust)

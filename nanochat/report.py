@@ -10,11 +10,11 @@ import io
 import math
 import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from html import escape
 from importlib.util import find_spec
 from pathlib import Path
-from textwrap import dedent, indent
+from textwrap import indent
 import numpy as np
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
@@ -24,41 +24,35 @@ from nanochat.stage import git, model_dir
 TRAINING = ("base", "mid", "sft", "rl")
 STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
 
-# Published: GPT-2's CORE, by which the GPT-2 grade is measured, and the reference's speedrun of October 2025.
-GPT2_CORE, CORE_TASKS = 0.256525, 22
-TO_BEAT = f"Published: GPT-2 1.6B {GPT2_CORE}, GPT-2 124M 0.113891, reference d20 0.2219."
+GPT2_CORE = 0.256525                                    # by which the GPT-2 grade is measured
+TO_BEAT = (f"Published, on the 22 tasks of DCLM alone: GPT-2 1.6B {GPT2_CORE}, GPT-2 124M 0.113891, "
+           "the reference's d20 of October 2025 0.2219.")
 
-CURVES = ("base loss", "base val_bpb", "base core", "base lr", "base tokens_per_second", "mid loss",
-          "sft loss", "rl reward", "rl pass@1")         # stage and field
+CURVES = ("base_loss", "base_val_bpb", "base_core", "base_lr", "base_tokens_per_second", "mid_loss",
+          "sft_loss", "rl_reward", "rl_pass@1")         # stage and field
 # Colours that read on white and on black, and apart to colour-blind eyes; with dashes, 20 looks.
 LOOKS = ("cycler(linestyle=['-', '--', '-.', ':']) * "
          "cycler(color=['#2a7fc9', '#d55e00', '#0b9a72', '#b8609c', '#8f7a00'])")
-INK = "#010203"                                         # gives way to what is readable on the page
-STYLE = {
-    "svg.fonttype": "none", "axes.titlesize": 10, "axes.titlelocation": "left",
-    "axes.spines.top": False, "axes.spines.right": False, "axes.grid": True, "grid.alpha": 0.15,
-    "axes.prop_cycle": LOOKS, "font.size": 9, "legend.frameon": False, "lines.markersize": 4.5,
-    "savefig.transparent": True,
-    **dict.fromkeys(("text.color", "axes.labelcolor", "axes.edgecolor", "xtick.color", "ytick.color",
-                     "grid.color"), INK),
-}
-LIGHT_OR_DARK = "<style>svg{color:#1f2328}@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>"
+STYLE = {"svg.fonttype": "none", "savefig.transparent": True, "axes.prop_cycle": LOOKS, "font.size": 9,
+         "axes.spines.top": False, "axes.spines.right": False, "axes.titlelocation": "left",
+         "axes.grid": True, "grid.color": "black", "grid.alpha": 0.15, "legend.frameon": False}
+BLACK_OR_WHITE = ("<style>svg{color:#1f2328;fill:currentColor}"                 # in place of black
+                  "@media(prefers-color-scheme:dark){svg{color:#e6edf3}}</style>")
 HEAD = """<!doctype html><html lang="en"><meta charset="utf-8">
 <meta name="viewport" content="width=device-width, initial-scale=1"><style>
 :root { color-scheme: light dark }
 body { max-width: 66rem; margin: auto; padding: 1rem; font: 15px/1.5 system-ui, sans-serif }
-div { overflow-x: auto }
-table { border-collapse: collapse; font-variant-numeric: tabular-nums; font-size: .9rem; margin: .8rem 0 }
+table { display: block; overflow-x: auto; border-collapse: collapse; margin: .8rem 0;
+        font-size: .9rem; font-variant-numeric: tabular-nums }
 th, td { padding: .3rem .6rem; text-align: right; white-space: nowrap; border-bottom: 1px solid #8885 }
 th:first-child, td:first-child { text-align: left }
-h1 + div * + * { min-width: 11rem; text-align: left; white-space: normal; overflow-wrap: anywhere }
-.plots { display: grid; grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)); gap: 1.2rem }
+h1 + table * + * { min-width: 11rem; text-align: left; white-space: normal; overflow-wrap: anywhere }
+p:has(svg) { display: grid; gap: 1.2rem;
+             grid-template-columns: repeat(auto-fill, minmax(min(100%, 26rem), 1fr)) }
 svg { width: 100%; height: auto }
-pre { white-space: pre-wrap }
+pre { white-space: pre-wrap; overflow-wrap: anywhere }
 </style>
 """
-
-Block = str | dict[str, str]        # Markdown: a heading, paragraph, table or code; or plots: name -> SVG
 
 def read_log(path: Path, since: float = 0.0) -> list[dict]:
     """The last run of a stage as one session: `seconds` go on where it was resumed, steps lost then are left
@@ -89,14 +83,12 @@ class Run:
         since = base[0]["began"] if base else 0.0
         logs = {name: read_log(folder / f"{name}.jsonl", since) for name in STAGES}
         if not any(logs.values()):
-            there = sorted({path.parent.name for path in (base_dir() / "models").glob("*/*.jsonl")})
-            die(f"{folder} has no run logs", hint=f"there are: {', '.join(there)}" if there else None)
+            die(f"{folder} has no run logs", hint="--model-tag names a folder beside it that has some")
         tokenizer = RunLog(base_dir() / "tokenizer" / "tok_train.jsonl").read()[-1:] if base else []
         self.logs = {"tokenizer": tokenizer, **logs}
         self.plan = newest(base, "plan").get("plan", {})
-        evaluated = logs["base_eval"] = [record for record in logs["base_eval"]
-                                         if record.get("model_stage") not in TRAINING[1:]]   # not -i sft
-        for record in evaluated:
+        evaluated = [record for record in logs["base_eval"] if record.get("model_stage") not in TRAINING[1:]]
+        for record in evaluated:                                                # those of -i sft left out
             if record.get("split") == "val":                                    # named as in training
                 record.update(val_bpb=record["bpb"], val_bpb_error=record.get("bpb_error"))
         began = newest(evaluated, "core_task").get("began")
@@ -169,7 +161,7 @@ def difference_table(a: Run, b: Run) -> str:
                      "verdict": f"{better} is better" if abs(gap) > half else "no difference beyond noise"})
     return table(rows)
 
-def section(title: str, content: str, *more: Block) -> list[Block]:
+def section(title: str, content: str, *more: str) -> list[str]:
     """Content below a heading, and more; nothing where there is none."""
     return [f"## {plain(title)}", content, *filter(None, more)] if content else []
 
@@ -195,14 +187,12 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
     records = [record for log in logs for record in log]
     facts = {key: ", ".join(dict.fromkeys(str(record[key]) for record in records if record.get(key))) or "-"
              for key in ("dataset", "world_size", "device", "dtype", "torch", "python", "git")}
-    shape = newest(records, "model").get("model", "-")
-    if plan:
-        shape = (f"depth {plan['depth']}, width {plan['n_embd']}, {plan['params_total']:,} parameters, "
-                 f"{plan['scaling_params']:,} that scale")
+    shape = "depth {depth}, width {n_embd}, {params_total:,} parameters, {scaling_params:,} that scale"
     began = min(record["began"] for record in records if "began" in record)
     minutes = sum(log[-1]["seconds"] for log in logs) / 60
     return {
-        "model": shape, **facts, "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
+        "model": shape.format(**plan) if plan else "-", **facts,
+        "began": time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(began)),
         "pretraining": "{tokens:,} tokens, {flops:.3g} FLOPs".format(**base) if base["flops"] else "-",
         "CORE": "{core:.4f} ± {:.4f} of {bundle}, {tasks} tasks".format(
             Z * core["standard_error"], **core) if core else "-",
@@ -210,16 +200,13 @@ def summary(run: Run, dollars: float | None) -> dict[str, str]:
     }
 
 def stage_row(run: Run, name: str, dollars: float | None) -> dict[str, str]:
-    work, begin = run.work(name), newest(run.logs[name], "args")
-    done, hours = work["steps"] or 0, work["hours"]
-    of = (begin.get("plan") or begin).get("num_iterations", done)
+    work = run.work(name)
     peak = max(record.get("peak_memory", 0) for record in run.logs[name]) / 2 ** 30
     return {
-        "stage": name, "steps": f"{done:,}" + (f" of {of:,}" if done < of else "") if of else "-",
-        "tokens": show(work["tokens"], ",d"), "loss": show(work["loss"], ".3f"),
-        "bits/byte": show(work["val_bpb"], ".4f", work["val_bpb_error"]),
-        "tok/s": show(work["tokens_per_second"], ",.0f"), "minutes": f"{60 * hours:.1f}",
-        "peak GiB": show(peak or None, ".2f"), "dollars": show(dollars and dollars * hours, ",.2f"),
+        "stage": name, "steps": show(work["steps"], ",d"), "tokens": show(work["tokens"], ",d"),
+        "loss": show(work["loss"], ".3f"), "bits/byte": show(work["val_bpb"], ".4f", work["val_bpb_error"]),
+        "tok/s": show(work["tokens_per_second"], ",.0f"), "minutes": f"{60 * work['hours']:.1f}",
+        "peak GiB": show(peak or None, ".2f"), "dollars": show(dollars and dollars * work["hours"], ",.2f"),
     }
 
 def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
@@ -227,8 +214,7 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
     rows = []
     for task, found in tasks.items():
         *_, one = found.values()
-        row = {"task": task} | dict.fromkeys(labels, "-")
-        row |= {label: percent(record) for label, record in found.items()}
+        row = {"task": task} | {label: percent(found[label]) if label in found else "-" for label in labels}
         row |= {f"{label}, centred": show(found.get(label, {}).get("centred"), ".3f") for label in labels}
         rows.append(row | {"guessing": f"{100 * one['chance']:.0f}%", "shots": show(one.get("shots"), "d"),
                            "questions": f"{one['questions']:,}"})
@@ -237,10 +223,9 @@ def task_table(tasks: dict[str, dict[str, dict]], labels: Sequence[str]) -> str:
 def tokenizer_table() -> str:
     log = RunLog(base_dir() / "tokenizer" / "tok_eval.jsonl").read()
     found = {record["tokenizer"]: record for record in log if "bytes_per_token" in record}
-    return table([{"bytes per token": kind} | {f"{name}, {each['vocab_size']:,} tokens":
-                                               f"{each['bytes_per_token'][kind]:.2f}"
-                                               for name, each in found.items()}
-                  for kind in (found["ours"]["bytes_per_token"] if found else ())])
+    sizes = {f"{name}, {one['vocab_size']:,} tokens": one["bytes_per_token"] for name, one in found.items()}
+    return table([{"bytes per token": kind} | {name: f"{each[kind]:.2f}" for name, each in sizes.items()}
+                  for kind in next(iter(sizes.values()), ())])
 
 def code_line() -> str:
     """Lines and files of this repository, of what git knows."""
@@ -248,11 +233,11 @@ def code_line() -> str:
     lines = [int(line.rpartition(":")[2]) for line in found]
     return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
 
-def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> dict[str, str]:
-    """{name: SVG} of what draw(figure) draws, to be read on light and on dark, alone and in a page. Sizes are
-    in inches. Nothing without matplotlib."""
+def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> str:
+    """SVG of what draw(figure) draws, to be read on light and on dark, alone and in a page, where its `name`
+    keeps its ids apart from others'. Sizes are in inches. Nothing without matplotlib."""
     if not find_spec("matplotlib"):
-        return {}
+        return ""
     import matplotlib
     from matplotlib.figure import Figure
     with matplotlib.rc_context(STYLE | {"svg.hashsalt": name}):
@@ -260,79 +245,60 @@ def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> 
         draw(figure)
         figure.savefig(buffer := io.StringIO(), format="svg",
                        metadata=dict.fromkeys(("Creator", "Date", "Format", "Type")))
-    svg = buffer.getvalue().replace(INK, "currentColor")
+    svg = buffer.getvalue().replace("#000000", "currentColor")
     svg = re.sub(r'(\bid="|url\(#|xlink:href="#)', rf"\1{name}-", svg[svg.index("<svg"):])
-    return {name: svg.replace(">", f">{LIGHT_OR_DARK}", 1)}
+    return svg.replace(">", f">{BLACK_OR_WHITE}", 1)
 
-def curve(runs: Sequence[Run], stage: str, key: str) -> dict[str, str]:
+def curve(runs: Sequence[Run], stage: str, key: str) -> str:
     """A plot of what was logged at several steps: a line per run with its 95% band, through the means of 50
     groups of steps where there are more."""
-    found = {run.tag: having(run.logs[stage], key) for run in runs}
+    found = {run.tag: records for run in runs if (records := having(run.logs[stage], key))}
     def draw(figure):
         axes = figure.subplots(subplot_kw={"title": f"{stage} {key}", "xlabel": "step"})
         for tag, records in found.items():
-            if key == "loss":                           # the first steps would press the rest flat
-                records = records[len(records) // 20:]
-            if records:
-                points = [(each["step"], each[key], Z * (each.get(f"{key}_error") or 0)) for each in records]
-                groups = np.array_split(points, min(len(points), 50))
-                x, y, half = np.transpose([group.mean(axis=0) for group in groups])
-                (line,) = axes.plot(x, y, marker="o" if len(x) <= 30 else "", label=tag)
-                axes.fill_between(x, y - half, y + half, color=line.get_color(), alpha=0.18, linewidth=0)
+            shown = records[len(records) // 20:] if key == "loss" else records      # the first are far above
+            points = [(each["step"], each[key], Z * (each.get(f"{key}_error") or 0)) for each in shown]
+            groups = np.array_split(points, min(len(points), 50))
+            x, y, half = np.transpose([group.mean(axis=0) for group in groups])
+            (line,) = axes.plot(x, y, marker="o" if len(x) <= 30 else "", label=tag)
+            axes.fill_between(x, y - half, y + half, color=line.get_color(), alpha=0.18, linewidth=0)
         if len(axes.lines) > 1:
             figure.legend(loc="outside right upper")
-    return plot(f"{stage}_{key.replace('@', '')}", draw) if max(map(len, found.values())) > 1 else {}
+    return plot(f"{stage}_{key}", draw) if max(map(len, found.values()), default=0) > 1 else ""
 
-def blocks_of(runs: Sequence[Run], dollars: float | None = None) -> list[Block]:
-    """The report; of several runs the others against the first, too."""
+def blocks_of(runs: Sequence[Run], dollars: float | None = None, plots: Iterable[str] = ()) -> list[str]:
+    """The report, with the plots of these names; of several runs the others against the first, too."""
     facts = {run.tag: summary(run, dollars) for run in runs}
     about = [{"": key, **{tag: each[key] for tag, each in facts.items()}} for key in facts[runs[0].tag]]
     stages = [stage_row(run, name, dollars) | ({"stage": f"{run.tag} {name}"} if len(runs) > 1 else {})
               for run in runs for name, log in run.logs.items() if log]
     missing = "" if find_spec("matplotlib") else " No plots: matplotlib is not installed."
     note = f"What follows ±, or stands in brackets, is a 95% interval.{missing}"
-    plots = {name: svg for each in CURVES for name, svg in curve(runs, *each.split()).items()}
-    blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, plots)]
+    shown = "\n".join(f"![{name}](./{name}.svg)" for name in plots)
+    blocks = [f"# {plain(', '.join(facts))}", table(about), *section("Stages", table(stages), note, shown)]
     tasks = {name: {run.tag: run.core_tasks[name] for run in runs if name in run.core_tasks}
              for run in runs for name in run.core_tasks}
-    whole = all(run.core["tasks"] == CORE_TASKS for run in runs if run.core)
-    note = TO_BEAT if whole else "Not the 22 published tasks: this does not compare with CORE elsewhere."
-    blocks += section("CORE", task_table(tasks, list(facts)), note)
+    blocks += section("CORE", task_table(tasks, list(facts)), TO_BEAT)
     for run in runs:
         blocks += section(f"Chat tasks, {run.tag}", task_table(run.chat_tasks, TRAINING))
+        samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
+        text = "\n".join(f"> {each.strip()}".replace("\n", "\n  ") for each in samples.get("samples", []))
+        blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
     note = "With paired 95% intervals; of twenty that are equal, one seems not to be."
     for run in runs[1:]:
         title = f"{run.tag} minus {runs[0].tag}, on the same text and questions"
         blocks += section(title, difference_table(runs[0], run), note)
-    blocks += section("Tokenizer", tokenizer_table())
-    for run in runs:
-        samples = newest(run.logs["base_eval"], "samples") or newest(run.logs["base"], "samples")
-        text = "\n".join(f"> {each.strip()}".replace("\n", "\n  ") for each in samples.get("samples", []))
-        blocks += section(f"What {run.tag} writes", indent(text, "    ", lambda line: True))    # as code
-    return blocks + section("Code", code_line())
+    return blocks + section("Tokenizer", tokenizer_table()) + section("Code", code_line())
 
-def markdown(blocks: list[Block]) -> str:
-    """With its plots as files beside it."""
-    texts = [block if isinstance(block, str) else "\n".join(f"![{name}](./{name}.svg)" for name in block)
-             for block in blocks]
-    return "\n\n".join(texts) + "\n"
+def markdown(blocks: list[str]) -> str:
+    return "\n\n".join(blocks) + "\n"
 
-def page(blocks: list[Block]) -> str:
-    """HTML with the plots in it; it asks for nothing from elsewhere."""
-    parts = [HEAD, f"<title>{blocks[0].strip('# ')}</title>"]
-    for block in blocks:
-        if isinstance(block, dict):
-            parts.append(f"<div class='plots'>{''.join(block.values())}</div>")
-        elif block.startswith("| "):
-            header, _, *rows = (line[2:-2].split(" | ") for line in block.splitlines())
-            lines = ["<th>".join(["", *header]), *("<td>".join(["", *row]) for row in rows)]
-            parts.append("<div><table><tr>" + "\n<tr>".join(lines) + "</table></div>")
-        elif block.startswith("    "):
-            parts.append(f"<pre>{escape(dedent(block))}</pre>")
-        else:
-            level = len(block) - len(text := block.lstrip("#"))
-            parts.append(f"<h{level}>{text}</h{level}>" if level else f"<p>{text}</p>")
-    return "\n".join(parts) + "\n"
+def page(text: str, plots: dict[str, str]) -> str:
+    """The report as HTML with its plots in it; it asks for nothing from elsewhere."""
+    from markdown_it import MarkdownIt
+    html = MarkdownIt("zero").enable(["heading", "table", "code", "entity"]).render(text)
+    html = re.sub(r"!\[(\w+)\]\(\./\1\.svg\)", lambda found: plots.get(found[1], found[0]), html)
+    return f"{HEAD}<title>{text.splitlines()[0].strip('# ')}</title>\n{html}"
 
 def parser() -> argparse.ArgumentParser:
     parser = new_parser(__doc__)
@@ -345,19 +311,17 @@ def parser() -> argparse.ArgumentParser:
 
 def main(args: argparse.Namespace) -> None:
     runs = [Run(tag) for tag in dict.fromkeys(args.model_tag or [read_state(find())["tag"]])]
-    blocks, folder = blocks_of(runs, args.dollars_per_hour), args.out or model_dir(runs[0].tag)
-    files = {folder / "report.md": markdown(blocks), folder / "report.html": page(blocks)}
-    for plots in filter(lambda block: isinstance(block, dict), blocks):
-        files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
+    plots = {name.replace("@", ""): svg for name in CURVES if (svg := curve(runs, *name.split("_", 1)))}
+    folder, text = args.out or model_dir(runs[0].tag), markdown(blocks_of(runs, args.dollars_per_hour, plots))
+    files = {folder / "report.md": text, folder / "report.html": page(text, plots)}
+    files |= {folder / f"{name}.svg": svg for name, svg in plots.items()}
     if args.csv:
-        rows = [run.csv_row() for run in runs]
-        writer = csv.DictWriter(buffer := io.StringIO(), rows[0], lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+        rows, buffer = [run.csv_row() for run in runs], io.StringIO()
+        csv.writer(buffer, lineterminator="\n").writerows([rows[0], *(row.values() for row in rows)])
         files[args.csv] = buffer.getvalue()
     for path, content in files.items():
         atomic_write(path, content)
-    print(markdown([block for block in blocks if isinstance(block, str)]))
+    print(re.sub(r"(?m)^!.*\n", "", text))
     print(f"written to {folder}" + (f" and {args.csv}" if args.csv else ""))
 
 if __name__ == "__main__":

@@ -39,8 +39,6 @@ class Tokenizer:
         """vocab_size includes bytes and specials (ValueError if too small for them); a small corpus may yield
         fewer tokens."""
         import rustbpe
-        if vocab_size < SMALLEST:
-            raise ValueError(f"vocab_size is {vocab_size}, but bytes and specials alone make {SMALLEST}")
         return cls(rustbpe.train(texts, vocab_size - len(SPECIAL_TOKENS), pattern=SPLIT_PATTERN))
 
     @classmethod

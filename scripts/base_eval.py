@@ -11,7 +11,6 @@ from nanochat import checkpoint, dataset
 from nanochat.common import die, new_parser, require_positive
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, validation
-from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import continuations, evaluate_bpb
 from nanochat.stage import add_stage_arguments, open_stage
 
@@ -28,7 +27,6 @@ def parser() -> argparse.ArgumentParser:
     add("--eval-tokens", type=int, default=2 ** 20,
         help=f"of each split, at most; {BYTES_PER_TOKEN} bytes of text are one, whatever the tokenizer")
     add("--device-batch-size", type=int, help="rows of a micro-batch on one device (default: as trained)")
-    add("--temperature", type=float, default=0.8, help="of the unconditioned samples")
     add("--core-bundle", help=BUNDLE_HELP)
     add("--max-per-task", type=int, help="examples of each CORE task (default: all)")
     add("--resume", action="store_true", help="keep the results of this checkpoint that the log has already")
@@ -63,8 +61,7 @@ def main(args: argparse.Namespace) -> None:
         else:
             model, tokenizer, _ = checkpoint.load(whom, stage.device, stage.dtype)
             reader = Reader(model.eval().requires_grad_(False), tokenizer)
-        missing = ", without CORE" if "core" in wanted and not bundle else ""
-        stage.begin(f"evaluating {whom}{missing}", model=name, text=text, dataset=data and data.name,
+        stage.begin(f"evaluating {whom}", model=name, text=text, dataset=data and data.name,
                     validation=data and data.val_sha256)
         known = world.broadcast_object(stage.log_file.read()) if args.resume else []
         origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
@@ -81,9 +78,7 @@ def main(args: argparse.Namespace) -> None:
         if bundle and is_new("core", bundle_sha256=bundle.sha256, max_per_task=args.max_per_task):
             evaluate_core(reader, bundle, stage, args.max_per_task, **origin)
         if "sample" in wanted and not args.hf and world.is_main and is_new("samples"):
-            free = SamplingParams(args.temperature, max_tokens=96, seed=args.seed)
             texts = continuations(model, tokenizer)
-            texts += [each.text for each in Engine(model, tokenizer, 3).generate([[tokenizer.bos]] * 3, free)]
             stage.log("\n".join("  > " + each.replace("\n", "\n    ") for each in texts), **origin,
                       samples=texts)
 

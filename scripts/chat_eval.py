@@ -34,41 +34,32 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 def main(args: argparse.Namespace) -> None:
-    settle_sampling(args)                                                       # 1. what is asked, and how
+    require_positive(args, "num_samples", "batch_size", "max_tokens")           # 1. what is asked, and how
+    if args.temperature is None:
+        args.temperature = 0.0 if args.num_samples == 1 else 1.0
+    if not 0 <= args.temperature <= 100:
+        die(f"--temperature is {args.temperature}, must be 0 to 100")
     asked = find_questions(args, "test", args.max_questions if args.max_questions > 0 else None)
     directory = checkpoint.find(args.stage, args.model_tag, args.step)          # 2. whom
     saved, name = checkpoint.read_state(directory), checkpoint.identity(directory)
     origin = {"model_stage": saved["stage"], "step": saved["step"], "checkpoint": name}
     with open_stage("eval", args, args.model_tag or saved["tag"], saved["dtype"]) as stage:
         asked = isolated(asked, stage)
-        log = [each for each in stage.log_file.read() if "task" in each and each.get("checkpoint") == name]
+        log = stage.log_file.read() if args.resume else []
         model, tokenizer, _ = checkpoint.load(directory, stage.device, stage.dtype)
         stage.agree(str([(task.name, len(questions)) for task, questions in asked]))
         engine = Engine(model.eval().requires_grad_(False), tokenizer, max_batch=args.batch_size)
         stage.begin(f"evaluating {directory}", model=name)
         results = {}
         for task, questions in asked:                                           # 3. go
-            how = {"task": task.name, "questions": len(questions), "samples": args.num_samples,
-                   "temperature": args.temperature, "max_tokens": args.max_tokens or task.max_tokens}
-            if args.temperature:
-                how["seed"] = args.seed
-            known = [record for record in log if args.resume and how.items() <= record.items()]
+            facts = {"task": task.name, **origin, "questions": len(questions), "samples": args.num_samples,
+                     "temperature": args.temperature, "max_tokens": args.max_tokens or task.max_tokens,
+                     "seed": args.seed}
+            known = [record for record in log if facts.items() <= record.items()]
             if known:
                 stage.print(f"{task.name:>20}  {100 * known[-1]['accuracy']:5.1f}%  (already evaluated)")
-            results[task.name] = known[-1] if known else evaluate(task, list(questions), engine, stage,
-                                                                  origin | how)
-        summarise(results, {record["task"]: record for record in log}, stage, origin)
-
-def settle_sampling(args: argparse.Namespace) -> None:
-    """Derive what was not given; die where it makes no sense."""
-    if args.temperature is None:
-        args.temperature = 0.0 if args.num_samples == 1 else 1.0
-    require_positive(args, "num_samples", "batch_size", "max_tokens")
-    if not 0 <= args.temperature <= 100:
-        die(f"--temperature is {args.temperature}, must be 0 to 100")
-    if args.num_samples > 1 and args.temperature == 0:
-        die(f"--num-samples is {args.num_samples} at --temperature=0: all would be the same",
-            hint="--temperature=1")
+            results[task.name] = known[-1] if known else evaluate(task, list(questions), engine, stage, facts)
+        summarise(results, stage, origin)
 
 def isolated(asked: list, stage: Stage) -> list:
     """The tasks, without those of model-written programs where nothing would stand between these and the
@@ -99,13 +90,11 @@ def evaluate(task: Task, questions: list[dict], engine: Engine, stage: Stage, fa
     stage.log(f"{task.name:>20}  {percent(record)}  ({len(questions)} questions{chance}{passed})", **record)
     return record
 
-def summarise(results: dict[str, dict], logged: dict[str, dict], stage: Stage, origin: dict) -> None:
-    """Log means of centred accuracies: of each group that this run asked some tasks of, if all have results
-    of this checkpoint, now or earlier."""
-    both = logged | results
+def summarise(results: dict[str, dict], stage: Stage, origin: dict) -> None:
+    """Log the mean of the centred accuracies of each group of which this run asked all tasks."""
     for group, members in GROUPS.items():
-        if results.keys() & set(members) and both.keys() >= set(members):
-            found = [both[name] for name in members]
+        if results.keys() >= set(members):
+            found = [results[name] for name in members]
             score, error = centred(found)
             mean = {"accuracy": score, "interval": [score - Z * error, score + Z * error], "chance": 0.0}
             stage.log(f"{MEANS[group]:>20}  {percent(mean)}  (chance = 0)", task=MEANS[group], **origin,

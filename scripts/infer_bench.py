@@ -49,8 +49,7 @@ def our_side(shape: Shape, device, dtype) -> Run:
     ordinary = range(256, shape.vocab_size - len(SPECIAL_TOKENS))
     engine = Engine(model, Tokenizer([bytes([i]) for i in range(256)] + [i.to_bytes(3) for i in ordinary]))
     def run(prompts: list[list[int]], tokens: int) -> Iterator[int]:
-        params = SamplingParams(temperature=0, max_tokens=tokens)
-        requests = [engine.submit(prompt, params) for prompt in prompts]
+        requests = [engine.submit(prompt, SamplingParams(0, max_tokens=tokens)) for prompt in prompts]
         while engine.busy:
             engine.step()
             yield sum(len(request.ids) for request in requests)

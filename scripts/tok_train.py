@@ -48,8 +48,6 @@ def main(args: argparse.Namespace) -> None:
     print(f"tokenizer: {megabytes:,.1f} MB in {seconds:.2f} s = {megabytes / seconds:,.1f} MB/s, "
           f"{counts['documents']:,} documents of {data.name}")
     print(f"tokenizer: {tokenizer.vocab_size:,} tokens, hash {tokenizer.hash[:8]}, in {folder}")
-    if tokenizer.vocab_size < args.vocab_size:
-        print(f"tokenizer: fewer than {args.vocab_size:,}, as every word of this text is one token now")
     RunLog(folder / "tok_train.jsonl").write(
         stage="tok_train", data=data.name, files=data.train[:LOGGED_FILES], **counts,
         vocab_size=tokenizer.vocab_size, hash=tokenizer.hash, seconds=round(seconds, 3),

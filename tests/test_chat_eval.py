@@ -78,16 +78,13 @@ def test_chatcore_is_the_mean_of_the_six_centred_accuracies_and_has_an_interval(
     assert "isolated, unsafe=False" in capsys.readouterr().out
 
 
-def test_chatcore_takes_what_the_log_has_of_this_checkpoint_and_is_not_made_of_less(six):
+def test_a_mean_is_not_made_of_less_than_all_its_tasks_and_those_of_before_count_when_resumed(six):
     first, last = ",".join(SIX[:5]), SIX[5]
     run(f"--tasks={first}")
-    assert len(results()) == 5
     run(f"--tasks={last}")
-    assert [record["task"] for record in results()[5:]] == [last, "ChatCORE"]
-    run("--tasks=almanac-facts", "--max-questions=2")
-    assert results()[-1]["task"] == "almanac-facts"
-    run("--tasks=almanac", "--max-questions=2", "--resume", "--max-tokens=4")
-    assert [record["task"] for record in results()[8:]] == [*tasks.GROUPS["almanac"], "almanac, mean"]
+    assert [record["task"] for record in results()] == list(SIX)
+    run("--tasks=chatcore", "--resume")
+    assert [record["task"] for record in results()[6:]] == ["ChatCORE"]
 
 
 def test_programs_that_nothing_isolates_are_left_out_where_something_may_be_missing(six, monkeypatch, capsys):
@@ -138,8 +135,7 @@ def test_a_task_whose_data_is_missing_is_named_with_the_remedy_or_left_out(six, 
 
 @pytest.mark.parametrize("flags, says", [
     (["--num-samples=0"], "--num-samples is 0"), (["--batch-size=0"], "--batch-size is 0"),
-    (["--max-tokens=0"], "--max-tokens is 0"), (["--temperature=-1"], "--temperature is -1"),
-    (["--num-samples=2", "--temperature=0"], "all would be the same")])
+    (["--max-tokens=0"], "--max-tokens is 0"), (["--temperature=-1"], "--temperature is -1")])
 def test_settings_that_make_no_sense_die_in_one_line(flags, says, capsys):
     with pytest.raises(SystemExit) as stop:
         run(*flags)

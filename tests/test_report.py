@@ -171,7 +171,7 @@ def test_the_sessions_of_a_resumed_run_count_as_one(write):
     assert [record["loss"] for record in steps[19:21]] == [8 / 20, 1.0]
     assert run.logs["base"][-1]["seconds"] == lost + 10
     row = report.stage_row(run, "base", dollars=36.0)
-    assert row["steps"] == "30 of 60" and row["minutes"] == f"{(lost + 10) / 60:.1f}"
+    assert row["steps"] == "30" and row["minutes"] == f"{(lost + 10) / 60:.1f}"
     assert row["dollars"] == f"{(lost + 10) / 100:.2f}" and row["tokens"] == "122,880"
 
 
@@ -192,7 +192,7 @@ def test_a_run_in_progress_has_a_report_at_every_moment(write, base_dir):
     for records in ([begin(plan=PLAN, resumed_at=0)], pretraining(1)[1:2], pretraining(30)[2:32]):
         write("tiny", "base", *records)
         run_main("--model-tag=tiny", "--csv", str(base_dir / "runs.csv"))
-    assert column((base_dir / "models/tiny/report.md").read_text(), "steps") == {"base": "30 of 60"}
+    assert column((base_dir / "models/tiny/report.md").read_text(), "steps") == {"base": "30"}
     write("tiny", "base_eval", *core([coins(0)])[:2])                       # CORE is on its way
     assert "task_0" in make_report("tiny")
 
@@ -202,7 +202,7 @@ def test_a_folder_without_logs_dies_with_one_line(write, capsys):
     with pytest.raises(SystemExit) as stopped:
         run_main("--model-tag=absent")
     error = capsys.readouterr().err
-    assert stopped.value.code == 2 and "absent has no run logs" in error and "there are: there" in error
+    assert stopped.value.code == 2 and "absent has no run logs" in error and "--model-tag" in error
 
 
 def test_a_foreign_model_that_was_only_evaluated_has_a_report(write):
@@ -211,8 +211,7 @@ def test_a_foreign_model_that_was_only_evaluated_has_a_report(write):
     assert re.search(r"\| CORE +\| -?0\.\d{4} ± 0\.\d{4} of bundle, 22 tasks", text)
     assert "GPT-2 1.6B 0.256525" in text
     write("org--foreign", "base_eval", *core([coins(0)], time=4000.0))      # the newest counts
-    text = make_report("org--foreign")
-    assert "does not compare" in text and "GPT-2" not in text
+    assert re.search(r"\| CORE +\| .* of bundle, 1 tasks", make_report("org--foreign"))
 
 
 def test_an_accuracy_stands_with_its_interval_below_the_stage_that_it_is_of(write):
@@ -295,7 +294,8 @@ def test_the_page_is_whole_in_itself_and_nothing_from_the_logs_is_markup(hostile
     assert not {"script", "img", "link", "iframe"} & page.tags.keys() and page.tags["svg"] >= 4
     assert all(each.startswith("#") for each in page.asked) and "@import" not in text
     assert len(page.ids) == len(set(page.ids)) and {each[1:] for each in page.asked} <= set(page.ids)
-    assert "alert(1)" in text and report.INK not in text and "currentColor" in text
+    assert "<img" not in report.page("# a\n\n![b](https://x.org/c.png)", {})
+    assert "alert(1)" in text and "#000000" not in text and "currentColor" in text
 
 
 def test_markdown_tables_keep_their_columns_and_samples_are_code(hostile):

@@ -40,9 +40,9 @@ def write(path, rows, without=()):
 @pytest.mark.parametrize("at, bend", [(2.0, 1.0), (18.7, 0.02), (0.0, 300.0)])
 def test_the_minimum_of_a_parabola_is_found(at, bend):
     x = [at - 1.5, at - 0.5, at + 0.2, at + 1]
-    found, curve = sweep.minimum(x, [bend * (each - at) ** 2 + 0.9 for each in x])
-    assert found == pytest.approx(at, abs=1e-6)
-    assert np.polyval(curve, at + 3) == pytest.approx(9 * bend + 0.9)
+    found = sweep.best(np.exp(x), [1] * 4, [bend * (each - at) ** 2 + 0.9 for each in x])
+    assert math.log(found["N"]) == pytest.approx(at, abs=1e-6) and found["bpb"] == pytest.approx(0.9)
+    assert np.polyval(found["parabola"], at + 3) == pytest.approx(9 * bend + 0.9)
 
 
 @pytest.mark.parametrize("x, y", [
@@ -52,7 +52,7 @@ def test_the_minimum_of_a_parabola_is_found(at, bend):
     ([1, 2, 2], [2, 1, 1]),                             # two sizes only
     ([], [])])
 def test_a_minimum_that_was_not_enclosed_is_none(x, y):
-    assert sweep.minimum(x, y) is None
+    assert sweep.best(np.exp(x), [1] * len(x), y) is None
 
 
 def test_a_power_law_is_found_exactly_where_it_holds_exactly():

@@ -100,7 +100,7 @@ def test_a_missing_or_damaged_tokenizer_is_refused_with_one_line(tmp_path, capsy
 
 
 def test_a_vocabulary_without_room_is_refused():
-    with pytest.raises(ValueError, match="265"):
+    with pytest.raises(ValueError, match="256 bytes are tokens too"):
         Tokenizer.train(TEXTS, 264)
     assert Tokenizer.train(TEXTS, 265).vocab_size == 265
 

@@ -1,6 +1,7 @@
 """Attention against softmax over an explicit mask."""
 
 import math
+from dataclasses import replace
 import pytest
 import torch
 from nanochat import attention
@@ -132,10 +133,13 @@ def test_flex_attention_is_blocks_in_eager_code_and_for_other_lengths(tried, var
     check(torch.compile(attend, backend="eager", fullgraph=True, dynamic=False), 180, 128, 4, 2)
 
 
-def test_on_a_cpu_nothing_is_tried(monkeypatch):
+@pytest.mark.parametrize("device, pattern", [("cpu", "SL"), ("mps", "SL"), ("cuda", "L")])
+def test_without_a_gpu_or_windows_nothing_is_tried(device, pattern, monkeypatch):
     monkeypatch.setattr(attention, "probe", None)
     monkeypatch.setattr(attention, "backend", "varlen")
-    assert choose(SHAPE, CPU, torch.float32) == "windowed attention: blocks" and attention.backend == "blocks"
+    shape = replace(SHAPE, window_pattern=pattern)
+    assert choose(shape, torch.device(device), torch.float32) == "windowed attention: blocks"
+    assert attention.backend == "blocks"
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])

@@ -100,12 +100,19 @@ def test_a_number_of_tokens_that_the_hardware_cannot_multiply_is_computed_plainl
 
 
 @pytest.mark.parametrize("dy", [torch.ones((), dtype=torch.bfloat16).expand(1, 48, 32), draw(1, 32, 48).mT])
-def test_gradients_may_lie_in_memory_in_any_order(case, dy):
-    """Such as that of a sum, which is one number everywhere."""
-    x, weight, _ = case
+def test_operands_lie_in_memory_as_a_gpu_demands_in_whatever_order_the_gradient_does(case, dy, monkeypatch):
+    """Such as that of a sum, which is one number everywhere. A CPU would multiply any."""
+    (x, weight, _), multiply, products = case, torch._scaled_mm, []
+    def strict(a, b, *scales, **more):
+        products.append((a.dtype, b.dtype))
+        assert a.stride() == (a.size(1), 1) and b.stride() == (1, b.size(0))
+        assert not any(side % 16 for side in (*a.shape, *b.shape)) and not any(each.ndim for each in scales)
+        return multiply(a, b, *scales, **more)
+    monkeypatch.setattr(torch, "_scaled_mm", strict)
     found = gradients(fp8.linear, x.view(1, 48, 64), weight, dy)
     for mine, expected in zip(found, gradients(fp8.linear, x.view(1, 48, 64), weight, dy.contiguous())):
         assert torch.equal(mine, expected)
+    assert len(products) == 6 and (torch.float8_e5m2, torch.float8_e5m2) not in products
 
 
 def test_compiled_it_gives_the_same_without_a_graph_break(case):

@@ -1,30 +1,74 @@
 """Attention: one contract, whatever computes it. A query sees itself and the `window` tokens before it, never
 what comes after.
 
-Full causal layers use PyTorch's fused kernels. Windowed layers go through the same kernels block by block:
-each block of queries sees only its own slice of keys, so that the cost is T * window and no mask is T x T."""
+Full causal layers use PyTorch's fused kernels. Windowed layers use what `backend` names, which a training run
+sets once, by choose(): whatever it is, the cost is T * window and no layer makes a mask that is T x T."""
 import torch
 import torch.nn.functional as F
+from nanochat.hardware import probe
+from nanochat.scaling import Shape
 
 # B batch, T time, H query heads, K kv heads, D head dim, S keys in the cache
+
+backend = "blocks"              # a key of BACKENDS
+_masks = {}                     # (T, window) -> FlexAttention's BlockMask, made outside of compiled code
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H,
     D). `window` counts the previous tokens that a query sees beside itself; T - 1 or more means all."""
-    T = q.size(1)
-    grouped = q.size(2) != k.size(2)
     q, k, v = (x.transpose(1, 2) for x in (q, k, v))    # (B, T, H or K, D) -> (B, H or K, T, D)
-    if window >= T - 1:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=grouped)
+    if window < q.size(2) - 1:
+        y = BACKENDS[backend](q, k, v, window)
     else:
-        positions, block, blocks = torch.arange(T, device=q.device), max(64, window), []
-        for start in range(0, T, block):
-            some, seen = slice(start, start + block), slice(max(0, start - window), start + block)
-            blocks.append(F.scaled_dot_product_attention(
-                q[:, :, some], k[:, :, seen], v[:, :, seen], enable_gqa=grouped,
-                attn_mask=visible(positions[some], positions[seen], window)))
-        y = torch.cat(blocks, dim=2)
+        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
     return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
+
+def _blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """Each block of queries sees only its slice of keys. A mask keeps a GPU's fastest kernels away."""
+    T, grouped = q.size(2), q.size(1) != k.size(1)
+    positions, block, blocks = torch.arange(T, device=q.device), max(64, window), []
+    for start in range(0, T, block):
+        some, seen = slice(start, start + block), slice(max(0, start - window), start + block)
+        blocks.append(F.scaled_dot_product_attention(
+            q[:, :, some], k[:, :, seen], v[:, :, seen], enable_gqa=grouped,
+            attn_mask=visible(positions[some], positions[seen], window)))
+    return torch.cat(blocks, dim=2)
+
+def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """Flash attention over rows laid end to end: its kernels skip what no window reaches."""
+    from torch.nn.attention.varlen import varlen_attn
+    B, H, T, _ = q.shape
+    ends = torch.arange(0, (B + 1) * T, T, dtype=torch.int32, device=q.device)
+    grouped = {"enable_gqa": True} if k.size(1) != H else {}        # torch 2.11 does not know the name
+    q, k, v = (x.transpose(1, 2).flatten(0, 1) for x in (q, k, v))  # (B, H or K, T, D) -> (B * T, H or K, D)
+    y = varlen_attn(q, k, v, ends, ends, T, T, window_size=(window, 0), **grouped)
+    return y.unflatten(0, (B, T)).transpose(1, 2)
+
+def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
+    """FlexAttention where it is compiled (else it is slow) and has a mask for T; blocks elsewhere."""
+    if not torch.compiler.is_compiling() or (q.size(2), window) not in _masks:
+        return _blocks(q, k, v, window)
+    from torch.nn.attention.flex_attention import flex_attention
+    return flex_attention(q, k, v, block_mask=_masks[q.size(2), window], enable_gqa=q.size(1) != k.size(1))
+
+BACKENDS = {"varlen": _varlen, "flex": _flex, "blocks": _blocks}    # of q (B, H, T, D), k, v (B, K, T, D)
+
+def choose(shape: Shape, device: torch.device, dtype: torch.dtype) -> str:
+    """Set `backend` to the first that works for whole rows of a model -> a line that says why none before."""
+    global backend
+    T, window, name, why = shape.sequence_len, min(shape.windows), None, ""
+    def flex(*qkv: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling():
+            from torch.nn.attention.flex_attention import create_block_mask
+            _masks[T, window] = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j <= window), None, None,
+                                                  T, T, device=qkv[0].device)
+        return _flex(*qkv, window)
+    if device.type == "cuda" and window < T - 1:        # bf16 differs by 1%, a window off by one token by 3%
+        shapes = [(2, heads, T, shape.head_dim) for heads in (shape.n_head, shape.n_kv_head, shape.n_kv_head)]
+        name, why = probe({"varlen": lambda *qkv: _varlen(*qkv, window), "flex": flex},
+                          lambda *qkv: _blocks(*qkv, window), shapes, device, dtype, tolerance=0.02)
+    backend = name or "blocks"
+    return f"windowed attention: {backend}{why}"
 
 def visible(queries: torch.Tensor, keys: torch.Tensor, window: int) -> torch.Tensor:
     """Which keys, at positions (..., S), each query, at positions (..., T), sees: bool (..., T, S)."""

@@ -12,6 +12,7 @@ import torch
 import torch.nn as nn
 import torch.nn.functional as F
 from torch import Tensor
+from nanochat import fp8
 from nanochat.loss import cap, capped_logits, summed_loss, token_losses
 from nanochat.past import Chunks, KVCache, Rows
 from nanochat.scaling import Shape
@@ -46,11 +47,14 @@ def offset_keys(k: Tensor, before: Tensor) -> Tensor:
     return torch.cat((fast, slow, fast_pair, slow_pair), dim=-1)
 
 class Linear(nn.Linear):
-    """No bias; the fp32 weight is cast to the dtype of what comes in."""
+    """No bias; the fp32 weight is cast to the dtype of what comes in (in training to float8: fp8.enable)."""
     def __init__(self, fan_in: int, fan_out: int):
         super().__init__(fan_in, fan_out, bias=False)
+        self.float8 = False
 
     def forward(self, x: Tensor) -> Tensor:
+        if self.float8 and torch.is_grad_enabled():
+            return fp8.linear(x, self.weight)
         return F.linear(x, self.weight.to(x.dtype))
 
 class ReluSquared(torch.autograd.Function):

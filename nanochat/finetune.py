@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 import torch
 from torch import Tensor
-from nanochat import checkpoint
+from nanochat import attention, checkpoint
 from nanochat.chat import render_conversation
 from nanochat.common import die, new_parser
 from nanochat.dataloader import ChatLoader, Validation
@@ -62,6 +62,8 @@ class Continuation:
                 hint="resume with the flags and the file of that run, or start over without --resume")
         if self.start:
             checkpoint.require_dtype(self.path, stage)
+        if stage.device.type == "cuda":
+            stage.print(attention.choose(self.model.shape, stage.device, stage.dtype))
         self.saved = saved
         self.pretraining = saved.get("pretraining") or {key: saved[key] for key in ("rates", "batch_tokens")}
         self.kept = {"origin": origin, "data": data, "pretraining": self.pretraining, "text": saved["text"]}

@@ -8,7 +8,7 @@ import argparse
 from dataclasses import asdict, fields
 from functools import partial
 from pathlib import Path
-from nanochat import checkpoint, dataset, dist
+from nanochat import attention, checkpoint, dataset, dist, fp8
 from nanochat.common import die, new_parser
 from nanochat.core_eval import BUNDLE_HELP, Reader, evaluate_core, open_bundle
 from nanochat.dataloader import BYTES_PER_TOKEN, PretrainLoader, validation
@@ -53,6 +53,7 @@ def parser() -> argparse.ArgumentParser:
     optim("--warmdown-ratio", type=float, default=0.65, help="share of the steps")
     optim("--final-lr-frac", type=float, default=0.05, help="of the peak rates")
     optim("--compile", action=argparse.BooleanOptionalAction, help="torch.compile (default: on a GPU)")
+    optim("--fp8", action="store_true", help="train the blocks' matrices in float8, where a GPU has it")
     often = parser.add_argument_group("how often, in optimizer steps; zero or less is never").add_argument
     often("--eval-every", type=int, default=250)
     often("--eval-tokens", type=int, help=f"validation text, reckoned as {BYTES_PER_TOKEN} bytes per token, "
@@ -97,7 +98,10 @@ def main(args: argparse.Namespace) -> None:
         eval_tokens = args.eval_tokens or (2 ** 22 if on_gpu else 2 ** 18)
         held_out = validation(tokenizer, data.val, rows, T, eval_tokens, world.rank,
                               world.size) if args.eval_every > 0 else None
-        compiled = compile_model(model, stage, args.compile)                            # 3. how
+        kernels = [attention.choose(shape, stage.device, stage.dtype)] if on_gpu else []        # 3. how
+        if args.fp8:
+            kernels.append(fp8.enable(model))
+        compiled = compile_model(model, stage, args.compile)
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world, stage.dtype,
                               compiled=compiled is not model)
         if start and not checkpoint.load_optimizer(start, optimizer):
@@ -105,9 +109,10 @@ def main(args: argparse.Namespace) -> None:
                 hint="resume with as many ranks as it had, or start over without --resume")
         if world.is_main and not start:
             print_plan(plan)
-        stage.begin(f"{data.name} | {rows} rows x {T} x {accumulation} micro-batches per rank",
-                    plan=plan.summary(), dataset=data.name, text=text, validation=data.val_sha256,
-                    eval_tokens=eval_tokens, rows=rows, accumulation=accumulation, resumed_at=saved["step"])
+        work = f"{data.name} | {rows} rows x {T} x {accumulation} micro-batches per rank"
+        stage.begin("\n".join([*kernels, work]), plan=plan.summary(), dataset=data.name, text=text,
+                    validation=data.val_sha256, eval_tokens=eval_tokens, rows=rows, accumulation=accumulation,
+                    kernels=kernels, resumed_at=saved["step"])
         if saved["step"] >= plan.num_iterations:
             return stage.print(f"{start} is already complete: nothing to do")
         for s in train_steps(partial(compiled, reduction="sum"), optimizer,             # 4. go

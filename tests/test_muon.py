@@ -1,7 +1,8 @@
 """The optimizer against torch.optim, a naive Muon and a singular value decomposition."""
 
 import math
-import socket
+import multiprocessing
+from functools import partial
 import pytest
 import torch
 import torch.distributed as dist
@@ -128,43 +129,113 @@ def gradients(model: GPT, step: int, rank: int) -> list[torch.Tensor]:
     return [torch.randn(p.shape, generator=generator) for p in model.parameters()]
 
 
-def sharded_model() -> GPT:
-    """Tables of more rows than SHARD_FROM, and three layers: groups of matrices that do not divide by two."""
-    return GPT(make_shape(3, 1500, head_dim=8, aspect_ratio=4)).init_weights()
+def small_roles(generator: torch.Generator) -> dict[str, list[torch.nn.Parameter]]:
+    """Every kind of parameter: bf16 tables, one with rows for two ranks but not four, groups of seven, three
+    and two matrices, wide, tall and square."""
+    def make(*shape, dtype=torch.float32):
+        return torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+    return {"unembedding": [make(1536, 8)], "embedding": [make(1536, 8, dtype=torch.bfloat16)],
+            "value_embedding": [make(1030, 6, dtype=torch.bfloat16)],
+            "residual": [make(3)], "input": [make(3)], "smear": [make(24), make(), make()],
+            "matrix": [*(make(8, 8) for _ in range(7)), *(make(32, 8) for _ in range(3)),
+                       *(make(8, 32) for _ in range(3)), *(make(2, 4) for _ in range(2))]}
 
 
-def rank_of_two(rank: int, port: int, path: str) -> None:
+def small_gradients(parameters, step: int, rank: int) -> list[torch.Tensor]:
+    """Whole numbers: their sums are exact in bf16 too, in whatever order the ranks are added up."""
+    generator = torch.Generator().manual_seed(10 * step + rank)
+    return [torch.randint(-3, 4, p.shape, generator=generator).to(p.dtype) for p in parameters]
+
+
+def small_run(gradients_of, world: World = World(), compiled: bool = False, few: bool = False):
+    """Four steps; the third has gradients that are no numbers, and leaves every bit as it was."""
+    roles = small_roles(torch.Generator().manual_seed(0))
+    if few:
+        roles = {"embedding": roles["embedding"], "matrix": roles["matrix"][-2:]}
+    optimizer = MuonAdamW(roles, LearningRates(), 0.1, world, torch.float32, compiled)
+    for step in range(4):
+        for p, grad in zip(optimizer.parameters, gradients_of(optimizer.parameters, step)):
+            p.grad = grad if step != 2 else torch.full_like(p, math.nan)
+        before = everything(optimizer)
+        optimizer.step(0.1 * (step + 1), 0.9 - 0.1 * step, 1.0 - 0.2 * step, torch.tensor(step != 2))
+        assert same_bits(before, everything(optimizer)) == (step == 2)
+    return [p.data for p in optimizer.parameters], optimizer
+
+
+def decide_on_the_device(monkeypatch) -> None:
+    """compiled=True, but for the compiler: `ok` is an input of the arithmetic, nothing looks at it."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(MuonAdamW, "_run", lambda self, ok, *inputs: self.compiled(ok, *inputs))
+
+
+def everything(optimizer: MuonAdamW) -> list[torch.Tensor]:
+    states = [value for state in optimizer.adam_state + optimizer.muon_state for value in state.values()]
+    return [x.detach().clone() for x in (*optimizer.parameters, *states) if torch.is_tensor(x)]
+
+
+def same_bits(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    """Minus zero is not zero, and nothing is like not a number, but by its bits."""
+    as_bytes = lambda tensors: [x.contiguous().flatten().view(torch.uint8) for x in tensors]
+    return len(before) == len(after) and all(map(torch.equal, as_bytes(before), as_bytes(after)))
+
+
+def one_of_many(rank: int, size: int, path: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = sharded_model()
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1, World(rank, 2))
-    for step in range(3):
-        for p, grad in zip(model.parameters(), gradients(model, step, rank)):
-            p.grad = grad
-        optimizer.step(0.1, 0.9, 1.0)
-    moments = [state["m"] for state in optimizer.adam_state if "m" in state]
-    rows = [moment.shape[0] for moment in moments if moment.ndim == 2]
-    torch.save((model.state_dict(), rows), f"{path}/{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=size)
+    mine = lambda parameters, step: small_gradients(parameters, step, rank)
+    weights, optimizer = small_run(mine, World(rank, size))
+    decide_on_the_device(pytest.MonkeyPatch())
+    gated, _ = small_run(mine, World(rank, size), compiled=True)
+    rows = [state["m"].size(0) for state in optimizer.adam_state[:3]]
+    matrices = [state["momentum"].size(0) for state in optimizer.muon_state]
+    torch.save((weights, gated, rows, matrices), f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state(tmp_path):
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_many_ranks_update_like_one_and_each_keeps_the_state_of_its_share(size, tmp_path, monkeypatch):
     """Gradients are summed over the ranks; the oracle is a world of one with the sums."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_of_two, (port, str(tmp_path)), nprocs=2)
-    (one, rows), (two, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    model = sharded_model()
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1)
-    for step in range(3):
-        for p, first, second in zip(model.parameters(), gradients(model, step, 0), gradients(model, step, 1)):
-            p.grad = first + second
-        optimizer.step(0.1, 0.9, 1.0)
-    for name, p in model.state_dict().items():
-        torch.testing.assert_close(one[name], two[name], atol=0, rtol=0, msg=name)
-        torch.testing.assert_close(one[name], p, atol=1e-4, rtol=1e-3, msg=name)
-    assert rows == [model.shape.padded_vocab // 2] * 3
+    context = multiprocessing.get_context("forkserver")         # imports torch once for all of them
+    context.set_forkserver_preload(["pytest", "nanochat.gpt", "nanochat.muon"])
+    ranks = [context.Process(target=one_of_many, args=(rank, size, str(tmp_path))) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0] * size
+    sums = lambda parameters, step: [
+        sum(each) for each in zip(*(small_gradients(parameters, step, rank) for rank in range(size)))]
+    expected, _ = small_run(sums)
+    decide_on_the_device(monkeypatch)
+    expected_gated, _ = small_run(sums, compiled=True)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    for weights, gated, rows, matrices in results:
+        assert same_bits(results[0][0], weights)
+        assert rows == [1536 // size, 1536 // size, 1030 // size if size <= 2 else 1030]
+        assert matrices == [math.ceil(count / size) for count in (7, 3, 3, 2)]
+        torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(gated, expected_gated, atol=1e-6, rtol=1e-5)
+
+
+@pytest.mark.parametrize("backend, few", [("aot_eager", False), ("inductor", True)])
+def test_compiled_steps_equal_eager_ones_and_new_settings_do_not_compile_again(backend, few, monkeypatch):
+    """Every shape is compiled once, also when they are more than dynamo's limit of eight."""
+    from torch._dynamo.backends.registry import lookup_backend  # seconds: not where each rank imports it
+    gradients_of = lambda parameters, step: small_gradients(parameters, step, rank=0)
+    with monkeypatch.context() as patch:
+        decide_on_the_device(patch)
+        expected, _ = small_run(gradients_of, compiled=True, few=few)
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend(backend)(graph, inputs)
+
+    torch.compiler.reset()
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    weights, optimizer = small_run(gradients_of, compiled=True, few=few)
+    assert len(graphs) == len({(p.shape, p.dtype) for p in optimizer.parameters}) == (2 if few else 10)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
 
 
 # The recipe's table, before any scaling: role -> (rate, beta1, beta2, weight decay).

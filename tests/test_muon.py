@@ -2,7 +2,9 @@
 
 import math
 import multiprocessing
+import weakref
 from functools import partial
+from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
@@ -217,6 +219,87 @@ def test_many_ranks_update_like_one_and_each_keeps_the_state_of_its_share(size, 
         torch.testing.assert_close(gated, expected_gated, atol=1e-6, rtol=1e-5)
 
 
+class Recorder:
+    """Stands for torch.distributed in a world of two whose other rank does the same: writes down what starts
+    and what is waited for, and finds that what a collective uses lives until then."""
+    def __init__(self):
+        self.events = []
+
+    def start(self, name, *tensors):
+        number, alive = len(self.events), [weakref.ref(tensor) for tensor in tensors]
+        self.events.append((name, number))
+
+        def wait():
+            assert all(reference() is not None for reference in alive)
+            self.events.append((f"wait for {name}", number))
+        return SimpleNamespace(wait=wait)
+
+    def all_reduce(self, tensor, async_op):
+        tensor.mul_(2)
+        return self.start("reduce", tensor)
+
+    def reduce_scatter_tensor(self, mine, whole, async_op):
+        mine.copy_(whole.chunk(2)[0] * 2)
+        return self.start("reduce", mine, whole)
+
+    def all_gather_into_tensor(self, whole, mine, async_op):
+        whole.copy_(torch.cat((mine, mine)))
+        return self.start("gather", whole, mine)
+
+
+def test_all_reductions_start_first_and_a_share_is_gathered_while_the_next_is_updated(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(muon, "dist", recorder)
+    monkeypatch.setattr(muon, "adam_update", lambda *_: recorder.events.append(("update", None)))
+    monkeypatch.setattr(muon, "muon_update", lambda *_: recorder.events.append(("update", None)))
+    optimizer = MuonAdamW(small_roles(torch.Generator().manual_seed(0)), LearningRates(), 0.1, World(0, 2))
+    optimizer.step()
+    sharded = [True] * 3 + [False] * 5 + [True] * 4              # tables, what is small, groups of matrices
+    names = [name for name, _ in recorder.events]
+    assert names[:12] == ["reduce"] * 12
+    gathers = sum(sharded)
+    assert names[12:-gathers] == [
+        name for shared in sharded for name in ["wait for reduce", "update"] + ["gather"] * shared]
+    assert names[-gathers:] == ["wait for gather"] * gathers
+    started = [event for event in recorder.events if event[0] in ("reduce", "gather")]
+    waited = [(name.removeprefix("wait for "), n) for name, n in recorder.events if name.startswith("wait")]
+    assert waited == started
+
+
+def test_a_state_of_plain_numbers_and_moments_as_it_was_always_saved_is_continued():
+    """One matrix and one bf16 table, seven steps old, against the plain formulas."""
+    draw = lambda *shape: torch.randn(shape, generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    table, matrix = torch.nn.Parameter(draw(5, 3).bfloat16()), torch.nn.Parameter(draw(6, 4))
+    adam = {"step": 7, "m": draw(5, 3), "v": draw(5, 3).square()}
+    state = {"momentum": draw(1, 6, 4), "second": draw(1, 6, 1).square()}
+    table.grad, matrix.grad = draw(5, 3).bfloat16(), draw(6, 4)
+    expected, *_ = naive_adam(table.double(), table.grad.double(), adam["m"].double(), adam["v"].double(), 8,
+                              0.3 * 0.5, 0.8, 0.995, 0.001)
+    expected_matrix, *_ = naive_muon(matrix.double(), matrix.grad.double(), state["momentum"][0].double(),
+                                     state["second"][0].double(), 0.02 * 0.5, 0.9, 0.1)
+    optimizer = MuonAdamW({"embedding": [table], "matrix": [matrix]}, LearningRates(), 0.1)
+    optimizer.load_state_dict({"world_size": 1, "adam": [adam], "muon": [state]})
+    optimizer.step(0.5, 0.9)
+    torch.testing.assert_close(table.data, expected.bfloat16(), atol=0, rtol=2 ** -7)
+    torch.testing.assert_close(matrix.double(), expected_matrix, atol=1e-5, rtol=1e-4)
+    assert optimizer.state_dict()["adam"][0]["step"] == 8
+    assert type(optimizer.state_dict()["adam"][0]["step"]) is int
+
+
+def test_a_step_that_is_not_ok_is_as_if_it_had_not_been_where_looking_is_free():
+    """On a CPU; where the device decides, only Adam's count of steps goes on."""
+    runs = []
+    for steps in ((0, 1, 3), (0, 1, 2, 3)):
+        optimizer = MuonAdamW(small_roles(torch.Generator().manual_seed(0)), LearningRates(), 0.1)
+        for step in steps:
+            for p, grad in zip(optimizer.parameters, small_gradients(optimizer.parameters, step, 0)):
+                p.grad = grad
+            optimizer.step(ok=torch.tensor(step != 2))
+        runs.append(everything(optimizer))
+    assert same_bits(*runs)
+
+
 @pytest.mark.parametrize("backend, few", [("aot_eager", False), ("inductor", True)])
 def test_compiled_steps_equal_eager_ones_and_new_settings_do_not_compile_again(backend, few, monkeypatch):
     """Every shape is compiled once, also when they are more than dynamo's limit of eight."""
@@ -232,6 +315,7 @@ def test_compiled_steps_equal_eager_ones_and_new_settings_do_not_compile_again(b
         return lookup_backend(backend)(graph, inputs)
 
     torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")        # no pool of processes for two graphs
     monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
     weights, optimizer = small_run(gradients_of, compiled=True, few=few)
     assert len(graphs) == len({(p.shape, p.dtype) for p in optimizer.parameters}) == (2 if few else 10)

@@ -1,7 +1,10 @@
 """The optimizer against torch.optim, a naive Muon and a singular value decomposition."""
 
 import math
-import socket
+import multiprocessing
+import weakref
+from functools import partial
+from types import SimpleNamespace
 import pytest
 import torch
 import torch.distributed as dist
@@ -128,43 +131,195 @@ def gradients(model: GPT, step: int, rank: int) -> list[torch.Tensor]:
     return [torch.randn(p.shape, generator=generator) for p in model.parameters()]
 
 
-def sharded_model() -> GPT:
-    """Tables of more rows than SHARD_FROM, and three layers: groups of matrices that do not divide by two."""
-    return GPT(make_shape(3, 1500, head_dim=8, aspect_ratio=4)).init_weights()
+def small_roles(generator: torch.Generator) -> dict[str, list[torch.nn.Parameter]]:
+    """Every kind of parameter: bf16 tables, one with rows for two ranks but not four, groups of seven, three
+    and two matrices, wide, tall and square."""
+    def make(*shape, dtype=torch.float32):
+        return torch.nn.Parameter(torch.randn(shape, generator=generator).to(dtype))
+    return {"unembedding": [make(1536, 8)], "embedding": [make(1536, 8, dtype=torch.bfloat16)],
+            "value_embedding": [make(1030, 6, dtype=torch.bfloat16)],
+            "residual": [make(3)], "input": [make(3)], "smear": [make(24), make(), make()],
+            "matrix": [*(make(8, 8) for _ in range(7)), *(make(32, 8) for _ in range(3)),
+                       *(make(8, 32) for _ in range(3)), *(make(2, 4) for _ in range(2))]}
 
 
-def rank_of_two(rank: int, port: int, path: str) -> None:
+def small_gradients(parameters, step: int, rank: int) -> list[torch.Tensor]:
+    """Whole numbers: their sums are exact in bf16 too, in whatever order the ranks are added up."""
+    generator = torch.Generator().manual_seed(10 * step + rank)
+    return [torch.randint(-3, 4, p.shape, generator=generator).to(p.dtype) for p in parameters]
+
+
+def small_run(gradients_of, world: World = World(), compiled: bool = False, few: bool = False):
+    """Four steps; the third has gradients that are no numbers, and leaves every bit as it was."""
+    roles = small_roles(torch.Generator().manual_seed(0))
+    if few:
+        roles = {"embedding": roles["embedding"], "matrix": roles["matrix"][-2:]}
+    optimizer = MuonAdamW(roles, LearningRates(), 0.1, world, torch.float32, compiled)
+    for step in range(4):
+        for p, grad in zip(optimizer.parameters, gradients_of(optimizer.parameters, step)):
+            p.grad = grad if step != 2 else torch.full_like(p, math.nan)
+        before = everything(optimizer)
+        optimizer.step(0.1 * (step + 1), 0.9 - 0.1 * step, 1.0 - 0.2 * step, torch.tensor(step != 2))
+        assert same_bits(before, everything(optimizer)) == (step == 2)
+    return [p.data for p in optimizer.parameters], optimizer
+
+
+def decide_on_the_device(monkeypatch) -> None:
+    """compiled=True, but for the compiler: `ok` is an input of the arithmetic, nothing looks at it."""
+    monkeypatch.setattr(torch, "compile", lambda function, **_: function)
+    monkeypatch.setattr(MuonAdamW, "_run", lambda self, ok, *inputs: self.compiled(ok, *inputs))
+
+
+def everything(optimizer: MuonAdamW) -> list[torch.Tensor]:
+    states = [value for state in optimizer.adam_state + optimizer.muon_state for value in state.values()]
+    return [x.detach().clone() for x in (*optimizer.parameters, *states) if torch.is_tensor(x)]
+
+
+def same_bits(before: list[torch.Tensor], after: list[torch.Tensor]) -> bool:
+    """Minus zero is not zero, and nothing is like not a number, but by its bits."""
+    as_bytes = lambda tensors: [x.contiguous().flatten().view(torch.uint8) for x in tensors]
+    return len(before) == len(after) and all(map(torch.equal, as_bytes(before), as_bytes(after)))
+
+
+def one_of_many(rank: int, size: int, path: str) -> None:
     torch.set_num_threads(1)
-    dist.init_process_group("gloo", init_method=f"tcp://127.0.0.1:{port}", rank=rank, world_size=2)
-    model = sharded_model()
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1, World(rank, 2))
-    for step in range(3):
-        for p, grad in zip(model.parameters(), gradients(model, step, rank)):
-            p.grad = grad
-        optimizer.step(0.1, 0.9, 1.0)
-    moments = [state["m"] for state in optimizer.adam_state if "m" in state]
-    rows = [moment.shape[0] for moment in moments if moment.ndim == 2]
-    torch.save((model.state_dict(), rows), f"{path}/{rank}.pt")
+    dist.init_process_group("gloo", init_method=f"file://{path}/store", rank=rank, world_size=size)
+    mine = lambda parameters, step: small_gradients(parameters, step, rank)
+    weights, optimizer = small_run(mine, World(rank, size))
+    decide_on_the_device(pytest.MonkeyPatch())
+    gated, _ = small_run(mine, World(rank, size), compiled=True)
+    rows = [state["m"].size(0) for state in optimizer.adam_state[:3]]
+    matrices = [state["momentum"].size(0) for state in optimizer.muon_state]
+    torch.save((weights, gated, rows, matrices), f"{path}/{rank}.pt")
     dist.destroy_process_group()
 
 
-def test_two_ranks_update_like_one_and_each_keeps_half_of_the_large_tables_state(tmp_path):
+@pytest.mark.parametrize("size", [1, 2, 4, 8])
+def test_many_ranks_update_like_one_and_each_keeps_the_state_of_its_share(size, tmp_path, monkeypatch):
     """Gradients are summed over the ranks; the oracle is a world of one with the sums."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    torch.multiprocessing.spawn(rank_of_two, (port, str(tmp_path)), nprocs=2)
-    (one, rows), (two, _) = (torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in (0, 1))
-    model = sharded_model()
-    optimizer = MuonAdamW(model.param_roles(), LearningRates(), 0.1)
-    for step in range(3):
-        for p, first, second in zip(model.parameters(), gradients(model, step, 0), gradients(model, step, 1)):
-            p.grad = first + second
-        optimizer.step(0.1, 0.9, 1.0)
-    for name, p in model.state_dict().items():
-        torch.testing.assert_close(one[name], two[name], atol=0, rtol=0, msg=name)
-        torch.testing.assert_close(one[name], p, atol=1e-4, rtol=1e-3, msg=name)
-    assert rows == [model.shape.padded_vocab // 2] * 3
+    context = multiprocessing.get_context("forkserver")         # imports torch once for all of them
+    context.set_forkserver_preload(["pytest", "nanochat.gpt", "nanochat.muon"])
+    ranks = [context.Process(target=one_of_many, args=(rank, size, str(tmp_path))) for rank in range(size)]
+    for process in ranks:
+        process.start()
+    for process in ranks:
+        process.join()
+    assert [process.exitcode for process in ranks] == [0] * size
+    sums = lambda parameters, step: [
+        sum(each) for each in zip(*(small_gradients(parameters, step, rank) for rank in range(size)))]
+    expected, _ = small_run(sums)
+    decide_on_the_device(monkeypatch)
+    expected_gated, _ = small_run(sums, compiled=True)
+    results = [torch.load(tmp_path / f"{rank}.pt", weights_only=True) for rank in range(size)]
+    for weights, gated, rows, matrices in results:
+        assert same_bits(results[0][0], weights)
+        assert rows == [1536 // size, 1536 // size, 1030 // size if size <= 2 else 1030]
+        assert matrices == [math.ceil(count / size) for count in (7, 3, 3, 2)]
+        torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
+        torch.testing.assert_close(gated, expected_gated, atol=1e-6, rtol=1e-5)
+
+
+class Recorder:
+    """Stands for torch.distributed in a world of two whose other rank does the same: writes down what starts
+    and what is waited for, and finds that what a collective uses lives until then."""
+    def __init__(self):
+        self.events = []
+
+    def start(self, name, *tensors):
+        number, alive = len(self.events), [weakref.ref(tensor) for tensor in tensors]
+        self.events.append((name, number))
+
+        def wait():
+            assert all(reference() is not None for reference in alive)
+            self.events.append((f"wait for {name}", number))
+        return SimpleNamespace(wait=wait)
+
+    def all_reduce(self, tensor, async_op):
+        tensor.mul_(2)
+        return self.start("reduce", tensor)
+
+    def reduce_scatter_tensor(self, mine, whole, async_op):
+        mine.copy_(whole.chunk(2)[0] * 2)
+        return self.start("reduce", mine, whole)
+
+    def all_gather_into_tensor(self, whole, mine, async_op):
+        whole.copy_(torch.cat((mine, mine)))
+        return self.start("gather", whole, mine)
+
+
+def test_all_reductions_start_first_and_a_share_is_gathered_while_the_next_is_updated(monkeypatch):
+    recorder = Recorder()
+    monkeypatch.setattr(muon, "dist", recorder)
+    monkeypatch.setattr(muon, "adam_update", lambda *_: recorder.events.append(("update", None)))
+    monkeypatch.setattr(muon, "muon_update", lambda *_: recorder.events.append(("update", None)))
+    optimizer = MuonAdamW(small_roles(torch.Generator().manual_seed(0)), LearningRates(), 0.1, World(0, 2))
+    optimizer.step()
+    sharded = [True] * 3 + [False] * 5 + [True] * 4              # tables, what is small, groups of matrices
+    names = [name for name, _ in recorder.events]
+    assert names[:12] == ["reduce"] * 12
+    gathers = sum(sharded)
+    assert names[12:-gathers] == [
+        name for shared in sharded for name in ["wait for reduce", "update"] + ["gather"] * shared]
+    assert names[-gathers:] == ["wait for gather"] * gathers
+    started = [event for event in recorder.events if event[0] in ("reduce", "gather")]
+    waited = [(name.removeprefix("wait for "), n) for name, n in recorder.events if name.startswith("wait")]
+    assert waited == started
+
+
+def test_a_state_of_plain_numbers_and_moments_as_it_was_always_saved_is_continued():
+    """One matrix and one bf16 table, seven steps old, against the plain formulas."""
+    draw = lambda *shape: torch.randn(shape, generator=generator)
+    generator = torch.Generator().manual_seed(0)
+    table, matrix = torch.nn.Parameter(draw(5, 3).bfloat16()), torch.nn.Parameter(draw(6, 4))
+    adam = {"step": 7, "m": draw(5, 3), "v": draw(5, 3).square()}
+    state = {"momentum": draw(1, 6, 4), "second": draw(1, 6, 1).square()}
+    table.grad, matrix.grad = draw(5, 3).bfloat16(), draw(6, 4)
+    expected, *_ = naive_adam(table.double(), table.grad.double(), adam["m"].double(), adam["v"].double(), 8,
+                              0.3 * 0.5, 0.8, 0.995, 0.001)
+    expected_matrix, *_ = naive_muon(matrix.double(), matrix.grad.double(), state["momentum"][0].double(),
+                                     state["second"][0].double(), 0.02 * 0.5, 0.9, 0.1)
+    optimizer = MuonAdamW({"embedding": [table], "matrix": [matrix]}, LearningRates(), 0.1)
+    optimizer.load_state_dict({"world_size": 1, "adam": [adam], "muon": [state]})
+    optimizer.step(0.5, 0.9)
+    torch.testing.assert_close(table.data, expected.bfloat16(), atol=0, rtol=2 ** -7)
+    torch.testing.assert_close(matrix.double(), expected_matrix, atol=1e-5, rtol=1e-4)
+    assert optimizer.state_dict()["adam"][0]["step"] == 8
+    assert type(optimizer.state_dict()["adam"][0]["step"]) is int
+
+
+def test_a_step_that_is_not_ok_is_as_if_it_had_not_been_where_looking_is_free():
+    """On a CPU; where the device decides, only Adam's count of steps goes on."""
+    runs = []
+    for steps in ((0, 1, 3), (0, 1, 2, 3)):
+        optimizer = MuonAdamW(small_roles(torch.Generator().manual_seed(0)), LearningRates(), 0.1)
+        for step in steps:
+            for p, grad in zip(optimizer.parameters, small_gradients(optimizer.parameters, step, 0)):
+                p.grad = grad
+            optimizer.step(ok=torch.tensor(step != 2))
+        runs.append(everything(optimizer))
+    assert same_bits(*runs)
+
+
+@pytest.mark.parametrize("backend, few", [("aot_eager", False), ("inductor", True)])
+def test_compiled_steps_equal_eager_ones_and_new_settings_do_not_compile_again(backend, few, monkeypatch):
+    """Every shape is compiled once, also when they are more than dynamo's limit of eight."""
+    from torch._dynamo.backends.registry import lookup_backend  # seconds: not where each rank imports it
+    gradients_of = lambda parameters, step: small_gradients(parameters, step, rank=0)
+    with monkeypatch.context() as patch:
+        decide_on_the_device(patch)
+        expected, _ = small_run(gradients_of, compiled=True, few=few)
+    graphs = []
+
+    def counted(graph, inputs):
+        graphs.append(graph)
+        return lookup_backend(backend)(graph, inputs)
+
+    torch.compiler.reset()
+    monkeypatch.setenv("TORCHINDUCTOR_COMPILE_THREADS", "1")        # no pool of processes for two graphs
+    monkeypatch.setattr(torch, "compile", partial(torch.compile, backend=counted))
+    weights, optimizer = small_run(gradients_of, compiled=True, few=few)
+    assert len(graphs) == len({(p.shape, p.dtype) for p in optimizer.parameters}) == (2 if few else 10)
+    torch.testing.assert_close(weights, expected, atol=1e-6, rtol=1e-5)
 
 
 # The recipe's table, before any scaling: role -> (rate, beta1, beta2, weight decay).

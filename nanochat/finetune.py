@@ -78,7 +78,7 @@ class Continuation:
         if start >= steps:
             return stage.print(f"{self.path} is already complete: nothing to do")
         rates = LearningRates(**{role: rate * scale for role, rate in self.pretraining["rates"].items()})
-        optimizer = MuonAdamW(self.model.param_roles(), rates, 0.0, world, stage.dtype)
+        optimizer = MuonAdamW(self.model.param_roles(), rates, 0.0, world, stage.dtype, stage.compiles)
         if (start or not new_goal) and not checkpoint.load_optimizer(self.path, optimizer):
             problem = f"{self.path} has no whole optimizer state for {world}"
             if start:
@@ -112,7 +112,7 @@ def finetune(name: str, args: argparse.Namespace, source: Path, conversations: S
     the last conversation of each is cut off; else all stay whole, and rows are padded."""
     with go_on(name, args, source, data) as this:
         stage, world, model, tokenizer = this.stage, this.stage.world, this.model, this.tokenizer
-        compiled = compile_model(model, stage, args.compile)
+        compiled = compile_model(model, stage)
         T, batch_tokens = model.shape.sequence_len, args.total_batch_size or this.saved["batch_tokens"]
         rows = args.device_batch_size or min(this.saved["rows"], max(1, batch_tokens // (T * world.size)))
         accumulation = accumulation_steps(batch_tokens, rows, T, world.size)

@@ -56,6 +56,13 @@ class Stage:
         self.rows: int | None = None                                  # of a micro-batch, once it is known
         self._handlers, self._wandb = {}, None
 
+    @property
+    def compiles(self) -> bool:
+        """Whether torch.compile is used: as --compile says, else on a GPU. On two CPU cores it takes over a
+        minute and then gains 10% (measured, dev/LOG.md), which runs of minutes never earn back."""
+        asked = vars(self.args).get("compile")
+        return self.device.type == "cuda" if asked is None else asked
+
     def print(self, text: str = "") -> None:
         """Print on rank 0 only."""
         if self.world.is_main:

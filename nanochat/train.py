@@ -132,9 +132,6 @@ class _Progress:
         self.begun = self.begun or now                  # the first step warms up: not counted
         self.stage.log(line, step=step, loss=loss, lr=lr, tokens_per_second=round(speed, 1), **facts)
 
-def compile_model(model: GPT, stage: Stage, asked: bool | None) -> Callable[..., torch.Tensor]:
-    """The model to train and to measure bits per byte with, one shape of batch each. By torch.compile on a
-    GPU, as one graph each; eager elsewhere: on two CPU cores compiling takes over a minute and then gains 10%
-    (measured, dev/LOG.md), which runs of minutes never earn back. `asked`: what a flag says."""
-    compiled = stage.device.type == "cuda" if asked is None else asked
-    return torch.compile(model, dynamic=False, fullgraph=True) if compiled else model
+def compile_model(model: GPT, stage: Stage) -> Callable[..., torch.Tensor]:
+    """The model to train and to measure bits per byte with, each a single graph for batches of one shape."""
+    return torch.compile(model, dynamic=False, fullgraph=True) if stage.compiles else model

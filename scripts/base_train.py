@@ -101,9 +101,9 @@ def main(args: argparse.Namespace) -> None:
         kernels = [attention.choose(shape, stage.device, stage.dtype)] if on_gpu else []        # 3. how
         if args.fp8:
             kernels.append(fp8.enable(model))
-        compiled = compile_model(model, stage, args.compile)
+        compiled = compile_model(model, stage)
         optimizer = MuonAdamW(model.param_roles(), plan.rates, plan.weight_decay, world, stage.dtype,
-                              compiled=compiled is not model)
+                              stage.compiles)
         if start and not checkpoint.load_optimizer(start, optimizer):
             die(f"{start} has no whole optimizer state for {world}",
                 hint="resume with as many ranks as it had, or start over without --resume")

@@ -3,13 +3,17 @@ what comes after.
 
 Full causal layers use PyTorch's fused kernels. Windowed layers use what `backend` names, which a training run
 sets once, by choose(): whatever it is, the cost is T * window and no layer makes a mask that is T x T."""
+from functools import partial
+from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
+from torch.nn import attention as flash
 from nanochat.hardware import probe
 from nanochat.scaling import Shape
 
 # B batch, T time, H query heads, K kv heads, D head dim, S keys in the cache
 
+FLASH = {"FA3": "flash_attn_interface", "FA4": "flash_attn"}        # packages that PyTorch knows: modules
 backend = "blocks"              # a key of BACKENDS
 _masks = {}                     # (T, window) -> FlexAttention's BlockMask, made outside of compiled code
 
@@ -20,8 +24,11 @@ def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> to
     if window < q.size(2) - 1:
         y = BACKENDS[backend](q, k, v, window)
     else:
-        y = F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
+        y = _full(q, k, v)
     return y.transpose(1, 2)                            # (B, H, T, D) -> (B, T, H, D)
+
+def _full(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    return F.scaled_dot_product_attention(q, k, v, is_causal=True, enable_gqa=q.size(1) != k.size(1))
 
 def _blocks(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """Each block of queries sees only its slice of keys. A mask keeps a GPU's fastest kernels away."""
@@ -54,21 +61,32 @@ def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> tor
 BACKENDS = {"varlen": _varlen, "flex": _flex, "blocks": _blocks}    # of q (B, H, T, D), k, v (B, K, T, D)
 
 def choose(shape: Shape, device: torch.device, dtype: torch.dtype) -> str:
-    """Set `backend` to the first that works for whole rows of a model -> a line that says why none before."""
+    """Set `backend` to the first that works for whole rows of a model -> a line that says why none before.
+    Where FA3 or FA4 is installed, PyTorch can take all flash attention from there. So what is tried has some
+    full attention in it; not much, as windows that are off by one token shall be seen (they differ by 3%)."""
     global backend
-    T, window, name, why = shape.sequence_len, min(shape.windows), None, ""
+    T, window, name, why = shape.sequence_len, min(shape.windows), "blocks", ""
+    def varlen(package: str | None, *qkv: torch.Tensor) -> torch.Tensor:
+        if not torch.compiler.is_compiling() and flash.current_flash_attention_impl() != package:
+            flash.restore_flash_attention_impl(_raise_warn=False)
+            if package:
+                flash.activate_flash_attention_impl(package)
+        return _varlen(*qkv, window) + 0.2 * _full(*qkv)
     def flex(*qkv: torch.Tensor) -> torch.Tensor:
         if not torch.compiler.is_compiling():
             from torch.nn.attention.flex_attention import create_block_mask
             _masks[T, window] = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j <= window), None, None,
                                                   T, T, device=qkv[0].device)
-        return _flex(*qkv, window)
-    if device.type == "cuda" and window < T - 1:        # bf16 differs by 1%, a window off by one token by 3%
+        return _flex(*qkv, window) + 0.2 * _full(*qkv)
+    if device.type == "cuda" and window < T - 1:
+        candidates = {f"varlen by {package}": partial(varlen, package) for package, module in FLASH.items()
+                      if find_spec(module)} | {"varlen": partial(varlen, None), "flex": flex}
         shapes = [(2, heads, T, shape.head_dim) for heads in (shape.n_head, shape.n_kv_head, shape.n_kv_head)]
-        name, why = probe({"varlen": lambda *qkv: _varlen(*qkv, window), "flex": flex},
-                          lambda *qkv: _blocks(*qkv, window), shapes, device, dtype, tolerance=0.02)
-    backend = name or "blocks"
-    return f"windowed attention: {backend}{why}"
+        found, why = probe(candidates, lambda *qkv: _blocks(*qkv, window) + 0.2 * _full(*qkv), shapes, device,
+                           dtype, tolerance=0.02)
+        name = found or "blocks"
+    backend = name.split()[0]
+    return f"windowed attention: {name}{why}"
 
 def visible(queries: torch.Tensor, keys: torch.Tensor, window: int) -> torch.Tensor:
     """Which keys, at positions (..., S), each query, at positions (..., T), sees: bool (..., T, S)."""

@@ -168,6 +168,26 @@ def test_where_all_fail_blocks_stay_and_the_line_says_why(tried, varlen, monkeyp
     check(attend, 200, 128, 4, 2)
 
 
+@pytest.mark.parametrize("broken, chosen", [((), "varlen by FA3"), (("FA3",), "varlen by FA4"),
+                                            (("FA3", "FA4"), "varlen")])
+def test_installed_packages_are_tried_first_and_given_back_where_full_layers_fail(broken, chosen, tried,
+                                                                                   varlen, monkeypatch):
+    """Stand-ins for the packages: one that is active serves full layers, too, and may be wrong there."""
+    active, sdpa = [None], torch.nn.functional.scaled_dot_product_attention
+    def full(*args, is_causal=False, **more):
+        return sdpa(*args, is_causal=is_causal, **more) * (1.2 if is_causal and active[-1] in broken else 1)
+    varlen(packed_naive)
+    monkeypatch.setattr(attention, "find_spec", lambda name: True)
+    monkeypatch.setattr(torch.nn.functional, "scaled_dot_product_attention", full)
+    monkeypatch.setattr(torch.nn.attention, "current_flash_attention_impl", lambda: active[-1])
+    monkeypatch.setattr(torch.nn.attention, "activate_flash_attention_impl", active.append)
+    monkeypatch.setattr(torch.nn.attention, "restore_flash_attention_impl", lambda **_: active.append(None))
+    line = choose(SHAPE, tried, torch.float32)
+    assert line.startswith(f"windowed attention: {chosen}") and attention.backend == "varlen"
+    assert all(f"(varlen by {package}: ArithmeticError: differs" in line for package in broken)
+    assert active[-1] == (chosen.split()[-1] if "by" in chosen else None)
+
+
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 @pytest.mark.parametrize("kv_heads", [4, 2])
 @pytest.mark.parametrize("backend", ["varlen", "flex"])

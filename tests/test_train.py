@@ -343,6 +343,14 @@ def test_compiled_training_is_two_graphs_and_learns_what_the_plain_one_does(corp
     assert len(bpb[0]) == 3 and bpb[1] == pytest.approx(bpb[0], rel=1e-4)
 
 
+def test_float8_trains_nearly_as_the_plain_run_does_and_says_what_it_computes(corpus, capsys):
+    flags = [corpus, "--num-iterations=20", "--total-batch-size=256", "--dtype=bfloat16", "--device=cpu"]
+    plain, narrow = run(*flags, "--model-tag=a"), run(*flags, "--fp8", "--model-tag=b")
+    assert "linear layers: 12 in fp8" in capsys.readouterr().out and "12 in fp8" in narrow[0]["kernels"][0]
+    assert losses(narrow) != losses(plain) and losses(narrow)[-1] < 0.8 * losses(narrow)[0]
+    assert losses(narrow) == pytest.approx(losses(plain), rel=0.03)
+
+
 def test_where_memory_ends_one_line_names_the_flag_to_lower(corpus, monkeypatch, capsys):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.\nAnd more of the kind.")

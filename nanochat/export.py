@@ -63,15 +63,14 @@ def weights(model: GPT) -> dict[str, torch.Tensor]:
 
 def fast_tokenizer(tokenizer: Tokenizer, longest: int):
     """The same as transformers' fast tokenizer, with the chat template; longest: tokens of the context."""
-    from tokenizers import AddedToken, normalizers
+    from tokenizers import normalizers
     from transformers import PreTrainedTokenizerFast
     from transformers.convert_slow_tokenizer import TikTokenConverter
     ranks = {tokenizer.decode_bytes([id]): id for id in range(tokenizer.vocab_size - len(SPECIAL_TOKENS))}
     with patch("tiktoken.load.load_tiktoken_bpe", return_value=ranks):  # whose file would be kept in a cache
         fast = TikTokenConverter("ranks", tokenizer.pattern).converted()
     fast.normalizer = normalizers.Replace(2 * UNTYPABLE, UNTYPABLE)     # what the template has doubled
-    names = [marker(name) for name in SPECIAL_TOKENS]
-    fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    fast.add_special_tokens([marker(name) for name in SPECIAL_TOKENS])
     made = PreTrainedTokenizerFast(
         tokenizer_object=fast, bos_token=marker("<|bos|>"), eos_token=marker("<|assistant_end|>"),
         pad_token=marker("<|bos|>"), model_max_length=longest, clean_up_tokenization_spaces=False,
@@ -95,10 +94,9 @@ def some_conversations() -> list[list[dict]]:
     for text, other in zip(texts := some_texts(), texts[1:], strict=False):
         kinds = ("text", "text", "python", "python_output", "text")
         said = zip(kinds, (other, "", text, other, text), strict=True)
-        answer = [{"type": kind, "text": each} for kind, each in said]
-        turns = {"system": text, "user": other, "assistant": answer}
-        messages = [{"role": role, "content": content} for role, content in turns.items()]
-        found.append(messages + [{"role": role, "content": text} for role in ("user", "assistant")])
+        reply = [{"type": kind, "text": each} for kind, each in said]
+        turns = [("system", text), ("user", other), ("assistant", reply), ("user", text), ("assistant", text)]
+        found.append([{"role": role, "content": content} for role, content in turns])
     return found + [messages[1:] for messages in found[:9]]
 
 def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:

@@ -79,7 +79,7 @@ def attempt(function, *args) -> str:
         return json.dumps(function(*args)) + "\n"
     except BaseException as error:                      # SystemExit is an answer like any other
         sys.__excepthook__(type(error), error, error.__traceback__)
-        return json.dumps(["error", type(error).__name__, str(error)[:1000]]) + "\n"
+        return json.dumps(["error", f"{type(error).__name__}: {error}"[:1000]]) + "\n"
 
 def respond(names: dict, name: str, args=None, kwargs=None) -> list:
     """What a name stands for or, given arguments, what it returns."""
@@ -126,7 +126,7 @@ class Worker(dict):
             raise ConnectionError("the program ended itself")
         answer = json.loads(line)
         if answer and answer[0] == "error":
-            raise RuntimeError(": ".join(answer[1:]))
+            raise RuntimeError(answer[1])
         return answer
 
 def judge(rest: int, verdict: int, worker: Worker) -> None:

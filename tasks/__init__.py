@@ -33,11 +33,10 @@ _INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:=(?P<count>\d+)|\*(?P<epochs>\d+))
 def find_tasks(names: str) -> list[Task]:
     """Tasks with questions by comma-separated names of tasks or groups. Dies on a name that is none."""
     known = {name: task for name, task in REGISTRY.items() if task.questions}
-    wanted = [one for name in names.split(",") for one in GROUPS.get(name.strip(), [name.strip()])]
-    for name in wanted:
-        if name not in known:
-            die(f"no task with questions is called {name!r}", f"there are {', '.join([*GROUPS, *known])}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+    asked = [one for name in map(str.strip, names.split(",")) for one in GROUPS.get(name, [name])]
+    if unknown := [name for name in asked if name not in known]:
+        die(f"no task with questions is called {unknown[0]!r}", f"there are {', '.join([*GROUPS, *known])}")
+    return [known[name] for name in dict.fromkeys(asked)]
 
 def find_questions(args: argparse.Namespace, split: str, most: int | None) -> list[tuple[Task, Sequence]]:
     """Tasks of --tasks with their questions. Dies without the data of one, or says so (--allow-missing)."""

@@ -88,8 +88,8 @@ def mixture(recipe: str, split: str = "train", total: int | None = None, seed: i
     counts, missing, parts = {}, "", []
     for match in [_ingredient(item.strip()) for item in MIXTURES.get(recipe, recipe).split("+")]:
         read, epochs = REGISTRY[match["task"]].conversations, int(match["epochs"] or 1)
-        try:
-            read(split, 1, seed, data)                  # validation has the proportions of training
+        try:                                            # validation has the proportions of training
+            read(split, 1, seed, data)                  # but is this split there, too?
             counts[match] = int(match["count"] or len(read("train", None, seed, data)) * epochs)
         except Missing as problem:
             if not allow_missing:

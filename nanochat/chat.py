@@ -27,20 +27,16 @@ def check_conversation(conversation: object, answered: bool | None = True) -> No
     `answered`: True to learn from (the assistant has the last word and says something in it), False to be
     answered (the assistant comes next), None where either will do."""
     messages = conversation.get("messages") if isinstance(conversation, dict) else None
-    if not isinstance(messages, list):
-        raise ValueError('a conversation is an object with a list of "messages"')
-    if not messages:
-        raise ValueError("a conversation needs at least one message")
+    if not isinstance(messages, list) or not messages:
+        raise ValueError('a conversation is an object with a list of "messages", at least one message')
     speaker = None
     for number, message in enumerate(messages, start=1):
         speaker = _check_message(f"message {number}", message, FOLLOWERS[speaker])
-    last = f"message {len(messages)}, the last one, is from {speaker!r}"
-    if answered and speaker != "assistant":
-        raise ValueError(f"{last}, must be from 'assistant'")
+    if answered is not None and answered != (speaker == "assistant"):
+        who = "assistant" if answered else "user"
+        raise ValueError(f"message {len(messages)}, the last one, is from {speaker!r}, must be from {who!r}")
     if answered and not any(map(_teaches, messages)):
         raise ValueError("the assistant says nothing in it")
-    if answered is False and speaker == "assistant":
-        raise ValueError(f"{last} already")
 
 def _check_message(name: str, message: object, allowed: tuple[str, ...]) -> str:
     """Its role; ValueError where it is not a message, or not one of the `allowed` roles."""
@@ -85,8 +81,7 @@ def fit_prompt(tokenizer: Tokenizer, conversation: dict,
     final assistant message (a reference answer) is left out too. Where that is more than `max_tokens` (at
     least 5), the oldest turns go first, then the start of what is left (system message, then question), so
     that the end of the question and the markers always stay. ValueError when it is not a conversation."""
-    if max_tokens is not None and max_tokens < MIN_PROMPT:
-        raise ValueError(f"a prompt needs room for {MIN_PROMPT} tokens, not {max_tokens}")
+    assert max_tokens is None or max_tokens >= MIN_PROMPT, max_tokens
     system, turns = _turns(conversation)
     ids, later, kept = [], [], 0
     for question, answer in [(turns[-1][0], None)] + turns[-2::-1]:                       # newest first

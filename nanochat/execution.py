@@ -3,7 +3,7 @@ sandbox.py.
 
 What is guaranteed where namespaces are (Linux, as root or not; util-linux 2.36): a program reads Python's own
 files and no others, writes into an empty folder that is gone with it, reaches no network and no process, and
-is bounded in time, memory, output, files and threads. All that it started ends with it, and with us. Without
+is bounded in time, memory, output and files. All that it started ends with it, and with us. Without
 namespaces (macOS, most containers) it reads and writes what the user may: run_tests() refuses until
 require_isolation(unsafe=True) was called.
 
@@ -28,14 +28,13 @@ SANDBOX = Path(__file__).with_name("sandbox.py")
 UNSHARE = ["/usr/bin/env", "setpriv", "--pdeathsig=KILL", "unshare", "--mount", "--pid", "--net", "--ipc",
            "--fork", "--kill-child"]
 NOBODY = ["--user", "--map-user=65534", "--map-group=65534", "--keep-caps"]
-FLOOD = 2 ** 20                                         # bytes of output that are too many
 TAIL = 4096                                             # bytes of output that are kept
 _allowed = False                                        # to run without namespaces
 
 @dataclass(frozen=True)
 class Outcome:
     passed: bool
-    reason: str                                         # passed, failed, timeout, memory, output or killed
+    reason: str                                         # passed, failed, timeout or killed
     output: str                                         # the end of what was written, tracebacks included
 
 @cache
@@ -81,10 +80,8 @@ def _run(program: str, tests: str, timeout: float, memory: int, walls: tuple[str
             finally:
                 with suppress(ProcessLookupError, PermissionError):     # macOS forbids it for the dead
                     os.killpg(process.pid, signal.SIGKILL)
-        size = output.seek(0, os.SEEK_END)
-        output.seek(max(0, size - TAIL))
+        output.seek(max(0, output.seek(0, os.SEEK_END) - TAIL))
         end = output.read().decode(errors="replace")
     said, _, reason = verdict.partition(" ")
-    if said != secret or size > FLOOD:
-        reason = "output" if size > FLOOD else "killed"
+    reason = reason if said == secret else "killed"
     return Outcome(reason == "passed", reason, end)

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import tempfile
 from pathlib import Path
+from unittest.mock import patch
 import torch
 from safetensors.torch import load_file, save_file
 from nanochat.chat import render_conversation, render_prompt
@@ -61,27 +62,15 @@ def weights(model: GPT) -> dict[str, torch.Tensor]:
     return found
 
 def fast_tokenizer(tokenizer: Tokenizer, longest: int):
-    """The same tokenizer as transformers' fast one, with the chat template; longest: tokens of the context.
-
-    A pair is merged where its bytes together are a token, the one of lowest rank first, as tiktoken does."""
-    from tokenizers import AddedToken, Regex, decoders, models, normalizers, pre_tokenizers
-    from tokenizers import Tokenizer as Fast
+    """The same as transformers' fast tokenizer, with the chat template; longest: tokens of the context."""
+    from tokenizers import normalizers
     from transformers import PreTrainedTokenizerFast
-    from transformers.convert_slow_tokenizer import bytes_to_unicode
-    letters = bytes_to_unicode()                        # a printable character for each byte
-    def spelled(token: bytes) -> str:
-        return "".join(letters[byte] for byte in token)
+    from transformers.convert_slow_tokenizer import TikTokenConverter
     ranks = {tokenizer.decode_bytes([id]): id for id in range(tokenizer.vocab_size - len(SPECIAL_TOKENS))}
-    pairs = [(token[:cut], token[cut:]) for token in ranks for cut in range(1, len(token))]
-    merges = [(spelled(a), spelled(b)) for a, b in pairs if a in ranks and b in ranks]
-    fast = Fast(models.BPE({spelled(token): id for token, id in ranks.items()}, merges))
+    with patch("tiktoken.load.load_tiktoken_bpe", return_value=ranks):  # whose file would be kept in a cache
+        fast = TikTokenConverter("ranks", tokenizer.pattern).converted()
     fast.normalizer = normalizers.Replace(2 * UNTYPABLE, UNTYPABLE)     # what the template has doubled
-    fast.pre_tokenizer = pre_tokenizers.Sequence([
-        pre_tokenizers.Split(Regex(tokenizer.pattern), "isolated"),
-        pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False)])
-    fast.decoder = decoders.ByteLevel()
-    names = [marker(name) for name in SPECIAL_TOKENS]
-    fast.add_special_tokens([AddedToken(name, special=True, normalized=False) for name in names])
+    fast.add_special_tokens([marker(name) for name in SPECIAL_TOKENS])
     made = PreTrainedTokenizerFast(
         tokenizer_object=fast, bos_token=marker("<|bos|>"), eos_token=marker("<|assistant_end|>"),
         pad_token=marker("<|bos|>"), model_max_length=longest, clean_up_tokenization_spaces=False,
@@ -105,10 +94,9 @@ def some_conversations() -> list[list[dict]]:
     for text, other in zip(texts := some_texts(), texts[1:], strict=False):
         kinds = ("text", "text", "python", "python_output", "text")
         said = zip(kinds, (other, "", text, other, text), strict=True)
-        answer = [{"type": kind, "text": each} for kind, each in said]
-        turns = {"system": text, "user": other, "assistant": answer}
-        messages = [{"role": role, "content": content} for role, content in turns.items()]
-        found.append(messages + [{"role": role, "content": text} for role in ("user", "assistant")])
+        reply = [{"type": kind, "text": each} for kind, each in said]
+        turns = [("system", text), ("user", other), ("assistant", reply), ("user", text), ("assistant", text)]
+        found.append([{"role": role, "content": content} for role, content in turns])
     return found + [messages[1:] for messages in found[:9]]
 
 def write(folder: Path, model: GPT, tokenizer: Tokenizer) -> None:
@@ -131,9 +119,9 @@ def difference(folder: Path, model: GPT, tokenizer: Tokenizer) -> str:
     with tempfile.TemporaryDirectory() as name:
         questions = {"texts": texts, "conversations": talks, "prompts": prompts}
         (Path(name) / "questions.json").write_text(json.dumps(questions))
-        environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
-        environment["HF_MODULES_CACHE"] = name          # where transformers puts code that came with weights
-        command = [sys.executable, "-P", HERE / "hf_answers.py", folder.absolute(), name]
+        # Nothing of ours is imported, and code that came with weights is put where it will go again.
+        environment = os.environ | {"HF_HUB_OFFLINE": "1", "HF_MODULES_CACHE": name}
+        command = [sys.executable, "-EP", HERE / "hf_answers.py", folder.absolute(), name]
         run = subprocess.run(command, cwd=name, env=environment, capture_output=True, text=True)
         if run.returncode:
             return (run.stderr.strip() or f"exit code {run.returncode}").splitlines()[-1]

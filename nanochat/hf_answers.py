@@ -3,7 +3,6 @@ nothing of this repository. export.py asks, and compares with the model that the
 
     python -P nanochat/hf_answers.py FOLDER WORK    # questions.json there -> answers.json, .safetensors"""
 import json
-import os
 import sys
 from pathlib import Path
 import torch
@@ -41,7 +40,6 @@ def logits_of(model, prompts: list[list[int]]) -> dict[str, Tensor]:
     return found | {"generated": added[:, padded.size(1):]}
 
 def main(folder: Path, work: Path) -> None:
-    os.environ["HF_HUB_OFFLINE"] = "1"
     from transformers import AutoModelForCausalLM, AutoTokenizer, logging
     logging.disable_progress_bar()
     questions, found = json.loads((work / "questions.json").read_text()), {}

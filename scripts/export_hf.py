@@ -1,7 +1,7 @@
 """A model as a folder for Hugging Face's transformers, published once it is proved to be the same model.
 
     python -m scripts.export_hf -i sft --out ~/models/almanac           # of the newest model
-    python -m scripts.export_hf --model-tag d12 --out d12-hf --dtype float32
+    python -m scripts.export_hf --model-tag d12 --out d12-hf
     python -m scripts.export_hf --pack --out almanac.nanochat           # one file, for nanochat itself
 A fresh process loads the folder, by transformers alone, and compares tokens, templates and logits with those
 of the model. Where they differ nothing is published, the difference is printed, and the exit code is 2."""
@@ -12,7 +12,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from string import Template
 from nanochat import checkpoint, export, report
-from nanochat.common import DTYPES, compute_dtype, die, new_parser
+from nanochat.common import compute_dtype, die, new_parser
 from nanochat.dist import find_device
 from nanochat.stage import model_dir
 
@@ -22,7 +22,6 @@ def parser() -> argparse.ArgumentParser:
     checkpoint.add_arguments(parser)
     add("--out", type=Path, required=True, help="the folder, or file, to make")
     add("--pack", action="store_true", help="one file instead, for chat_cli --model and chat_web --model")
-    add("--dtype", choices=DTYPES, help="of the weights (default: what the model was trained to compute in)")
     return parser
 
 def card(title: str, model, state: dict) -> str:
@@ -47,7 +46,7 @@ def main(args: argparse.Namespace) -> None:
         print(f"{out}: {out.stat().st_size / 2 ** 20:.1f} MiB, for chat_cli and chat_web --model")
         return
     device = find_device("cpu")                         # where rounding is the same on every machine
-    dtype = compute_dtype(device, args.dtype, checkpoint.read_state(whom)["dtype"])
+    dtype = compute_dtype(device, saved=checkpoint.read_state(whom)["dtype"])
     model, tokenizer, state = checkpoint.load(whom, device, dtype)
     model = model.for_inference()
     with tempfile.TemporaryDirectory(prefix=f".{out.name}.", dir=out.parent) as temporary:

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from nanochat.common import die, require_positive
 from tasks import almanac, arc, customjson, gsm8k, humaneval, mmlu, smoltalk, spellingbee
-from tasks.common import Missing, Part, Task, TaskMixture, fingerprint, shares
+from tasks.common import Missing, Part, Task, TaskMixture
 
 FILES = (almanac, arc, mmlu, gsm8k, humaneval, smoltalk, spellingbee)
 REGISTRY = {task.name: task for file in FILES for task in file.TASKS}
@@ -33,11 +33,10 @@ _INGREDIENT = re.compile(r"(?P<task>[\w-]+)(?:=(?P<count>\d+)|\*(?P<epochs>\d+))
 def find_tasks(names: str) -> list[Task]:
     """Tasks with questions by comma-separated names of tasks or groups. Dies on a name that is none."""
     known = {name: task for name, task in REGISTRY.items() if task.questions}
-    wanted = [one for name in names.split(",") for one in GROUPS.get(name.strip(), [name.strip()])]
-    for name in wanted:
-        if name not in known:
-            die(f"no task with questions is called {name!r}", f"there are {', '.join([*GROUPS, *known])}")
-    return [known[name] for name in dict.fromkeys(wanted)]
+    asked = [one for name in map(str.strip, names.split(",")) for one in GROUPS.get(name, [name])]
+    if unknown := [name for name in asked if name not in known]:
+        die(f"no task with questions is called {unknown[0]!r}", f"there are {', '.join([*GROUPS, *known])}")
+    return [known[name] for name in dict.fromkeys(asked)]
 
 def find_questions(args: argparse.Namespace, split: str, most: int | None) -> list[tuple[Task, Sequence]]:
     """Tasks of --tasks with their questions. Dies without the data of one, or says so (--allow-missing)."""
@@ -83,24 +82,25 @@ def mixtures(args: argparse.Namespace, seed: int) -> tuple[TaskMixture, TaskMixt
 
 def mixture(recipe: str, split: str = "train", total: int | None = None, seed: int = 0,
             own: Sequence[Part] = (), data: Path | None = None, allow_missing: bool = False) -> TaskMixture:
-    """A mixture by name or recipe: `total` conversations of a split (default: as many as it says; zero or
-    less is none), and your `own` on top. Dies on a recipe that is none, and where the data of a task cannot
-    be had unless `allow_missing`; `identity` then names what is missing."""
+    """A mixture by name or recipe: about `total` conversations of a split, in its proportions (default: as
+    many as it says; zero or less is none), and your `own` on top. Dies on a recipe that is none, and where
+    the data of a task cannot be had unless `allow_missing`; `identity` then names what is missing."""
     counts, missing, parts = {}, "", []
     for match in [_ingredient(item.strip()) for item in MIXTURES.get(recipe, recipe).split("+")]:
+        read, epochs = REGISTRY[match["task"]].conversations, int(match["epochs"] or 1)
         try:                                            # validation has the proportions of training
-            found = _load(match["task"], "train", 1 if match["count"] else None, seed, data)
-            counts[match] = int(match["count"] or len(found) * int(match["epochs"] or 1))
-            _load(match["task"], split, 1, seed, data)  # is this split there, too?
+            read(split, 1, seed, data)                  # but is this split there, too?
+            counts[match] = int(match["count"] or len(read("train", None, seed, data)) * epochs)
         except Missing as problem:
             if not allow_missing:
                 die(f"task {match['task']}: {problem}", hint=REMEDY)
             missing += f"; without {match['task']}: {problem}"
-    if total is not None and any(counts.values()):
-        counts = shares(counts, max(0, total))
+    if total is not None:
+        whole = max(1, sum(counts.values()))
+        counts = {match: round(max(0, total) * count / whole) for match, count in counts.items()}
     for match in filter(counts.get, counts):
-        found = _load(match["task"], split, counts[match], seed, data)
-        parts.append(Part(f"{match['task']}-{fingerprint(found)}", found, counts[match]))
+        found = REGISTRY[match["task"]].conversations(split, counts[match], seed, data)
+        parts.append(Part(match["task"], found, counts[match]))
     made = TaskMixture([*parts, *own], seed)
     made.identity += missing
     return made
@@ -112,9 +112,3 @@ def _ingredient(text: str) -> re.Match:
         die(f"{text!r} is no mixture and no task to learn from",
             hint=f"--mixture takes: {', '.join(MIXTURES)}, or a recipe of {', '.join(taught)}")
     return match
-
-def _load(name: str, split: str, most: int | None, seed: int, data: Path | None) -> Sequence[dict]:
-    found = REGISTRY[name].conversations(split, most, seed, data)
-    if not found:
-        die(f"task {name} has no conversations in its {split} split")
-    return found

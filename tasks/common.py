@@ -1,23 +1,16 @@
 """What a task is, what a mixture of conversations is, and how the hub's sets are read."""
-import json
 import random
 import re
-import sys
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from decimal import Decimal
 from functools import cache
-from itertools import chain
-from operator import getitem
 from pathlib import Path
 from unittest.mock import patch
-from nanochat.common import sha256
 
 USUAL = 10_000                                          # conversations or questions, where a task makes them
-PROBES = 100                                            # conversations that a fingerprint looks at, about
-_MONEY = r"[\s*$\u20ac\u00a3]*+"                         # possessive: a reply of signs takes no time
-_FINAL_NUMBER = re.compile(rf"####{_MONEY}(?P<sign>-?){_MONEY}(?P<number>[0-9]+(?:\.[0-9]+)?|\.[0-9]+)")
+_FINAL_NUMBER = re.compile(r"####\s*(-?(?:[0-9]+(?:\.[0-9]+)?|\.[0-9]+))")
 
 # (split, at most, seed, folder with task data or None for the hub) -> conversations or questions. Splits are
 # "train", "val" and "test"; at most None: all that there are, or, where they are made, as many as usual.
@@ -56,9 +49,8 @@ class Rows(Sequence):
         return len(self.which)
 
     def __getitem__(self, index: int):
-        start = self.which[index]
-        for place in chain(range(start, len(self.rows)), range(start)):
-            if (made := self.convert(self.rows[place])) is not None:
+        for place in range(self.which[index], self.which[index] + len(self.rows)):
+            if (made := self.convert(self.rows[place % len(self.rows)])) is not None:
                 return made
         raise Missing(f"none of {len(self.rows):,} rows can be used")
 
@@ -68,7 +60,7 @@ class TaskMixture(Rows):
     def __init__(self, parts: Sequence[Part], seed: int):
         every = [(part.conversations, number % len(part.conversations))
                  for part in parts for number in range(part.count)]
-        super().__init__(every, lambda place: getitem(*place), shuffled(len(every), seed))
+        super().__init__(every, lambda place: place[0][place[1]], shuffled(len(every), seed))
         names = [f"{part.count:,} of {part.name}" for part in parts if part.count]
         self.identity = f"{' + '.join(names) or 'nothing'}, seed {seed}"
 
@@ -79,11 +71,6 @@ def hub_rows(repository: str, config: str, split: str, data: Path | None):
     <set>/<config>/<split>*.parquet. Missing where it is in neither."""
     try:
         import datasets
-        import huggingface_hub
-        for library in (datasets, huggingface_hub):
-            library.utils.logging.set_verbosity_error()         # what goes wrong is an exception anyway
-            if not sys.stderr.isatty():                         # a bar fills a log file
-                library.utils.disable_progress_bars()
         if data is not None:
             folder = data / repository.split("/")[-1] / config
             if not (files := sorted(map(str, folder.glob(f"{split}*.parquet")))):
@@ -116,7 +103,7 @@ def choice_question(question: str, letters: Sequence[str], choices: Sequence[str
     joins " (" with what follows: the letter is a token of its own."""
     lines = [f"- {choice.strip()} ({letter})" for choice, letter in zip(choices, letters, strict=True)]
     text = [question.strip(), *lines, "Which one is right? Reply with its letter and no more."]
-    return asked("\n".join(text), letters=list(letters), choices=list(choices), answer=answer)
+    return asked("\n".join(text), letters=list(letters), answer=answer)
 
 def choice_task(name: str, repository: str, config: str, question: Callable, **names: str) -> Task:
     """A task of multiple choice questions, one per row."""
@@ -131,38 +118,20 @@ def answered(question: dict, content: str | list[dict]) -> dict:
     return {"messages": [*question["conversation"]["messages"], {"role": "assistant", "content": content}]}
 
 def names_letter(question: dict, reply: str) -> bool:
-    """Whether a free reply is the right letter: alone, with punctuation behind it, or with its choice."""
-    letter, letters = question["answer"], question["letters"]
-    choice = question["choices"][letters.index(letter)].strip()
-    expected = rf"{re.escape(letter)}(?:[^\w\s]|\s*$|\s+{re.escape(choice)})"
-    return re.match(expected, reply.strip().lstrip("(*")) is not None
+    """Whether a free reply begins with the right letter, not with a word: "A whale is ..."."""
+    return re.match(rf"[\s(*]*{re.escape(question['answer'])}(?:[^\w\s]|\s*$)", reply) is not None
 
 def names_number(question: dict, reply: str) -> bool:
     """Whether a reply ends in the right number. Numbers are compared, not texts: 18.0 is 18."""
     return number_behind_hashes(reply) == Decimal(question["answer"])
 
 def number_behind_hashes(text: str) -> Decimal | None:
-    """The number behind the first ####, as GSM8K's makers judge. Commas, currency signs and last dots go."""
-    match = _FINAL_NUMBER.search(text.replace(",", "").replace("\u2212", "-"))
-    return Decimal(match["sign"] + match["number"]) if match else None
+    """The number behind the first ####, as GSM8K's makers judge. Commas, currency and bold signs go."""
+    match = _FINAL_NUMBER.search(re.sub(r"[,$\u20ac\u00a3*]", "", text).replace("\u2212", "-"))
+    return Decimal(match[1]) if match else None
 
 def shuffled(count: int, seed: int) -> list[int]:
     """0 .. count - 1 in the same order everywhere: of its dice, Python promises to keep random() alone."""
     dice = random.Random(f"mixture {seed}")
     keys = [dice.random() for _ in range(count)]
     return sorted(range(count), key=keys.__getitem__)
-
-def shares(recipe: dict[str, int], total: int) -> dict[str, int]:
-    """`total` in the proportions of the recipe, in whole numbers; the largest fractions are rounded up."""
-    whole = sum(recipe.values())
-    counts = {name: total * amount // whole for name, amount in recipe.items()}
-    by_fraction = sorted(recipe, key=lambda name: total * recipe[name] % whole, reverse=True)
-    for name in by_fraction[:total - sum(counts.values())]:
-        counts[name] += 1
-    return counts
-
-def fingerprint(conversations: Sequence[dict]) -> str:
-    """Eight hex digits for what the conversations are, by a few evenly spaced ones: there may be millions."""
-    stride = max(1, len(conversations) // PROBES)
-    seen = [conversations[index] for index in range(0, len(conversations), stride)]
-    return sha256(json.dumps(seen).encode())[:8]

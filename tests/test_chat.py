@@ -179,13 +179,13 @@ def test_what_is_no_conversation_is_refused_with_a_reason_wherever_it_comes_in(c
 
 @pytest.mark.parametrize("messages, to_learn, to_answer", [
     ([HI], "the last one, is from 'user'", None), ([SYSTEM], "the last one, is from 'system'", None),
-    ([SYSTEM, HI, YO], None, "from 'assistant' already"), ([HI, YO, HI], "message 3, the last one", None),
-    ([HI, {"role": "assistant", "content": ""}], "says nothing", "already"),
-    ([HI, {"role": "assistant", "content": " \n"}], "says nothing", "already"),
-    ([HI, {"role": "assistant", "content": []}], "says nothing", "already"),
-    ([HI, {"role": "assistant", "content": TOOL[2:3]}], "says nothing", "already"),     # what a tool says
-    ([HI, {"role": "assistant", "content": TOOL[1:2]}], None, "already"),
-    ([HI, YO, HI, {"role": "assistant", "content": ""}], None, "already"),
+    ([SYSTEM, HI, YO], None, "must be from 'user'"), ([HI, YO, HI], "message 3, the last one", None),
+    ([HI, {"role": "assistant", "content": ""}], "says nothing", "must be from 'user'"),
+    ([HI, {"role": "assistant", "content": " \n"}], "says nothing", "must be from 'user'"),
+    ([HI, {"role": "assistant", "content": []}], "says nothing", "must be from 'user'"),
+    ([HI, {"role": "assistant", "content": TOOL[2:3]}], "says nothing", "must be from 'user'"),   # a tool's
+    ([HI, {"role": "assistant", "content": TOOL[1:2]}], None, "must be from 'user'"),
+    ([HI, YO, HI, {"role": "assistant", "content": ""}], None, "must be from 'user'"),
 ])
 def test_what_is_learned_ends_in_an_answer_and_what_is_answered_does_not(messages, to_learn, to_answer):
     check_conversation({"messages": messages}, answered=None)
@@ -199,5 +199,3 @@ def test_what_is_learned_ends_in_an_answer_and_what_is_answered_does_not(message
 
 def test_a_string_is_one_part_of_text():
     assert as_parts("Hi") == [{"type": "text", "text": "Hi"}]
-    with pytest.raises(ValueError, match="room for 5"):
-        render_prompt(tokenizer(), chat("Hi"), 4)

@@ -150,7 +150,7 @@ def test_every_field_of_the_official_client_is_understood_or_harmless_or_refused
     ({"messages": [{"role": "user", "content": "", "audio": 1}]}, None, "audio is not supported"),
     ({"messages": SAID["messages"] * 2}, None, "take turns"),
     ({"messages": SAID["messages"] * 2000}, "messages", "at most 1000"),
-    ({"messages": [*SAID["messages"], {"role": "assistant", "content": "x"}]}, None, "'assistant' already"),
+    ({"messages": [*SAID["messages"], {"role": "assistant", "content": "x"}]}, None, "must be from 'user'"),
     ({"messages": [{"role": "user", "content": [{"type": "image_url"}]}]}, None, "a part must"),
     ({"messages": [{"role": "user", "content": PARTS}]}, None, "cannot call the tool"),
     ({"temperature": -1}, "temperature", "is -1"), ({"temperature": "hot"}, "temperature", "number"),

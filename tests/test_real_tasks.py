@@ -190,8 +190,9 @@ def test_the_almanacs_tokenizer_too_has_the_letter_alone_and_would_not_behind_an
 
 
 @pytest.mark.parametrize("reply, right", [
-    ("B", True), (" B\n", True), ("B.", True), ("B) Mars", True), ("(B)", True), ("B Mars", True),
-    ("**B**", True), ("B: it is Mars", True), ("", False), ("A", False), ("b", False), ("Bees", False),
+    ("B", True), (" B\n", True), ("B.", True), ("B) Mars", True), ("(B)", True),
+    ("**B**", True), ("B: it is Mars", True), ("B bee", False),
+    ("", False), ("A", False), ("b", False), ("Bees", False),
     ("B the Moon", False), ("BMars", False),
     ("Mars", False), ("AB", False), ("A or B", False), ("B2", False),
 ])
@@ -362,7 +363,7 @@ def test_the_webs_mixtures_are_made_of_their_tasks(data, words):
     for name, parts in (("web-mid", 5), ("web-sft", 6)):
         for split in ("train", "val"):
             mix = tasks.mixture(name, split, total=60, data=data)
-            assert len(mix) == 60 and 2 <= mix.identity.count(" of ") <= parts
+            assert abs(len(mix) - 60) <= 2 <= mix.identity.count(" of ") <= parts
             for conversation in mix:
                 check_conversation(conversation, answered=True)
 
@@ -375,7 +376,7 @@ def test_the_webs_mixtures_are_made_of_their_tasks(data, words):
 def test_a_recipe_says_how_many_of_what(data, recipe, total, expected):
     mix = tasks.mixture(recipe, "train", total, data=data)
     found = Counter()
-    for count, name in re.findall(r"([\d,]+) of ([a-z0-9-]+)-[0-9a-f]{8}", mix.identity):
+    for count, name in re.findall(r"([\d,]+) of ([a-z0-9-]+)", mix.identity):
         found[name] += int(count)
     assert found == expected and len(mix) == sum(expected.values())
 
@@ -406,7 +407,7 @@ def test_what_is_missing_dies_or_is_named_and_left_out(data, capsys):
     assert len(mix) == 4 and "without simplespelling: no list of English words" in mix.identity
 
 
-def test_a_folder_without_a_set_or_with_a_damaged_one_is_named(tmp_path):
+def test_a_folder_without_a_set_or_with_a_damaged_or_an_empty_one_is_named(tmp_path):
     folder = tmp_path / "gsm8k" / "main"
     with pytest.raises(Missing, match=r"openai/gsm8k \(main, test\): there is no .*/gsm8k/main/test"):
         asked("gsm8k", "test", tmp_path)
@@ -414,6 +415,9 @@ def test_a_folder_without_a_set_or_with_a_damaged_one_is_named(tmp_path):
     (folder / "train.parquet").write_bytes(b"PAR1 what")
     with pytest.raises(Missing, match=r"openai/gsm8k \(main, train\): "):
         asked("gsm8k", "train", tmp_path)
+    pq.write_table(pa.Table.from_pylist(GSM8K_ROWS)[:0], folder / "test.parquet")
+    with pytest.raises(Missing, match=r"openai/gsm8k \(main, test\): "):
+        asked("gsm8k", "test", tmp_path)
 
 
 @pytest.mark.parametrize("flags, complaint", [

@@ -11,12 +11,6 @@ use rustc_hash::FxHashMap;
 use std::cmp::Reverse;
 use std::collections::BinaryHeap;
 type Id = u32;
-type Key = u64; // a pair of ids, ordered as the pair is
-
-fn key(left: Id, right: Id) -> Key {
-    Key::from(left) << 32 | Key::from(right)
-}
-
 const EDGE: Id = Id::MAX; // between words
 const INSIDE: Id = Id::MAX - 1; // where a token used to start
 const PREFETCH: usize = 12; // how many of a pair's slots are loaded before they are needed
@@ -52,8 +46,8 @@ struct Merger {
     symbols: Vec<Id>,
     runs: Vec<(u32, u64)>, // words lie sorted by count: (slot where a run of equal counts ends, count)
     lengths: Vec<u32>,     // of each token, in bytes
-    pairs: FxHashMap<Key, Pair>,
-    heap: BinaryHeap<(u64, Reverse<Key>)>, // largest count first, ties to the smaller pair
+    pairs: FxHashMap<(Id, Id), Pair>,
+    heap: BinaryHeap<(u64, Reverse<(Id, Id)>)>, // largest count first, ties to the smaller pair
     floor: u64, // no pair that occurs less often will ever be merged, see `new`
 }
 
@@ -88,41 +82,31 @@ impl Merger {
     /// than that are done, one of the first `wanted` words is not a token yet, as each needs a token of its own.
     /// So it still has a pair, which occurs at least as often as the word, as the most frequent pair then does.
     fn new(words: Words, wanted: usize) -> Result<Self, Error> {
-        // How many slots the words of each count fill. A low count has very many words, a high one often one.
-        let mut fills: FxHashMap<u64, (usize, usize)> = FxHashMap::default(); // count -> (slots, words)
+        let (mut bytes, mut longer) = (Vec::new(), Vec::new()); // than one byte: (count, place in `bytes`)
         words.each(|word, count| {
             if word.len() > 1 {
-                let fill = fills.entry(count).or_default();
-                fill.0 += word.len() + 1;
-                fill.1 += 1;
+                longer.push((count, bytes.len()..bytes.len() + word.len()));
+                bytes.extend_from_slice(word);
             }
         });
-        let mut fills: Vec<_> = fills.into_iter().collect();
-        fills.sort_unstable_by_key(|&(count, _)| Reverse(count));
-        let (mut runs, mut next, mut size, mut rank, mut floor) = (Vec::new(), FxHashMap::default(), 1, 0, 1);
-        for &(count, (slots, words)) in &fills {
-            next.insert(count, size);
-            size += slots;
-            runs.push((size as u32, count));
-            if rank < wanted {
-                floor = count;
-                rank += words;
-            }
-        }
+        drop(words); // before the pairs take their place
+        longer.sort_unstable_by_key(|&(count, _)| Reverse(count));
+        let floor = longer.get(wanted).or(longer.last()).map_or(1, |&(count, _)| count);
+        let size = 1 + bytes.len() + longer.len();
         if size > INSIDE as usize - 512 {
             let why = "more than 4 GiB of distinct words; does the pattern split at all?";
             return Err(Error(why.into())); // there must be as many new ids as slots
         }
-        let mut symbols = vec![EDGE; size];
-        words.each(|word, count| {
-            if let (true, Some(at)) = (word.len() > 1, next.get_mut(&count)) {
-                for (symbol, &byte) in symbols[*at..].iter_mut().zip(word) {
-                    *symbol = Id::from(byte);
-                }
-                *at += word.len() + 1;
+        let (mut symbols, mut runs) = (Vec::with_capacity(size), Vec::<(u32, u64)>::new());
+        symbols.push(EDGE);
+        for (count, place) in longer {
+            symbols.extend(bytes[place].iter().map(|&byte| Id::from(byte)));
+            symbols.push(EDGE);
+            match runs.last_mut() {
+                Some(run) if run.1 == count => run.0 = symbols.len() as u32,
+                _ => runs.push((symbols.len() as u32, count)),
             }
-        });
-        drop(words); // before the pairs take their place
+        }
         let mut merger =
             Self { symbols, runs, lengths: vec![1; 256], pairs: FxHashMap::default(), heap: BinaryHeap::new(), floor };
         let (mut bytes, mut runs) = (Side::new(1 << 16), &merger.runs[..]);
@@ -131,11 +115,11 @@ impl Merger {
                 bytes.record(pair[0] << 8 | pair[1], slot as u32, count_at(&mut runs, slot as u32));
             }
         }
-        merger.create(&bytes, |pair| key(pair >> 8, pair & 0xFF));
+        merger.create(&bytes, |pair| (pair >> 8, pair & 0xFF));
         Ok(merger)
     }
     /// The most frequent pair; None when every word is one token.
-    fn best(&mut self) -> Option<Key> {
+    fn best(&mut self) -> Option<(Id, Id)> {
         while let Some((count, Reverse(pair))) = self.heap.pop() {
             match self.pairs.get(&pair) {
                 Some(found) if found.count == count => return Some(pair),
@@ -145,9 +129,8 @@ impl Merger {
         }
         None
     }
-    fn merge(&mut self, pair: Key, left: &mut Side, right: &mut Side) -> (Id, Id) {
-        let slots = self.pairs.remove(&pair).unwrap_or_default().slots;
-        let (a, b) = ((pair >> 32) as Id, pair as Id);
+    fn merge(&mut self, (a, b): (Id, Id), left: &mut Side, right: &mut Side) -> (Id, Id) {
+        let slots = self.pairs.remove(&(a, b)).unwrap_or_default().slots;
         let new = self.lengths.len() as Id;
         let (a_length, b_length) = (self.lengths[a as usize], self.lengths[b as usize]);
         self.lengths.push(a_length + b_length);
@@ -174,14 +157,14 @@ impl Merger {
             }
         }
         // First what arises, then what vanishes: in a run like aaaa, (aa, a) does both.
-        self.create(left, |id| key(id, new));
-        self.create(right, |id| key(new, id));
-        self.reduce(left, |id| key(id, a));
-        self.reduce(right, |id| key(b, id));
+        self.create(left, |id| (id, new));
+        self.create(right, |id| (new, id));
+        self.reduce(left, |id| (id, a));
+        self.reduce(right, |id| (b, id));
         (a, b)
     }
     /// Keeps what arose, unless it is too rare to be merged.
-    fn create(&mut self, side: &Side, pair: impl Fn(Id) -> Key) {
+    fn create(&mut self, side: &Side, pair: impl Fn(Id) -> (Id, Id)) {
         for &id in &side.touched {
             let arisen = &side.pairs[id as usize];
             if arisen.count >= self.floor {
@@ -191,7 +174,7 @@ impl Merger {
         }
     }
     /// Takes what vanished from the counts of the pairs that stood there, and empties the side.
-    fn reduce(&mut self, side: &mut Side, pair: impl Fn(Id) -> Key) {
+    fn reduce(&mut self, side: &mut Side, pair: impl Fn(Id) -> (Id, Id)) {
         for id in side.touched.drain(..) {
             let arisen = &mut side.pairs[id as usize];
             if let Some(found) = self.pairs.get_mut(&pair(id)) {

@@ -19,7 +19,7 @@ import numpy as np
 from nanochat.checkpoint import find, read_state
 from nanochat.common import RunLog, atomic_write, base_dir, die, new_parser
 from nanochat.evals import Z, percent, ratio
-from nanochat.stage import git, model_dir
+from nanochat.stage import model_dir
 
 TRAINING = ("base", "mid", "sft", "rl")
 STAGES = ("base", "base_eval", "mid", "sft", "rl", "eval")
@@ -227,12 +227,6 @@ def tokenizer_table() -> str:
     return table([{"bytes per token": kind} | {name: f"{each[kind]:.2f}" for name, each in sizes.items()}
                   for kind in next(iter(sizes.values()), ())])
 
-def code_line() -> str:
-    """Lines and files of this repository, of what git knows."""
-    found = git("grep -c '' -- '*.py' '*.rs' '*.sh' '*.html'").splitlines()
-    lines = [int(line.rpartition(":")[2]) for line in found]
-    return f"{sum(lines):,} lines in {len(lines)} files." if lines else ""
-
 def plot(name: str, draw: Callable, width: float = 5.2, height: float = 2.7) -> str:
     """SVG of what draw(figure) draws, to be read on light and on dark, alone and in a page, where its `name`
     keeps its ids apart from others'. Sizes are in inches. Nothing without matplotlib."""
@@ -288,7 +282,7 @@ def blocks_of(runs: Sequence[Run], dollars: float | None = None, plots: Iterable
     for run in runs[1:]:
         title = f"{run.tag} minus {runs[0].tag}, on the same text and questions"
         blocks += section(title, difference_table(runs[0], run), note)
-    return blocks + section("Tokenizer", tokenizer_table()) + section("Code", code_line())
+    return blocks + section("Tokenizer", tokenizer_table())
 
 def markdown(blocks: list[str]) -> str:
     return "\n\n".join(blocks) + "\n"

@@ -53,7 +53,6 @@ class Stage:
         self.directory, self.log_file = model_dir(tag) / name, RunLog(model_dir(tag) / f"{name}.jsonl")
         self.started = time.perf_counter()
         self.stop_signal = 0                                          # of SIGINT or SIGTERM, once one came
-        self.rows: int | None = None                                  # of a micro-batch, once it is known
         self._handlers, self._wandb = {}, None
 
     @property
@@ -95,7 +94,6 @@ class Stage:
                                          config=vars(self.args))
             except Exception as error:                                # not there, not logged in, no network
                 print(f"wandb is off, the JSONL log goes on: {error}", file=sys.stderr)
-        self.rows = facts.get("rows")
         line = f"{self.device_name} | {self.world} | {self.dtype_name} | {about}" if about else ""
         self.log(line, event="begin", time=time.time(), argv=sys.argv, args=vars(self.args),
                  git=git("rev-parse HEAD") or None, device=self.device_name, world_size=self.world.size,
@@ -111,12 +109,6 @@ class Stage:
             raise KeyboardInterrupt
         self.stop_signal = signum
         self.print(f"\n{signal.Signals(signum).name}: finishing this step, then saving")
-
-    def smaller(self) -> str:
-        """Which flags take less memory."""
-        flags = [name for name in ("device_batch_size", "rollout_batch", "batch_size") if name in self.args]
-        named = " or ".join(f"--{name.replace('_', '-')}" for name in flags) or "--max-seq-len"
-        return f"lower {named}" + (f" (micro-batches had {self.rows} rows)" if self.rows else "")
 
     def close(self) -> None:
         """Signals as before, and the last record of a run: its time, and its peak memory in bytes."""
@@ -142,7 +134,8 @@ def open_stage(name: str, args: argparse.Namespace, tag: str,
         try:
             yield stage
         except torch.OutOfMemoryError as error:
-            die(f"{stage.device_name} ran out of memory: {str(error).splitlines()[0]}", stage.smaller())
+            flag = "--batch-size" if "batch_size" in args else "--device-batch-size"
+            die(f"{stage.device_name} ran out of memory: {str(error).splitlines()[0]}", f"lower {flag}")
         world.barrier()                                               # who leaves first, cuts the others off
     except BaseException as error:
         stage.close()

@@ -5,11 +5,9 @@ import json
 import random
 import re
 import statistics
-import subprocess
 import sys
 from collections import Counter
 from html.parser import HTMLParser
-from pathlib import Path
 from xml.etree import ElementTree
 import pytest
 from nanochat import report
@@ -242,15 +240,6 @@ def test_a_csv_has_a_row_per_model_and_empty_cells_for_what_is_unknown(write, tm
         "loss": str(8 / 60), "val_bpb": "1.4", "val_bpb_error": "0.01", "core": "", "core_error": ""}
     known = {key for key, value in other.items() if value}
     assert known == {"tag", "core", "core_error"} and (tmp_path / "out/report.html").exists()
-
-
-def test_files_and_lines_of_the_code_are_counted():
-    root = Path(report.__file__).parent.parent
-    known = subprocess.run(["git", "ls-files"], cwd=root, capture_output=True, text=True).stdout.splitlines()
-    code = [root / name for name in known if "/" in name and name.endswith((".py", ".rs", ".sh", ".html"))]
-    code = [path for path in code if path.read_text()]  # scripts/__init__.py has no line
-    lines = sum(len(path.read_text().splitlines()) for path in code)
-    assert not code or report.code_line().startswith(f"{lines:,} lines in {len(code)} files.")
 
 
 # The two files

@@ -3,7 +3,7 @@ what comes after.
 
 Full causal layers use PyTorch's fused kernels. Windowed layers use what `backend` names, which a training run
 sets once, by choose(): whatever it is, the cost is T * window and no layer makes a mask that is T x T."""
-from functools import partial
+from collections.abc import Callable
 from importlib.util import find_spec
 import torch
 import torch.nn.functional as F
@@ -15,7 +15,6 @@ from nanochat.scaling import Shape
 
 FLASH = {"FA3": "flash_attn_interface", "FA4": "flash_attn"}        # packages that PyTorch knows: modules
 backend = "blocks"              # a key of BACKENDS
-_masks = {}                     # (T, window) -> FlexAttention's BlockMask, made outside of compiled code
 
 def attend(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
     """Causal attention over whole rows. q (B, T, H, D), k and v (B, T, K, D) with K dividing H -> (B, T, H,
@@ -52,11 +51,13 @@ def _varlen(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> t
     return y.unflatten(0, (B, T)).transpose(1, 2)
 
 def _flex(q: torch.Tensor, k: torch.Tensor, v: torch.Tensor, window: int) -> torch.Tensor:
-    """FlexAttention where it is compiled (else it is slow) and has a mask for T; blocks elsewhere."""
-    if not torch.compiler.is_compiling() or (q.size(2), window) not in _masks:
+    """FlexAttention where it is compiled, which skips blocks, too; else it would make all scores."""
+    if not torch.compiler.is_compiling():
         return _blocks(q, k, v, window)
-    from torch.nn.attention.flex_attention import flex_attention
-    return flex_attention(q, k, v, block_mask=_masks[q.size(2), window], enable_gqa=q.size(1) != k.size(1))
+    from torch.nn.attention.flex_attention import create_block_mask, flex_attention
+    T = q.size(2)
+    mask = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j <= window), None, None, T, T, q.device)
+    return flex_attention(q, k, v, block_mask=mask, enable_gqa=q.size(1) != k.size(1))
 
 BACKENDS = {"varlen": _varlen, "flex": _flex, "blocks": _blocks}    # of q (B, H, T, D), k, v (B, K, T, D)
 
@@ -66,24 +67,19 @@ def choose(shape: Shape, device: torch.device, dtype: torch.dtype) -> str:
     full attention in it; not much, as windows that are off by one token shall be seen (they differ by 3%)."""
     global backend
     T, window, name, why = shape.sequence_len, min(shape.windows), "blocks", ""
-    def varlen(package: str | None, *qkv: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling() and flash.current_flash_attention_impl() != package:
-            flash.restore_flash_attention_impl(_raise_warn=False)
-            if package:
-                flash.activate_flash_attention_impl(package)
-        return _varlen(*qkv, window) + 0.2 * _full(*qkv)
-    def flex(*qkv: torch.Tensor) -> torch.Tensor:
-        if not torch.compiler.is_compiling():
-            from torch.nn.attention.flex_attention import create_block_mask
-            _masks[T, window] = create_block_mask(lambda b, h, i, j: (i >= j) & (i - j <= window), None, None,
-                                                  T, T, device=qkv[0].device)
-        return _flex(*qkv, window) + 0.2 * _full(*qkv)
+    def tried(name: str, package: str | None = None) -> Callable:
+        def run(*qkv: torch.Tensor) -> torch.Tensor:
+            if not torch.compiler.is_compiling() and flash.current_flash_attention_impl() != package:
+                flash.restore_flash_attention_impl(_raise_warn=False)
+                if package:
+                    flash.activate_flash_attention_impl(package)
+            return BACKENDS[name](*qkv, window) + 0.2 * _full(*qkv)
+        return run
     if device.type == "cuda" and window < T - 1:
-        candidates = {f"varlen by {package}": partial(varlen, package) for package, module in FLASH.items()
-                      if find_spec(module)} | {"varlen": partial(varlen, None), "flex": flex}
+        candidates = {f"varlen by {package}": tried("varlen", package) for package, module in FLASH.items()
+                      if find_spec(module)} | {"varlen": tried("varlen"), "flex": tried("flex")}
         shapes = [(2, heads, T, shape.head_dim) for heads in (shape.n_head, shape.n_kv_head, shape.n_kv_head)]
-        found, why = probe(candidates, lambda *qkv: _blocks(*qkv, window) + 0.2 * _full(*qkv), shapes, device,
-                           dtype, tolerance=0.02)
+        found, why = probe(candidates, tried("blocks"), shapes, device, dtype, tolerance=0.02)
         name = found or "blocks"
     backend = name.split()[0]
     return f"windowed attention: {name}{why}"

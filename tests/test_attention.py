@@ -37,7 +37,7 @@ def packed_naive(q, k, v, ends_q, ends_k, longest_q, longest_k, *, window_size=(
 @pytest.fixture(autouse=True)
 def plain_afterwards(monkeypatch):
     monkeypatch.setattr(attention, "backend", "blocks")
-    monkeypatch.setattr(attention, "_masks", {})
+    torch._dynamo.reset()                               # else many trials are taken for one that goes wrong
 
 
 @pytest.fixture
@@ -124,13 +124,11 @@ def test_flex_attention_and_its_gradients_match_an_explicit_mask(T, window, kv_h
     assert "flex_attention" in kernels and not any("scaled_dot_product" in each for each in kernels)
 
 
-def test_flex_attention_is_blocks_in_eager_code_and_for_other_lengths(tried, varlen, flex_with_gradients,
-                                                                          monkeypatch):
+def test_flex_attention_is_blocks_in_eager_code(tried, varlen, flex_with_gradients, monkeypatch):
     varlen(None)
     assert "attention: flex" in choose(SHAPE, tried, torch.float32)
     monkeypatch.setattr(torch.nn.attention.flex_attention, "flex_attention", None)
     check(attend, 200, 128, 4, 2)
-    check(torch.compile(attend, backend="eager", fullgraph=True, dynamic=False), 180, 128, 4, 2)
 
 
 @pytest.mark.parametrize("device, pattern", [("cpu", "SL"), ("mps", "SL"), ("cuda", "L")])
@@ -161,7 +159,7 @@ def test_where_all_fail_blocks_stay_and_the_line_says_why(tried, varlen, monkeyp
     def fails(*args, **more):
         raise RuntimeError("no kernel image\nmany more lines")
     varlen(fails)
-    monkeypatch.setattr(torch.nn.attention.flex_attention, "create_block_mask", fails)
+    monkeypatch.setitem(attention.BACKENDS, "flex", fails)
     reason = "RuntimeError: no kernel image"
     line = f"windowed attention: blocks (varlen: {reason}) (flex: {reason})"
     assert choose(SHAPE, tried, torch.float32) == line and attention.backend == "blocks"
@@ -194,7 +192,7 @@ def test_installed_packages_are_tried_first_and_given_back_where_full_layers_fai
 def test_a_gpu_has_something_better_than_blocks(backend, kv_heads, monkeypatch):
     """Each of the two, and what choose() compares with is right."""
     for other in {"varlen", "flex"} - {backend}:
-        monkeypatch.setattr(attention, f"_{other}", lambda *_, window=0: 1 / 0)
+        monkeypatch.setitem(attention.BACKENDS, other, lambda *_: 1 / 0)
     shape = Shape(n_layer=2, n_head=4, n_kv_head=kv_heads, n_embd=512, sequence_len=1024, vocab_size=64)
     line = choose(shape, torch.device("cuda"), torch.bfloat16)
     assert attention.backend == backend, line

@@ -175,16 +175,15 @@ class Validation:
     batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     sizes: list[int]
 
-def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
+def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: float = math.inf,
                rank: int = 0, world_size: int = 1) -> Validation:
     """The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
     counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text. Rows
     are padded: every token of a text is a target exactly once, <|bos|> never. Rank r takes rows r, r + W, ...
     Batches are filled up with empty rows: as many of one shape on every rank."""
-    limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
     def numbered() -> Iterator[np.ndarray]:             # (n, 2): ids and number of the document, 0 at <|bos|>
-        for chunk in _chunks(up_to(limit, filter(None, texts(paths))), CHUNK):
+        for chunk in _chunks(up_to(BYTES_PER_TOKEN * max_tokens, filter(None, texts(paths))), CHUNK):
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
                 sizes.append(len(text.encode()))
                 yield np.array([[tokenizer.bos, *ids], [0] + [len(sizes)] * len(ids)], dtype=np.int32).T

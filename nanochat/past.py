@@ -215,9 +215,8 @@ class Chunks:
         lengths, bias = self._lengths[:self._single], None
         span = min(slots, max(lengths, default=0))
         if min(lengths, default=span) < span:
-            ends = torch.tensor(lengths, device=positions.device)
-            hidden = (torch.arange(span, device=ends.device) >= ends[:, None]).repeat_interleave(
-                starts.size(2), dim=0)
+            ends = torch.tensor(lengths, device=positions.device).repeat_interleave(starts.size(2))
+            hidden = torch.arange(span, device=ends.device) >= ends[:, None]
             bias = torch.zeros(hidden.shape, device=ends.device).masked_fill_(hidden, float("-inf"))[:, None]
         return places, chosen, span, bias
 

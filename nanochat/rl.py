@@ -9,7 +9,6 @@ top-k, the same temperature and tokens ruled out; the stop token is an action, w
 # N tokens that were drawn, n of them at once
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
@@ -22,12 +21,8 @@ from nanochat.train import Work
 
 CHUNK = 2048                    # tokens whose logits are there at once; the backward pass makes them again
 
-@dataclass(frozen=True)
-class Problem:
-    """A question with its judge, who says of a visible reply whether it is right."""
-    question: dict
-    judge: Callable[[dict, str], bool]
-    max_tokens: int
+# a question, who says of it and a visible reply whether that is right, and how many tokens a reply may have
+Problem = tuple[dict, Callable[[dict, str], bool], int]
 
 class Rollouts(Iterator[Work]):
     """Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of
@@ -40,21 +35,19 @@ class Rollouts(Iterator[Work]):
         self.tokens, self.seed = tokens, seed
 
     def __next__(self) -> Work:
-        first = self.step * self.per_step
+        first, asked, prompts, settings = self.step * self.per_step, [], [], []
         self.step += 1
-        problems, prompts, settings = [], [], []
         for number in range(first, first + self.per_step)[self.world.rank::self.world.size]:
             epoch, place = divmod(number, len(self.problems))       # the number alone decides what is drawn
-            problem = self.problems[epoch_order(len(self.problems), self.seed, epoch)[place]]
+            question, judge, most = self.problems[epoch_order(len(self.problems), self.seed, epoch)[place]]
             seed = random.Random(f"rollout {self.seed} {number}").getrandbits(62)
-            params = SamplingParams(temperature=self.temperature, max_tokens=problem.max_tokens, seed=seed)
-            problems += [problem] * self.samples
-            prompts += [self.engine.prompt(problem.question["conversation"], params)] * self.samples
+            params = SamplingParams(temperature=self.temperature, max_tokens=most, seed=seed)
+            asked += [(question, judge)] * self.samples
+            prompts += [self.engine.prompt(question["conversation"], params)] * self.samples
             settings += [params] * self.samples
         answers = self.engine.generate(prompts, settings)
         self.engine.reset()                             # its cache would stand beside the training step
-        right = [problem.judge(problem.question, answer.text)
-                 for problem, answer in zip(problems, answers, strict=True)]
+        right = [judge(question, reply.text) for (question, judge), reply in zip(asked, answers, strict=True)]
         rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
         advantages = (rewards - rewards.mean(dim=1, keepdim=True)).flatten().tolist()
         scored = [each for each in zip(answers, advantages, strict=True) if each[1] != 0]

@@ -40,7 +40,7 @@ def random_model(spread: float = 0.4) -> GPT:
 
 
 def problem(text: str, judge=lambda question, reply: len(reply) % 2 == 0, max_tokens: int = 40) -> Problem:
-    return Problem({"conversation": {"messages": [{"role": "user", "content": text}]}}, judge, max_tokens)
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}}, judge, max_tokens
 
 
 def rollouts(model: GPT, problems, **settings) -> Rollouts:

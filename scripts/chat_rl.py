@@ -10,7 +10,7 @@ from nanochat import checkpoint, finetune
 from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
-from nanochat.rl import Rollouts, policy_loss
+from nanochat.rl import policy_loss, rollouts
 from nanochat.stage import Stage
 from tasks import add_data_arguments, find_questions
 from tasks.common import Task
@@ -48,10 +48,10 @@ def main(args: argparse.Namespace) -> None:
         stage, model, T = this.stage, this.model, this.model.shape.sequence_len
         rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
         engine = Engine(model, this.tokenizer, args.rollout_batch)
-        rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
-                            temperature=args.temperature, tokens=rows * T, seed=args.seed,
-                            world=stage.world, start=this.start)
-        this.train(rollouts, partial(policy_loss, model, engine.forbidden, args.temperature),
+        work = rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
+                        temperature=args.temperature, tokens=rows * T, seed=args.seed, world=stage.world,
+                        start=this.start)
+        this.train(work, partial(policy_loss, model, engine.forbidden, args.temperature),
                    partial(evaluate, engine, held_out, stage), new_goal=True,   # 4. go
                    steps=args.num_iterations or max(1, len(train) // args.examples_per_step),
                    scale=args.init_lr_frac, rows=rows, batch_tokens=this.saved["batch_tokens"])

@@ -43,9 +43,8 @@ static float sigmoid(const WEIGHT *gate, const float *numbers, const float *x, i
 }
 
 // What `count` rows of x (k each) make with one row of a matrix: a weight is widened once for all of them.
-__attribute__((always_inline))
-static inline void dots(const WEIGHT *restrict row, const float *restrict x, int k, float *restrict sums,
-                        const int count) {
+__attribute__((always_inline)) static inline void dots(const WEIGHT *restrict row, const float *restrict x,
+                                                       int k, float *restrict sums, const int count) {
     float sum[8] = {0};
     #pragma omp simd reduction(+:sum)
     for (int j = 0; j < k; j++)

@@ -53,8 +53,7 @@ class Kernel:
         # beyond that, PyTorch's matrix products win; one row is always the memory's speed
         self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
-        rho, mu, smear, backout = (each.to(model.dtype).tolist() for each in (
-            model.residual, model.input, model.smear, model.backout))
+        rho, mu = model.residual.tolist(), model.input.tolist()
         # the structs hold addresses alone; the model itself, which has us, would be a circle
         self._kept: list[Tensor] = []
         def struct_of(form: str, tensors: Sequence[Tensor], *numbers: float) -> bytes:
@@ -74,7 +73,7 @@ class Kernel:
                     model.cos.float(), model.sin.float(), cache.last_embedding, memory),
             C, shape.n_head, shape.n_kv_head, shape.head_dim, shape.vocab_size, shape.n_layer,
             len(shape.value_layers), shape.gate_channels, shape.smear_channels, shape.key_offset,
-            smear, backout, QK_SCALE, torch.finfo(torch.float32).eps)
+            model.smear.item(), model.backout.item(), QK_SCALE, torch.finfo(torch.float32).eps)
 
     def __call__(self, tokens: Sequence[int]) -> Tensor:
         """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""

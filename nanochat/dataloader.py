@@ -37,8 +37,7 @@ def _read_documents(tokenizer, groups: list, read_group: Callable, slots: int, s
     """Of one epoch the documents slot, slot + slots, ... of parquet files: (n,) <|bos|> and ids, the empty
     ones left out. The order of row groups is drawn anew every epoch."""
     starts = np.cumsum([0] + [count for _, _, count in groups]).tolist()
-    order = list(range(len(groups)))
-    random.Random(epoch).shuffle(order)
+    order = shuffled(len(groups), epoch)
     for at in range(group, len(order)):
         path, index, _ = groups[order[at]]
         # Shifted by one document per epoch, so that a slot gets other documents every time.
@@ -55,17 +54,17 @@ def _read_conversations(tokenizer, conversations: Sequence[dict], seed: int, row
                         slot: int, epoch: int, conversation: int = 0) -> Iterator[tuple[dict, np.ndarray]]:
     """Of one epoch the conversations slot, slot + slots, ... in an order drawn anew every epoch: (n, 2) ids
     and mask. One without a target within the context is left out."""
-    for i in epoch_order(len(conversations), seed, epoch)[slot + conversation * slots :: slots]:
+    for i in shuffled(len(conversations), f"{seed} {epoch}")[slot + conversation * slots :: slots]:
         conversation += 1
         ids, mask = render_conversation(tokenizer, conversations[i], row_len)
         if any(mask[1:]):
             yield {"epoch": epoch, "conversation": conversation}, np.array([ids, mask], dtype=np.int32).T
 
 @lru_cache(maxsize=2)
-def epoch_order(count: int, seed: int, epoch: int) -> Sequence[int]:
-    """0 .. count - 1 in an order drawn for this epoch."""
+def shuffled(count: int, seed: int | str) -> Sequence[int]:
+    """0 .. count - 1 in an order that the seed decides."""
     order = list(range(count))
-    random.Random(f"{seed} {epoch}").shuffle(order)
+    random.Random(seed).shuffle(order)
     return order
 
 def _stream(read: Callable[..., Iterator], rows: int, seq_len: int, crop: bool, pad: int, pin: bool,
@@ -128,8 +127,7 @@ class Loader(AbstractContextManager, Iterator):
         self.turn = (self.turn + 1) % len(self.snapshots)
         # Pinned blocks are freed here while they may still be copied from: torch's host allocator keeps each
         # until an event behind its copy has passed, so they are the double buffers.
-        inputs, targets = (tensor.to(self.device, non_blocking=True) for tensor in tensors)
-        return inputs, targets
+        return tuple(tensor.to(self.device, non_blocking=True) for tensor in tensors)
 
     def state(self) -> dict:
         """JSON-able position after the batch last handed out, whatever was made ahead: a loader made with it
@@ -175,16 +173,15 @@ class Validation:
     batches: list[tuple[torch.Tensor, torch.Tensor, torch.Tensor]]
     sizes: list[int]
 
-def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: int | None = None,
+def validation(tokenizer, paths: Sequence[Path], rows: int, seq_len: int, max_tokens: float = math.inf,
                rank: int = 0, world_size: int = 1) -> Validation:
     """The documents of the files in their order, until they have 4 * max_tokens bytes, at least one: a token
     counts as 4 bytes, so that every tokenizer (whatever has .bos and .encode_batch) gets the same text. Rows
     are padded: every token of a text is a target exactly once, <|bos|> never. Rank r takes rows r, r + W, ...
     Batches are filled up with empty rows: as many of one shape on every rank."""
-    limit = math.inf if max_tokens is None else BYTES_PER_TOKEN * max_tokens
     batches, sizes, empty = [], [], np.array([[tokenizer.bos, 0]], dtype=np.int32)
     def numbered() -> Iterator[np.ndarray]:             # (n, 2): ids and number of the document, 0 at <|bos|>
-        for chunk in _chunks(up_to(limit, filter(None, texts(paths))), CHUNK):
+        for chunk in _chunks(up_to(BYTES_PER_TOKEN * max_tokens, filter(None, texts(paths))), CHUNK):
             for text, ids in zip(chunk, tokenizer.encode_batch(chunk), strict=True):
                 sizes.append(len(text.encode()))
                 yield np.array([[tokenizer.bos, *ids], [0] + [len(sizes)] * len(ids)], dtype=np.int32).T

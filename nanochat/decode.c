@@ -11,17 +11,16 @@
 typedef struct {
     const WEIGHT *joint, *o, *up, *down, *gate;      // gate: NULL where a layer has no value embeddings
     float *keys, *values, *last_key;                 // (rows, K, slots, D) twice, (rows, K, D)
-    float rho, mu;
     int32_t slots, value;                            // value: which of the tables of value embeddings
+    float rho, mu;
 } Layer;
 typedef struct {
-    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset;
-    float smear, backout, qk_scale, epsilon;
     const WEIGHT *embedding, *value_embedding, *head;
     const float *smear_gate, *cos, *sin;             // cos and sin (T, D), sin negative in its second half
     float *last_embedding;                           // (rows, C)
     float *memory;                                   // B * (9C + (H + 2K) * D): what is in between
-    const Layer *layers;
+    int32_t C, H, K, D, V, L, value_layers, gate_channels, smear_channels, key_offset;
+    float smear, backout, qk_scale, epsilon;
 } Model;
 static inline float number(WEIGHT weight) {
     if (sizeof(WEIGHT) == sizeof(float)) return weight;
@@ -44,9 +43,8 @@ static float sigmoid(const WEIGHT *gate, const float *numbers, const float *x, i
 }
 
 // What `count` rows of x (k each) make with one row of a matrix: a weight is widened once for all of them.
-__attribute__((always_inline))
-static inline void dots(const WEIGHT *restrict row, const float *restrict x, int k, float *restrict sums,
-                        const int count) {
+__attribute__((always_inline)) static inline void dots(const WEIGHT *restrict row, const float *restrict x,
+                                                       int k, float *restrict sums, const int count) {
     float sum[8] = {0};
     #pragma omp simd reduction(+:sum)
     for (int j = 0; j < k; j++)
@@ -140,7 +138,8 @@ static void attend(const Model *m, const Layer *layer, int b, int head, int posi
 }
 
 // tokens and positions (B) -> z (B, V), the head's numbers before the softcap.
-void decode(const Model *m, int threads, int B, const int32_t *tokens, const int32_t *positions, float *z) {
+void decode(const Model *m, const Layer *layers, int threads, int B, const int32_t *tokens,
+            const int32_t *positions, float *z) {
     int C = m->C, wide = (m->H + 2 * m->K) * m->D;
     float *x = m->memory, *first = x + B * C, *middle = first + B * C, *h = middle + B * C, *y = h + B * C;
     float *heads = y + B * C, *hidden = heads + B * wide;
@@ -152,7 +151,7 @@ void decode(const Model *m, int threads, int B, const int32_t *tokens, const int
             memcpy(first + b * C, x + b * C, C * sizeof(float));
         }
         for (int l = 0; l < m->L; l++) {
-            const Layer *layer = m->layers + l;
+            const Layer *layer = layers + l;
             #pragma omp for
             for (int b = 0; b < B; b++) {
                 for (int i = b * C; i < (b + 1) * C; i++) x[i] = layer->rho * x[i] + layer->mu * first[i];

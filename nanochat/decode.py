@@ -2,11 +2,12 @@
 a fraction of PyTorch's time. Where there is no compiler, PyTorch does it. Used by engine.py only."""
 import platform
 import re
+import struct
 import subprocess
 import sys
 import tempfile
 from collections.abc import Sequence
-from ctypes import CDLL, POINTER, Structure, byref, c_float, c_int32, c_void_p
+from ctypes import CDLL, c_int32, c_void_p
 from functools import cache
 from pathlib import Path
 import torch
@@ -23,6 +24,7 @@ FLAGS = ("-O3", "-march=native", "-fassociative-math", "-fno-signed-zeros", "-fn
          *(("-mprefer-vector-width=512",) if platform.machine() == "x86_64" else ()))
 SOURCE = Path(__file__).with_suffix(".c")
 WEIGHTS = {torch.bfloat16: "uint16_t", torch.float32: "float"}
+LAYER, MODEL = "8P2i2f", "8P10i4f"                      # structs of decode.c: addresses, int32_t, float
 
 @cache
 def library(dtype: torch.dtype) -> CDLL | None:
@@ -51,28 +53,27 @@ class Kernel:
         # beyond that, PyTorch's matrix products win; one row is always the memory's speed
         self.most_rows = max(1, MOST_PRODUCTS // shape.scaling_params())
         memory = torch.empty(self.most_rows * (9 * C + heads))
-        small = [each.float().contiguous() for each in (model.smear_gate, model.cos, model.sin)]
-        # the struct holds addresses alone; the model itself, which has us, would be a circle
-        self._kept = [*model.parameters(), memory, *small]
-        rho, mu, smear, backout = (each.to(model.dtype).tolist() for each in (
-            model.residual, model.input, model.smear, model.backout))
-        layers = (_Layer * shape.n_layer)()
+        rho, mu = model.residual.tolist(), model.input.tolist()
+        # the structs hold addresses alone; the model itself, which has us, would be a circle
+        self._kept: list[Tensor] = []
+        def struct_of(form: str, tensors: Sequence[Tensor], *numbers: float) -> bytes:
+            self._kept += tensors
+            return struct.pack(form, *(each.data_ptr() for each in tensors), *numbers)
+        layers = []
         for i, block in enumerate(model.blocks):
             attention, kv = block.attention, cache.kv[i]
             joint = torch.cat((attention.q.weight, attention.k.weight, attention.v.weight))
-            self._kept.append(joint)
-            matrices = (joint, attention.o.weight, block.mlp.up.weight, block.mlp.down.weight)
-            gate = attention.gate.weight.data_ptr() if attention.gate else None
+            gate = attention.gate.weight if attention.gate else torch.empty(0)      # whose address is NULL
             value = shape.value_layers.index(i) if attention.gate else 0
-            kept = (kv[0], kv[1], cache.last_key[i])
-            layers[i] = _Layer(*(each.data_ptr() for each in matrices), gate,
-                               *(each.data_ptr() for each in kept), rho[i], mu[i], kv.size(3), value)
-        self._model = _Model(
+            layers.append(struct_of(LAYER, (joint, attention.o.weight, block.mlp.up.weight,
+                                            block.mlp.down.weight, gate, kv[0], kv[1], cache.last_key[i]),
+                                    kv.size(3), value, rho[i], mu[i]))
+        self._layers, self._model = b"".join(layers), struct_of(
+            MODEL, (model.embedding, model.value_embedding, model.unembedding, model.smear_gate.float(),
+                    model.cos.float(), model.sin.float(), cache.last_embedding, memory),
             C, shape.n_head, shape.n_kv_head, shape.head_dim, shape.vocab_size, shape.n_layer,
             len(shape.value_layers), shape.gate_channels, shape.smear_channels, shape.key_offset,
-            smear, backout, QK_SCALE, torch.finfo(torch.float32).eps,
-            *(each.data_ptr() for each in (model.embedding, model.value_embedding, model.unembedding, *small,
-                                           cache.last_embedding, memory)), layers)
+            model.smear.item(), model.backout.item(), QK_SCALE, torch.finfo(torch.float32).eps)
 
     def __call__(self, tokens: Sequence[int]) -> Tensor:
         """One token for each of the first rows of the cache -> (rows, vocab_size) fp32, as GPT.step."""
@@ -82,23 +83,10 @@ class Kernel:
         z = torch.empty(rows, cache.shape.vocab_size)
         numbers, products = c_int32 * rows, rows * cache.shape.scaling_params()
         threads = max(1, min(torch.get_num_threads(), products // PRODUCTS_PER_THREAD))
-        self._code.decode(byref(self._model), threads, rows, numbers(*tokens), numbers(*positions),
+        self._code.decode(self._model, self._layers, threads, rows, numbers(*tokens), numbers(*positions),
                           c_void_p(z.data_ptr()))
         cache.lengths[:rows] = [position + 1 for position in positions]
         return z
-
-class _Layer(Structure):
-    _fields_ = [*((name, c_void_p) for name in ("joint", "o", "up", "down", "gate", "keys", "values",
-                                                "last_key")),
-                ("rho", c_float), ("mu", c_float), ("slots", c_int32), ("value", c_int32)]
-
-class _Model(Structure):
-    _fields_ = [*((name, c_int32) for name in ("C", "H", "K", "D", "V", "L", "value_layers", "gate_channels",
-                                               "smear_channels", "key_offset")),
-                *((name, c_float) for name in ("smear", "backout", "qk_scale", "epsilon")),
-                *((name, c_void_p) for name in ("embedding", "value_embedding", "head", "smear_gate", "cos",
-                                                "sin", "last_embedding", "memory")),
-                ("layers", POINTER(_Layer))]
 
 def make(model: GPT, cache: KVCache) -> Kernel | None:
     """The kernel for these weights (of GPT.for_inference) and this cache, where it can be had."""

@@ -40,7 +40,7 @@ class Bpb:
 def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     """Nats of the targets / (ln 2 * bytes of the documents), over all ranks' batches, so that models with
     different tokenizers compare. model: anything with `.device` and model(inputs, targets, reduction="none")
-    -> nats (B, T). FloatingPointError where a loss is not finite, ValueError where there are no bytes."""
+    -> nats (B, T). FloatingPointError where a loss is not finite."""
     exact = torch.float32 if model.device.type == "mps" else torch.float64           # MPS has no doubles
     nats = torch.zeros(len(validation.sizes), dtype=exact, device=model.device)      # of each document
     for batch in validation.batches:
@@ -50,8 +50,6 @@ def evaluate_bpb(model, validation: Validation, world: World = World()) -> Bpb:
     bits, sizes = world.sum(nats).cpu().double().numpy() / math.log(2), np.array(validation.sizes)
     if not np.isfinite(bits).all():
         raise FloatingPointError("the model's loss on the validation text is NaN or infinite")
-    if not sizes.any():
-        raise ValueError("no bytes to evaluate on")
     value, error = ratio(bits, sizes)
     number = np.arange(len(sizes)) % BUCKETS
     buckets = {"bits": np.bincount(number, bits, BUCKETS).tolist(),
@@ -93,10 +91,9 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
     mine = sorted(range(len(questions)), key=lambda i: len(prompts[i]))[world.rank::world.size]
     expected = sum(1 if letters[index] else samples for index in mine)
     def answers() -> Iterator[tuple[int, int, str]]:    # (question, number of the sample, reply), as finished
-        choices = [index for index in mine if letters[index]]
-        for at, letter in choose_letters(engine.model, engine.tokenizer, [prompts[i] for i in choices],
-                                         [letters[i] for i in choices]):
-            yield choices[at], 0, letter
+        choices = {index: (prompts[index], letters[index]) for index in mine if letters[index]}
+        for index, letter in choose_letters(engine.model, engine.tokenizer, choices):
+            yield index, 0, letter
         free = [index for index in mine if not letters[index] for _ in range(samples)]
         # a seed for each question, so that its draws do not depend on which others this rank has
         seeds = [None if params.seed is None else params.seed << 32 | index for index in free]
@@ -113,27 +110,27 @@ def ask(engine: Engine, questions: Sequence[dict], judge: Callable[[dict, str], 
     return verdicts
 
 @torch.no_grad()
-def choose_letters(model: GPT, tokenizer: Tokenizer, prompts: Sequence[list[int]],
-                   letters: Sequence[list[str]], tokens: int | None = None) -> Iterator[tuple[int, str]]:
-    """(index of the prompt, the letter of its own that the model finds likeliest to come next; the first of
-    equals). One forward pass for as many prompts of similar length as fit into `tokens`, padding included; of
-    the head only the rows of the letters are used, in fp32 whatever the model computes in."""
-    tokens = tokens or (TOKENS_CPU if model.device.type == "cpu" else TOKENS)
-    order = sorted(range(len(prompts)), key=lambda i: len(prompts[i]))
-    while order:
-        rows = max(1, tokens // len(prompts[order[-1]]))    # the longest first: if memory ends, then at once
-        batch, order = order[-rows:], order[:-rows]
-        idx = pad_sequence([torch.tensor(prompts[index]) for index in batch], batch_first=True)     # (B, T)
-        ends = torch.tensor([len(prompts[index]) - 1 for index in batch], device=model.device)
+def choose_letters(model: GPT, tokenizer: Tokenizer,
+                   questions: dict[int, tuple[list[int], list[str]]]) -> Iterator[tuple[int, str]]:
+    """Number -> (prompt, letters) to (number, the letter that the model finds likeliest to come next; the
+    first of equals). One forward pass for as many prompts of similar length as memory allows; of the head
+    only the rows of the letters are used, in fp32 whatever the model computes in."""
+    tokens = TOKENS_CPU if model.device.type == "cpu" else TOKENS                   # padding included
+    waiting = sorted(questions, key=lambda index: len(questions[index][0]))
+    while waiting:                                      # the longest first: if memory ends, then at once
+        rows = max(1, tokens // len(questions[waiting[-1]][0]))
+        batch, waiting = waiting[-rows:], waiting[:-rows]
+        prompts, letters = zip(*(questions[index] for index in batch), strict=True)
+        idx = pad_sequence(list(map(torch.tensor, prompts)), batch_first=True)                      # (B, T)
+        ends = torch.tensor([len(prompt) - 1 for prompt in prompts], device=model.device)
         states = model.trunk(idx.to(model.device), Rows())[torch.arange(len(batch)), ends]      # (B, C)
-        ids = {letter: tokenizer.encode(letter) for index in batch for letter in letters[index]}
+        ids = {letter: tokenizer.encode(letter) for own in letters for letter in own}
         head = model.unembedding[[token for token, in ids.values()]]                    # (n, C): one each
         logits = capped_logits(states.float(), head, len(ids), SOFTCAP)                 # (B, n)
         if logits.isnan().any():
             raise FloatingPointError("the model's logits are NaN")
-        for index, row in zip(batch, logits.tolist(), strict=True):
-            likelihood = dict(zip(ids, row, strict=True))
-            yield index, max(letters[index], key=likelihood.__getitem__)
+        for index, own, row in zip(batch, letters, logits.tolist(), strict=True):
+            yield index, max(own, key=dict(zip(ids, row, strict=True)).__getitem__)
 
 def pass_at_k(counts: Sequence[int], n: int, k: int) -> tuple[float, float]:
     """How likely one of k samples is right, and its standard error, from n >= k samples of each problem,

@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from transformers import DynamicCache, GenerationMixin, PreTrainedConfig, PreTrainedModel
-from transformers.masking_utils import create_causal_mask, create_sliding_window_causal_mask
+from transformers.masking_utils import create_masks_for_generate
 from transformers.modeling_outputs import BaseModelOutputWithPast, CausalLMOutputWithPast
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 from transformers.utils import can_return_tuple
@@ -21,7 +21,7 @@ SURE = 32.0                         # half the nats by which Previous prefers it
 def norm(x: Tensor) -> Tensor:
     return F.rms_norm(x, (x.size(-1),))
 
-def rotary(positions: Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+def rotary_tables(positions: Tensor, config: PreTrainedConfig, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
     """cos, and sin, negative in the second half, of positions (B, T): (B, 1, T, D) each."""
     exact = torch.float32 if positions.device.type == "mps" else torch.float64
     halves = torch.arange(0, config.head_dim, 2, device=positions.device, dtype=exact) / config.head_dim
@@ -43,11 +43,6 @@ def to_bits(numbers: Tensor, width: int, dtype: torch.dtype) -> Tensor:
     """Numbers (B, T) in binary, lowest bit first, 1 for a one and -1 for a zero: (B, 1, T, width)."""
     places = torch.arange(width, device=numbers.device).clamp(max=62)
     return ((numbers[:, None, :, None] >> places & 1) * 2 - 1).to(dtype)
-
-def from_bits(bits: Tensor) -> Tensor:
-    """What became such bits (B, 1, T, D), of which 32 are looked at: (B, T)."""
-    bits = bits[:, 0, :, :32]
-    return ((bits > 0).long() << torch.arange(bits.size(-1), device=bits.device)).sum(-1)
 
 class NanochatConfig(PreTrainedConfig):
     """num_hidden_layers counts what keeps keys and values: num_blocks blocks, then a Previous for the smear
@@ -76,45 +71,39 @@ class Attend(nn.Module):
                          sliding_window=self.sliding_window, **kwargs)
         return y.reshape(q.transpose(1, 2).shape)
 
-class Previous(nn.Module):
+class Previous(Attend):
     """What the token before each had. A key is its token's position in binary, a query the position before:
     that one key scores higher than all others by so much that the softmax is 1 there, to the last bit."""
-    def __init__(self, config: NanochatConfig, layer_idx: int):
-        super().__init__()
-        self.attend = Attend(config, layer_idx, scaling=1.0)
-
     def forward(self, v: Tensor, *, positions: Tensor, **past) -> Tensor:
         """v (B, K, T, D), positions (B, T) -> as v; 0 where there is no token before."""
-        (B, K, _, D), groups = v.shape, self.attend.num_key_value_groups
+        (B, K, _, D), groups = v.shape, self.num_key_value_groups
         k = to_bits(positions, D, v.dtype).expand_as(v)
         q = to_bits(positions - 1, D, v.dtype).expand(B, K * groups, -1, -1) * SURE
-        y = self.attend(q, k, v, **past)[:, :, ::groups].transpose(1, 2)
+        y = super().forward(q, k, v, **past)[:, :, ::groups].transpose(1, 2)
         return y * (positions > 0)[:, None, :, None]
 
 class Attention(nn.Module):
     def __init__(self, config: NanochatConfig, layer: int):
         super().__init__()
-        self.head_dim, self.qk_scale = config.head_dim, config.qk_scale
-        self.gate_channels = config.gate_channels
-        C, kv = config.hidden_size, config.num_key_value_heads * config.head_dim
+        self.config, C, kv = config, config.hidden_size, config.num_key_value_heads * config.head_dim
         self.q, self.k = nn.Linear(C, C, bias=False), nn.Linear(C, kv, bias=False)
         self.v, self.o = nn.Linear(C, kv, bias=False), nn.Linear(C, C, bias=False)
         gated = layer in config.value_layers
-        self.gate = nn.Linear(self.gate_channels, config.num_key_value_heads, bias=False) if gated else None
+        self.gate = nn.Linear(config.gate_channels, config.num_key_value_heads, bias=False) if gated else None
         self.attend = Attend(config, layer, config.head_dim ** -0.5)
-        self.previous = Previous(config, config.num_blocks + 1 + layer) if config.key_offset else None
+        self.previous = Previous(config, config.num_blocks + 1 + layer, 1.0) if config.key_offset else None
 
-    def forward(self, x: Tensor, value: Tensor | None, cos: Tensor, sin: Tensor, positions: Tensor,
+    def forward(self, x: Tensor, value: Tensor | None, rotary: tuple[Tensor, Tensor], positions: Tensor,
                 **past) -> Tensor:
         """x (B, T, C), value embeddings (B, T, K * D) or None -> (B, T, C)."""
-        B, T, C = x.shape
-        q, k, v = (f(x).view(B, T, -1, self.head_dim).transpose(1, 2) for f in (self.q, self.k, self.v))
-        q, k = (norm(rotate(heads, cos, sin)) * self.qk_scale for heads in (q, k))
+        (B, T, C), D = x.shape, self.config.head_dim
+        q, k, v = (f(x).view(B, T, -1, D).transpose(1, 2) for f in (self.q, self.k, self.v))
+        q, k = (norm(rotate(heads, *rotary)) * self.config.qk_scale for heads in (q, k))
         if self.previous is not None:
             k = offset_keys(k, self.previous(k, positions=positions, **past))
         if self.gate is not None:
-            gate = 3 * torch.sigmoid(self.gate(x[..., :self.gate_channels]))               # (B, T, K)
-            value = value.view(B, T, -1, self.head_dim).transpose(1, 2)
+            gate = 3 * torch.sigmoid(self.gate(x[..., :self.config.gate_channels]))        # (B, T, K)
+            value = value.view(B, T, -1, D).transpose(1, 2)
             v = torch.addcmul(v, gate.transpose(1, 2).unsqueeze(-1), value)
         return self.o(self.attend(q, k, v, **past).reshape(B, T, C))
 
@@ -154,7 +143,7 @@ class NanochatModel(NanochatPreTrainedModel):
         self.residual, self.input = nn.Parameter(torch.ones(L)), nn.Parameter(torch.zeros(L))
         self.smear_gate = nn.Parameter(torch.zeros(config.smear_channels))
         self.smear, self.backout = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-        self.previous = nn.ModuleList([Previous(config, L)])    # vLLM wants a number in the path of each
+        self.previous = nn.ModuleList([Previous(config, L, 1.0)])    # vLLM wants a number in the path of each
         self.post_init()
 
     @can_return_tuple
@@ -174,20 +163,18 @@ class NanochatModel(NanochatPreTrainedModel):
             if isinstance(attention_mask, Tensor) and attention_mask.dim() == 2:
                 position_ids = (attention_mask.long().cumsum(-1) - 1).clamp(min=0)[:, -T:]
         x = norm(self.embedding(input_ids))                                                     # (B, T, C)
-        cos, sin = rotary(position_ids, config, x.dtype)
-        past = {"config": config, "inputs_embeds": x, "attention_mask": attention_mask,
-                "past_key_values": past_key_values, "position_ids": position_ids}
-        masks = attention_mask if isinstance(attention_mask, dict) else {
-            "full_attention": create_causal_mask(**past),
-            "sliding_attention": config.sliding_window and create_sliding_window_causal_mask(**past)}
+        rotary = rotary_tables(position_ids, config, x.dtype)
+        masks = attention_mask if isinstance(attention_mask, dict) else create_masks_for_generate(
+            config=config, inputs_embeds=x, attention_mask=attention_mask, past_key_values=past_key_values,
+            position_ids=position_ids)
         past = {"positions": position_ids, "masks": masks, "past_key_values": past_key_values, **kwargs}
         x = self.smeared(x, input_ids, past)
         values = self.value_embedding(input_ids).chunk(len(config.value_layers), dim=-1)
         values = dict(zip(config.value_layers, values, strict=True))
         first = x
         for layer, block in enumerate(self.blocks):
-            x = block(self.residual[layer] * x + self.input[layer] * first, values.get(layer), cos=cos,
-                      sin=sin, **past)
+            mixed = self.residual[layer] * x + self.input[layer] * first
+            x = block(mixed, values.get(layer), rotary=rotary, **past)
             if layer == config.num_blocks // 2:
                 middle = x
         return BaseModelOutputWithPast(norm(x - self.backout * middle), past_key_values)
@@ -195,8 +182,9 @@ class NanochatModel(NanochatPreTrainedModel):
     def smeared(self, x: Tensor, input_ids: Tensor, past: dict) -> Tensor:
         """A gated share of the embedding before, whose token's number comes through the cache."""
         config, positions = self.config, past["positions"]
-        bits = to_bits(input_ids, config.head_dim, x.dtype)
-        numbers = from_bits(self.previous[0](bits.repeat(1, config.num_key_value_heads, 1, 1), **past))
+        bits = to_bits(input_ids, config.head_dim, x.dtype).repeat(1, config.num_key_value_heads, 1, 1)
+        ones = self.previous[0](bits, **past)[:, 0, :, :32] > 0                                 # (B, T, 32)
+        numbers = (ones.long() << torch.arange(ones.size(-1), device=x.device)).sum(-1)
         before = norm(self.embedding(numbers.clamp(max=config.vocab_size - 1))) * (positions > 0)[..., None]
         gate = torch.sigmoid(x[..., :config.smear_channels] @ self.smear_gate)                   # (B, T)
         return torch.addcmul(x, (self.smear * gate).unsqueeze(-1), before)

@@ -137,7 +137,7 @@ class Chunks:
         cache.lengths[:rows] = lengths
         self._lengths, self.only_single = lengths, ends[-1] == rows
         self._rows, self._positions = slice(rows), torch.tensor(starts)         # of each token
-        self._runs: list[tuple[int, int, int, range]] = []      # first row, rows, position, tokens of the run
+        self._runs: list[tuple[int, int, int, slice]] = []      # first row, rows, position, tokens of the run
         if not self.only_single:
             self._positions = torch.cat([torch.arange(*each) for each in zip(starts, lengths, strict=True)])
             self._rows = torch.repeat_interleave(torch.tensor(counts)).to(device, non_blocking=True)
@@ -146,7 +146,7 @@ class Chunks:
             # new rows of one length that are side by side are attended to together
             alike = groupby(range(rows), lambda row: (counts[row], row if starts[row] else None))
             for (count, _), (first, *others) in alike:
-                tokens = range(ends[first] - count, ends[first] + count * len(others))
+                tokens = slice(ends[first] - count, ends[first] + count * len(others))
                 if count > 1:
                     self._runs.append((first, 1 + len(others), starts[first], tokens))
         self._positions = self._positions.to(device, non_blocking=True)
@@ -183,8 +183,7 @@ class Chunks:
     def attend(self, layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """Keep k and v (1, N, K, D); let q (1, N, H, D) see what is kept, in the window -> like q."""
         cache, y = self._cache, None if self.only_single else torch.empty_like(q)
-        for run in self._runs:                          # before their keys push others out of a ring
-            tokens = slice(run[3].start, run[3].stop)
+        for *run, tokens in self._runs:                 # before their keys push others out of a ring
             y[:, tokens] = self._attend_run(run, layer, q[:, tokens], k[:, tokens], v[:, tokens], window)
         slots, kv, new = cache.slots[layer], cache.kv[layer], torch.cat((k, v)).to(cache.dtype)
         if slots not in self._plans:
@@ -206,7 +205,7 @@ class Chunks:
         (None: all), and for rows that go on by one token how many slots are looked at, and an additive mask
         of these (rows * K, 1, span) or None."""
         cache, positions, rows, chosen = self._cache, self._positions, self._rows, None
-        if any(len(tokens) > count * slots for _, count, _, tokens in self._runs):
+        if any(each.stop - each.start > count * slots for _, count, _, each in self._runs):
             ends = torch.tensor(self._lengths, device=positions.device)
             chosen = (positions >= ends[rows] - slots).nonzero().squeeze(1)
             rows, positions = rows[chosen], positions[chosen]
@@ -215,16 +214,14 @@ class Chunks:
         lengths, bias = self._lengths[:self._single], None
         span = min(slots, max(lengths, default=0))
         if min(lengths, default=span) < span:
-            ends = torch.tensor(lengths, device=positions.device)
-            hidden = (torch.arange(span, device=ends.device) >= ends[:, None]).repeat_interleave(
-                starts.size(2), dim=0)
+            ends = torch.tensor(lengths, device=positions.device).repeat_interleave(starts.size(2))
+            hidden = torch.arange(span, device=ends.device) >= ends[:, None]
             bias = torch.zeros(hidden.shape, device=ends.device).masked_fill_(hidden, float("-inf"))[:, None]
         return places, chosen, span, bias
 
-    def _attend_run(self, run: tuple[int, int, int, range], layer: int, q: Tensor, k: Tensor, v: Tensor,
-                    window: int) -> Tensor:
+    def _attend_run(self, run: list[int], layer: int, q: Tensor, k: Tensor, v: Tensor, window: int) -> Tensor:
         """New rows of equal length see themselves alone, other chunks what their row has kept, too."""
-        row, rows, start, tokens = run
+        row, rows, start = run
         if start == 0:
             return attend(*(x.unflatten(1, (rows, -1))[0] for x in (q, k, v)), window).flatten(0, 1)[None]
         old, kv = min(start, window), self._cache.kv[layer]
@@ -232,6 +229,6 @@ class Chunks:
         kept = kv[:, row].index_select(2, places).to(q.dtype)                              # (2, K, old, D)
         k, v = (torch.cat((kept[i][None], new.transpose(1, 2)), dim=2) for i, new in enumerate((k, v)))
         if (key := (row, old, window)) not in self._masks:
-            positions = torch.arange(old + len(tokens), device=q.device)
+            positions = torch.arange(old + q.size(1), device=q.device)
             self._masks[key] = visible(positions[old:], positions, window)
         return attend_cached(q, k, v, self._masks[key])

@@ -7,13 +7,13 @@ one that sampled, so that there is no ratio to clip and no KL term. What is samp
 top-k, the same temperature and tokens ruled out; the stop token is an action, what a tool says is not."""
 # Q questions of a step on this rank, R answers to each; B rows, T tokens, C width, V vocabulary
 # N tokens that were drawn, n of them at once
+import itertools
 import random
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint as recomputed
-from nanochat.dataloader import epoch_order
+from nanochat.dataloader import shuffled
 from nanochat.dist import World
 from nanochat.engine import Engine, Request, SamplingParams
 from nanochat.gpt import GPT
@@ -22,81 +22,67 @@ from nanochat.train import Work
 
 CHUNK = 2048                    # tokens whose logits are there at once; the backward pass makes them again
 
-@dataclass(frozen=True)
-class Problem:
-    """A question with its judge, who says of a visible reply whether it is right."""
-    question: dict
-    judge: Callable[[dict, str], bool]
-    max_tokens: int
+# a question, who says of it and a visible reply whether that is right, and how many tokens a reply may have
+Problem = tuple[dict, Callable[[dict, str], bool], int]
 
-class Rollouts(Iterator[Work]):
+def rollouts(engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int, temperature: float,
+             tokens: int, seed: int, world: World = World(), start: int = 0) -> Iterator[Work]:
     """Endless work for train_steps: what `engine` samples at step start, start + 1, ... in micro-batches of
     at most `tokens`, padding included. The problems come in an order drawn anew every epoch; ranks share
     those of a step, and what is drawn does not depend on how many they are."""
-    def __init__(self, engine: Engine, problems: Sequence[Problem], *, per_step: int, samples: int,
-                 temperature: float, tokens: int, seed: int, world: World = World(), start: int = 0):
-        self.engine, self.problems, self.world, self.step = engine, problems, world, start
-        self.per_step, self.samples, self.temperature = per_step, samples, temperature
-        self.tokens, self.seed = tokens, seed
-
-    def __next__(self) -> Work:
-        first = self.step * self.per_step
-        self.step += 1
-        problems, prompts, settings = [], [], []
-        for number in range(first, first + self.per_step)[self.world.rank::self.world.size]:
-            epoch, place = divmod(number, len(self.problems))       # the number alone decides what is drawn
-            problem = self.problems[epoch_order(len(self.problems), self.seed, epoch)[place]]
-            seed = random.Random(f"rollout {self.seed} {number}").getrandbits(62)
-            params = SamplingParams(temperature=self.temperature, max_tokens=problem.max_tokens, seed=seed)
-            problems += [problem] * self.samples
-            prompts += [self.engine.prompt(problem.question["conversation"], params)] * self.samples
-            settings += [params] * self.samples
-        answers = self.engine.generate(prompts, settings)
-        self.engine.reset()                             # its cache would stand beside the training step
-        right = [problem.judge(problem.question, answer.text)
-                 for problem, answer in zip(problems, answers, strict=True)]
-        rewards = torch.tensor(right, dtype=torch.float32).view(-1, self.samples)           # (Q, R)
+    for step in itertools.count(start):
+        asked, prompts, settings = [], [], []
+        for number in range(step * per_step, (step + 1) * per_step)[world.rank::world.size]:
+            epoch, place = divmod(number, len(problems))            # the number alone decides what is drawn
+            question, judge, most = problems[shuffled(len(problems), f"{seed} {epoch}")[place]]
+            own = random.Random(f"rollout {seed} {number}").getrandbits(62)
+            params = SamplingParams(temperature, max_tokens=most, seed=own)
+            asked += [(question, judge)] * samples
+            prompts += [engine.prompt(question["conversation"], params)] * samples
+            settings += [params] * samples
+        answers = engine.generate(prompts, settings)
+        engine.reset()                                  # its cache would stand beside the training step
+        right = [judge(question, reply.text) for (question, judge), reply in zip(asked, answers, strict=True)]
+        rewards = torch.tensor(right, dtype=torch.float32).view(-1, samples)                # (Q, R)
         advantages = (rewards - rewards.mean(dim=1, keepdim=True)).flatten().tolist()
         scored = [each for each in zip(answers, advantages, strict=True) if each[1] != 0]
-        facts, actions = self._facts(answers, rewards)
-        return Work(actions, list(self._micro_batches(scored)), facts)
-
-    def _facts(self, answers: list[Request], rewards: Tensor) -> tuple[dict[str, float], int]:
-        """What happened in this step on all ranks; how many tokens were drawn on this one."""
         drawn = sum(sum(answer.sampled) for answer in answers)
-        mixed = (rewards.min(1).values < rewards.max(1).values).sum().item()
-        surprise = -sum(sum(answer.logprobs) for answer in answers)
-        cut = sum(answer.finish_reason == "length" for answer in answers)
-        totals = torch.tensor([len(answers), drawn, rewards.sum(), cut, surprise, mixed], dtype=torch.float32)
-        count, tokens, reward, cut, surprise, mixed = self.world.sum(totals).tolist()
-        facts = {"reward": reward / count, "length": tokens / count, "truncated": cut / count,
-                 "entropy": surprise / tokens,          # nats per token, estimated by what was drawn
-                 "mixed": mixed * self.samples / count}             # problems that have something to teach
-        return facts, drawn
+        yield Work(drawn, list(micro_batches(engine, scored, tokens)), facts(answers, rewards, drawn, world))
 
-    def _micro_batches(self, scored: list[tuple[Request, float]]) -> Iterator[tuple[Tensor, ...]]:
-        """(answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B,
-        T; -1 where nothing was drawn), whether that was in a tool call (B, T), advantages (B,)."""
-        scored = sorted(scored, key=lambda each: len(each[0].prompt) + len(each[0].ids), reverse=True)
-        while scored:
-            T = len(scored[0][0].prompt) + len(scored[0][0].ids) - 1    # the last token is a target only
-            rows = max(1, self.tokens // T)
-            batch, scored = scored[:rows], scored[rows:]
-            inputs = torch.full((len(batch), T), self.engine.tokenizer.bos)
-            targets, calls = torch.full((len(batch), T), -1), torch.zeros(len(batch), T, dtype=torch.int64)
-            for row, (answer, _) in enumerate(batch):
-                ids = (answer.prompt + answer.ids)[:-1]
-                answered = slice(len(answer.prompt) - 1, len(ids))
-                inputs[row, :len(ids)] = torch.tensor(ids)
-                targets[row, answered] = torch.tensor(answer.ids).where(torch.tensor(answer.sampled), -1)
-                calls[row, answered] = torch.tensor(answer.in_call)
-            advantages = torch.tensor([advantage for _, advantage in batch])
-            yield tuple(each.to(self.engine.model.device) for each in (inputs, targets, calls, advantages))
+def facts(answers: list[Request], rewards: Tensor, drawn: int, world: World) -> dict[str, float]:
+    """What happened in a step, in which this rank `drawn` tokens, on all ranks."""
+    mixed = (rewards.min(1).values < rewards.max(1).values).sum().item()
+    surprise = -sum(sum(answer.logprobs) for answer in answers)
+    cut = sum(answer.finish_reason == "length" for answer in answers)
+    totals = torch.tensor([len(answers), drawn, rewards.sum(), cut, surprise, mixed], dtype=torch.float32)
+    count, tokens, reward, cut, surprise, mixed = world.sum(totals).tolist()
+    return {"reward": reward / count, "length": tokens / count, "truncated": cut / count,
+            "entropy": surprise / tokens,               # nats per token, estimated by what was drawn
+            "mixed": mixed * rewards.size(1) / count}   # share of problems that have something to teach
+
+def micro_batches(engine: Engine, scored: list[tuple[Request, float]], tokens: int) -> Iterator[tuple]:
+    """(answer, advantage), as many of similar lengths at once as fit -> padded inputs (B, T), targets (B, T;
+    -1 where nothing was drawn), whether that was in a tool call (B, T), advantages (B,)."""
+    scored = sorted(scored, key=lambda each: len(each[0].prompt) + len(each[0].ids), reverse=True)
+    while scored:
+        T = len(scored[0][0].prompt) + len(scored[0][0].ids) - 1        # the last token is a target only
+        rows = max(1, tokens // T)
+        batch, scored = scored[:rows], scored[rows:]
+        inputs = torch.full((len(batch), T), engine.tokenizer.bos)
+        targets, calls = torch.full((len(batch), T), -1), torch.zeros(len(batch), T, dtype=torch.int64)
+        for row, (answer, _) in enumerate(batch):
+            ids = (answer.prompt + answer.ids)[:-1]
+            answered = slice(len(answer.prompt) - 1, len(ids))
+            inputs[row, :len(ids)] = torch.tensor(ids)
+            targets[row, answered] = torch.tensor(answer.ids).where(torch.tensor(answer.sampled), -1)
+            calls[row, answered] = torch.tensor(answer.in_call)
+        advantages = torch.tensor([advantage for _, advantage in batch])
+        yield tuple(each.to(engine.model.device) for each in (inputs, targets, calls, advantages))
 
 def policy_loss(model: GPT, forbidden: Tensor, temperature: float, inputs: Tensor, targets: Tensor,
                 calls: Tensor, advantages: Tensor) -> Tensor:
     """- sum of advantage * log-probability of what was drawn, in the distribution that it was drawn from:
-    `forbidden` (2, V) as the engine has it, the rest as Rollouts makes it. Its gradient is REINFORCE's."""
+    `forbidden` (2, V) as the engine has it, the rest as rollouts() makes it. Its gradient is REINFORCE's."""
     logprobs, where = token_logprobs(model, forbidden, temperature, inputs, targets, calls)
     return -(logprobs * advantages[:, None].expand_as(where)[where]).sum()
 

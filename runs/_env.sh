@@ -8,10 +8,11 @@ if [ -n "${SMOKE:-}" ]; then
   export NANOCHAT_BASE_DIR="$NANOCHAT_BASE_DIR/smoke" CUDA_VISIBLE_DEVICES="" HF_HUB_OFFLINE=1
 fi
 TOY_TEXT="${SMOKE:+--source=almanac --almanac-mb=0.2}"
-TOY_TOKENIZER="${SMOKE:+$TOY_TEXT --vocab-size=512}"
 TOY_BASE="${SMOKE:+$TOY_TEXT --aspect-ratio=32 --head-dim=32 --max-seq-len=128 --window-pattern=L
   --total-batch-size=1024 --target-param-data-ratio=0.2 --warmup-steps=2 --eval-tokens=4000}"
 TOY_EVAL="${SMOKE:+--max-per-task=4 --eval-tokens=4000}"
+WEB_TOKENIZER="--source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000
+  ${SMOKE:+$TOY_TEXT --vocab-size=512}"
 mkdir -p "$NANOCHAT_BASE_DIR"
 # where rustup and uv install to; rustup's first, as a system's own Rust may be too old
 export PATH="${CARGO_HOME:-$HOME/.cargo}/bin:$PATH:$HOME/.local/bin"
@@ -58,4 +59,11 @@ need_gpus() {                                             # for what a CPU would
 launch() {                 # launch scripts.base_train --depth=12 ...: over all GPUs, plain python where there is none
   if [ "$GPUS" -eq 0 ]; then python -m "$@"
   else torchrun --standalone --nproc_per_node="$GPUS" -m "$1" -- "${@:2}"; fi
+}
+TAGS=""
+member() {                 # member TAG EVALUATIONS FLAGS...: a model of a sweep, trained and measured
+  TAGS="$TAGS $1"
+  launch scripts.base_train --resume --model-tag="$1" --source=climbmix "${@:3}" --eval-every=-1 \
+    --sample-every=-1 --core-metric-every=-1 ${WANDB_RUN:+--run="$WANDB_RUN-$1"} $TOY_BASE
+  launch scripts.base_eval --resume --model-tag="$1" --eval="$2" --eval-tokens=41943040 $TOY_EVAL
 }

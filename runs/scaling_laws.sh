@@ -10,19 +10,11 @@ need_gpus
 if [ -n "${SMOKE:-}" ]; then FLOPS="${FLOPS:-2e9 6e9}" DEPTHS="${DEPTHS:-1 2}"; fi
 FLOPS="${FLOPS:-1e18 2.15e18 4.64e18 1e19}" DEPTHS="${DEPTHS:-8 10 12 14 16 18 20}"
 OUT="$NANOCHAT_BASE_DIR/scaling_laws"
-python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
-  $TOY_TOKENIZER
+python -m scripts.tok_train $WEB_TOKENIZER
 # 7 depths x (1 + 2.15 + 4.64 + 10)e18 = 1.2e20 FLOPs, 4.5 times a d24. The smallest model of the largest
 # budget reads the most: 1e19 / 0.296 GFLOPs (d8) = 34B tokens = ~680 shards.
-TAGS=""
 for flops in $FLOPS; do
-  for depth in $DEPTHS; do
-    tag="scale_${flops}_d$depth" TAGS="$TAGS scale_${flops}_d$depth"
-    launch scripts.base_train --resume --model-tag="$tag" --depth="$depth" --source=climbmix \
-      --target-flops="$flops" --eval-every=-1 --sample-every=-1 --core-metric-every=-1 \
-      ${WANDB_RUN:+--run="$WANDB_RUN-$tag"} $TOY_BASE
-    launch scripts.base_eval --resume --model-tag="$tag" --eval=bpb --eval-tokens=41943040 $TOY_EVAL
-  done
+  for depth in $DEPTHS; do member "scale_${flops}_d$depth" bpb --depth="$depth" --target-flops="$flops"; done
 done
 python -m nanochat.report --model-tag $TAGS --out="$OUT" --csv="$OUT/scaling_laws.csv"
 python -m dev.sweep "$OUT/scaling_laws.csv" --budgets $FLOPS

@@ -16,8 +16,7 @@ python -m nanochat.dataset --source=climbmix --num-shards=8 $TOY_TEXT
 python -m nanochat.dataset --source=climbmix --depth="$DEPTH" --target-param-data-ratio=8 $TOY_TEXT &
 SHARDS=$!
 trap 'kill "$SHARDS" 2>/dev/null || true' EXIT            # Ctrl-C does not reach what runs in the background
-python -m scripts.tok_train --source=climbmix --num-shards=8 --vocab-size=32768 --max-chars=2000000000 \
-  $TOY_TOKENIZER
+python -m scripts.tok_train $WEB_TOKENIZER
 python -m scripts.tok_eval
 wait "$SHARDS" || fail "not all shards for d$DEPTH came: it says above why" "run this again: it continues"
 trap - EXIT

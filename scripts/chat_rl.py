@@ -10,7 +10,7 @@ from nanochat import checkpoint, finetune
 from nanochat.common import die, require_positive
 from nanochat.engine import Engine, SamplingParams
 from nanochat.evals import ask, pass_at_k
-from nanochat.rl import Problem, Rollouts, policy_loss
+from nanochat.rl import policy_loss, rollouts
 from nanochat.stage import Stage
 from tasks import add_data_arguments, find_questions
 from tasks.common import Task
@@ -31,34 +31,30 @@ def parser() -> argparse.ArgumentParser:
     return parser
 
 def main(args: argparse.Namespace) -> None:
-    check(args)
-    source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
-    train = [Problem(question, task.judge, args.max_tokens or task.max_tokens)  # 2. on what
-             for task, questions in find_questions(args, "train", None) for question in questions]
-    held_out = find_questions(args, "test", args.eval_examples)
-    data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
-            f"samples of at most {max(problem.max_tokens for problem in train)} tokens at temperature "
-            f"{args.temperature}, seed {args.seed}")
-    with finetune.go_on("rl", args, source, data) as this:                      # 3. how
-        stage, model, T = this.stage, this.model, this.model.shape.sequence_len
-        rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
-        engine = Engine(model, this.tokenizer, args.rollout_batch)
-        rollouts = Rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
-                            temperature=args.temperature, tokens=rows * T, seed=args.seed,
-                            world=stage.world, start=this.start)
-        this.train(rollouts, partial(policy_loss, model, engine.forbidden, args.temperature),
-                   partial(evaluate, engine, held_out, stage), new_goal=True,   # 4. go
-                   steps=args.num_iterations or max(1, len(train) // args.examples_per_step),
-                   scale=args.init_lr_frac, rows=rows, batch_tokens=this.saved["batch_tokens"])
-
-def check(args: argparse.Namespace) -> None:
-    """Die on values that make no sense before anything is loaded."""
     require_positive(args, "examples_per_step", "rollout_batch", "eval_examples", "eval_samples",
                      "max_tokens", "num_iterations")
     if args.num_samples < 2:
         die(f"--num-samples is {args.num_samples}, must be at least 2: an answer is measured by the others")
     if not 0.1 <= args.temperature <= 10:
         die(f"--temperature is {args.temperature}, must be 0.1 to 10: answers have to differ")
+    source = checkpoint.find(args.stage, args.model_tag, args.step)             # 1. from where
+    train = [(question, task.judge, args.max_tokens or task.max_tokens)         # 2. on what
+             for task, questions in find_questions(args, "train", None) for question in questions]
+    held_out = find_questions(args, "test", args.eval_examples)
+    data = (f"{len(train):,} questions of {args.tasks}, {args.examples_per_step} a step x {args.num_samples} "
+            f"samples of at most {max(most for _, _, most in train)} tokens at temperature "
+            f"{args.temperature}, seed {args.seed}")
+    with finetune.go_on("rl", args, source, data) as this:                      # 3. how
+        stage, model, T = this.stage, this.model, this.model.shape.sequence_len
+        rows = args.device_batch_size or max(1, (16384 if stage.device.type == "cuda" else 4096) // T)
+        engine = Engine(model, this.tokenizer, args.rollout_batch)
+        work = rollouts(engine, train, per_step=args.examples_per_step, samples=args.num_samples,
+                        temperature=args.temperature, tokens=rows * T, seed=args.seed, world=stage.world,
+                        start=this.start)
+        this.train(work, partial(policy_loss, model, engine.forbidden, args.temperature),
+                   partial(evaluate, engine, held_out, stage), new_goal=True,   # 4. go
+                   steps=args.num_iterations or max(1, len(train) // args.examples_per_step),
+                   scale=args.init_lr_frac, rows=rows, batch_tokens=this.saved["batch_tokens"])
 
 def evaluate(engine: Engine, held_out: list[tuple[Task, list[dict]]], stage: Stage, step: int) -> None:
     """Log pass@1 .. pass@n on held-out questions with their standard errors; all ranks share the work."""

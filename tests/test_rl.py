@@ -9,13 +9,13 @@ from pathlib import Path
 import pytest
 import torch
 import tasks
-from nanochat import checkpoint
+from nanochat import checkpoint, rl
 from nanochat.common import RunLog
 from nanochat.dist import World
 from nanochat.engine import Engine, SamplingParams
 from nanochat.gpt import GPT
 from nanochat.muon import MuonAdamW
-from nanochat.rl import Problem, Rollouts, policy_loss, token_logprobs
+from nanochat.rl import Problem, policy_loss, token_logprobs
 from nanochat.scaling import LearningRates, Shape
 from nanochat.tokenizer import SPECIAL_TOKENS, Tokenizer
 from scripts import base_train, chat_rl, mid_train
@@ -40,12 +40,18 @@ def random_model(spread: float = 0.4) -> GPT:
 
 
 def problem(text: str, judge=lambda question, reply: len(reply) % 2 == 0, max_tokens: int = 40) -> Problem:
-    return Problem({"conversation": {"messages": [{"role": "user", "content": text}]}}, judge, max_tokens)
+    return {"conversation": {"messages": [{"role": "user", "content": text}]}}, judge, max_tokens
 
 
-def rollouts(model: GPT, problems, **settings) -> Rollouts:
-    usual = {"per_step": 4, "samples": 8, "temperature": 1.0, "tokens": 300, "seed": 0}
-    return Rollouts(Engine(model, tokenizer(), 16), problems, **usual | settings)
+class Rollouts:
+    """Work, and the engine that draws it."""
+    def __init__(self, model: GPT, problems, **settings):
+        settings = {"per_step": 4, "samples": 8, "temperature": 1.0, "tokens": 300, "seed": 0} | settings
+        self.engine, self.samples = Engine(model, tokenizer(), 16), settings["samples"]
+        self.work = rl.rollouts(self.engine, problems, **settings)
+
+    def __next__(self):
+        return next(self.work)
 
 
 def watched(work: Rollouts) -> list:
@@ -73,7 +79,7 @@ def test_what_is_sampled_is_what_is_scored(temperature):
     pass gives to the same tokens, tool calls and what is ruled out in and outside of them included.
     """
     model = random_model()
-    work = rollouts(model, PROBLEMS, temperature=temperature, samples=24)
+    work = Rollouts(model, PROBLEMS, temperature=temperature, samples=24)
     drawn, scored = watched(work), {}
     batches = next(work).micro_batches
     for inputs, targets, calls, _ in batches:
@@ -119,7 +125,7 @@ def test_log_probabilities_of_the_engine_are_those_of_a_plain_softmax():
 def test_the_gradient_is_that_of_reinforce_on_one_answer_at_a_time():
     """Whole batches, padding and all, against a loop over answers and tokens with the full logits."""
     model = random_model()
-    work = rollouts(model, PROBLEMS)
+    work = Rollouts(model, PROBLEMS)
     seen = watched(work)
     step = next(work)
     for batch in step.micro_batches:
@@ -161,12 +167,10 @@ def test_the_stop_token_is_trained_and_what_the_tool_says_is_not():
             tokenizer().special("<|output_end|>")]
     ids = [*tokenizer().encode("x"), *call, *said, *tokenizer().encode("2"), stop]
     sampled = [token not in said[::2] and i != len(call) + 2 for i, token in enumerate(ids)]
-    work = rollouts(model, PROBLEMS)
-    work.engine = engine
     request = engine.submit([tokenizer().bos, 65])
     for token, drawn in zip(ids, sampled):
         engine._push(request, token, 0.0 if drawn else None)
-    (inputs, targets, calls, advantages), = work._micro_batches([(request, 0.5)])
+    (inputs, targets, calls, advantages), = rl.micro_batches(engine, [(request, 0.5)], 300)
     assert inputs.tolist() == [[tokenizer().bos, 65, *ids[:-1]]]
     trained = [*tokenizer().encode("x"), *call, -1, -1, -1, *tokenizer().encode("2"), stop]
     assert targets.tolist() == [[-1, *trained]]
@@ -181,7 +185,7 @@ def test_the_stop_token_is_trained_and_what_the_tool_says_is_not():
 
 def test_answers_that_are_all_right_or_all_wrong_teach_nothing_but_count():
     judges = {"right": lambda question, reply: True, "wrong": lambda question, reply: False}
-    work = rollouts(random_model(), [problem(text, judge) for text, judge in judges.items()], per_step=2)
+    work = Rollouts(random_model(), [problem(text, judge) for text, judge in judges.items()], per_step=2)
     step = next(work)
     assert step.micro_batches == [] and step.targets > 0
     assert step.facts["reward"] == 0.5 and step.facts["mixed"] == 0
@@ -189,7 +193,7 @@ def test_answers_that_are_all_right_or_all_wrong_teach_nothing_but_count():
 
 def test_facts_of_a_step_are_those_of_its_answers():
     model = random_model()
-    work = rollouts(model, PROBLEMS, per_step=5)
+    work = Rollouts(model, PROBLEMS, per_step=5)
     seen = watched(work)
     facts = next(work).facts
     drawn = [completion for _, completion in seen]
@@ -214,17 +218,17 @@ def asked(work: Rollouts, steps: int) -> list[str]:
 
 def test_every_problem_is_asked_once_an_epoch_in_another_order_each_time():
     problems = [problem(f"question {i}", max_tokens=1) for i in range(20)]
-    order = asked(rollouts(random_model(), problems, samples=2), steps=10)
+    order = asked(Rollouts(random_model(), problems, samples=2), steps=10)
     first, second = order[:20], order[20:]
     assert sorted(first) == sorted(second) == sorted(f"question {i}" for i in range(20))
     assert first != second and first != sorted(first)
-    resumed = asked(rollouts(random_model(), problems, samples=2, start=3), steps=7)
+    resumed = asked(Rollouts(random_model(), problems, samples=2, start=3), steps=7)
     assert resumed == order[12:]
 
 
 def test_answers_differ_from_each_other_and_from_step_to_step_but_not_from_run_to_run():
     def drawn(problems, **settings) -> list[list[int]]:
-        work = rollouts(random_model(), problems, **settings)
+        work = Rollouts(random_model(), problems, **settings)
         seen = watched(work)
         next(work)
         return [completion.ids for _, completion in seen]
@@ -240,7 +244,7 @@ def test_a_rank_takes_its_share_of_the_problems_and_draws_what_one_rank_would(mo
     monkeypatch.setattr(World, "barrier", lambda self: None)
 
     def answers(world: World) -> list:
-        work = rollouts(random_model(), PROBLEMS, world=world)
+        work = Rollouts(random_model(), PROBLEMS, world=world)
         seen = watched(work)
         next(work)
         return [completion.ids for _, completion in seen]
@@ -257,7 +261,7 @@ def test_reward_rises_to_nearly_one_on_a_task_that_a_tiny_model_can_do():
     """Say something that starts with a letter before n: about a fifth of random bytes at first."""
     judge = lambda question, reply: reply[:1].isalpha() and reply[:1].lower() < "n"
     model = random_model(0.1)
-    work = rollouts(model, [problem(text, judge, max_tokens=3) for text in ("a", "b", "c", "d")], samples=16)
+    work = Rollouts(model, [problem(text, judge, max_tokens=3) for text in ("a", "b", "c", "d")], samples=16)
     optimizer = MuonAdamW(model.param_roles(), LearningRates(matrix=0.01, unembedding=0.02), 0.0)
     rewards = []
     for _ in range(40):

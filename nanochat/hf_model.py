@@ -71,15 +71,19 @@ class Attend(nn.Module):
                          sliding_window=self.sliding_window, **kwargs)
         return y.reshape(q.transpose(1, 2).shape)
 
-class Previous(Attend):
+class Previous(nn.Module):
     """What the token before each had. A key is its token's position in binary, a query the position before:
     that one key scores higher than all others by so much that the softmax is 1 there, to the last bit."""
+    def __init__(self, config: NanochatConfig, layer_idx: int):
+        super().__init__()
+        self.attend = Attend(config, layer_idx, 1.0)    # a part: vLLM reads the code of each such class
+
     def forward(self, v: Tensor, *, positions: Tensor, **past) -> Tensor:
         """v (B, K, T, D), positions (B, T) -> as v; 0 where there is no token before."""
-        (B, K, _, D), groups = v.shape, self.num_key_value_groups
+        (B, K, _, D), groups = v.shape, self.attend.num_key_value_groups
         k = to_bits(positions, D, v.dtype).expand_as(v)
         q = to_bits(positions - 1, D, v.dtype).expand(B, K * groups, -1, -1) * SURE
-        y = super().forward(q, k, v, **past)[:, :, ::groups].transpose(1, 2)
+        y = self.attend(q, k, v, **past)[:, :, ::groups].transpose(1, 2)
         return y * (positions > 0)[:, None, :, None]
 
 class Attention(nn.Module):
@@ -91,7 +95,7 @@ class Attention(nn.Module):
         gated = layer in config.value_layers
         self.gate = nn.Linear(config.gate_channels, config.num_key_value_heads, bias=False) if gated else None
         self.attend = Attend(config, layer, config.head_dim ** -0.5)
-        self.previous = Previous(config, config.num_blocks + 1 + layer, 1.0) if config.key_offset else None
+        self.previous = Previous(config, config.num_blocks + 1 + layer) if config.key_offset else None
 
     def forward(self, x: Tensor, value: Tensor | None, rotary: tuple[Tensor, Tensor], positions: Tensor,
                 **past) -> Tensor:
@@ -143,7 +147,7 @@ class NanochatModel(NanochatPreTrainedModel):
         self.residual, self.input = nn.Parameter(torch.ones(L)), nn.Parameter(torch.zeros(L))
         self.smear_gate = nn.Parameter(torch.zeros(config.smear_channels))
         self.smear, self.backout = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
-        self.previous = nn.ModuleList([Previous(config, L, 1.0)])    # vLLM wants a number in the path of each
+        self.previous = nn.ModuleList([Previous(config, L)])    # vLLM wants a number in the path of each
         self.post_init()
 
     @can_return_tuple

@@ -130,7 +130,7 @@ def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, ca
     trained, = read_log(tmp_path / "base/tokenizer/tok_train.jsonl")
     assert trained["hash"] == tokenizer.hash and trained["documents"] < 60 and trained["mb_per_second"] > 0
     evaluated = read_log(tmp_path / "base/tokenizer/tok_eval.jsonl")
-    text = tok_eval.SAMPLES["chinese"]
+    text = tok_eval.samples()["chinese"]
     ratio = len(text.encode()) / len(tokenizer.encode(text))
     assert evaluated[0]["bytes_per_token"]["chinese"] == round(ratio, 3)
     assert [each.get("vocab_size") for each in evaluated] == [350, 50257, 100277]
@@ -140,7 +140,7 @@ def test_tok_train_and_tok_eval_run_end_to_end_offline(tmp_path, monkeypatch, ca
 @pytest.mark.parametrize("label, name", [("gpt2", "gpt2"), ("gpt4", "cl100k_base")])
 def test_the_counts_of_gpt2_and_gpt4_are_those_of_tiktoken(label, name):
     encoding = tiktoken.get_encoding(name)
-    counts = tuple(len(encoding.encode_ordinary(text)) for text in tok_eval.SAMPLES.values())
+    counts = tuple(len(encoding.encode_ordinary(text)) for text in tok_eval.samples().values())
     assert tok_eval.OTHERS[label] == (encoding.n_vocab, counts)
 
 

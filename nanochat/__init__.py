@@ -8,6 +8,5 @@ import os
 
 if "OMP_WAIT_POLICY" not in os.environ:
     os.environ.setdefault("GOMP_SPINCOUNT", "10000")
-
 if "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:         # its older name
     os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")

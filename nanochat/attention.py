@@ -66,7 +66,7 @@ def choose(shape: Shape, device: torch.device, dtype: torch.dtype) -> str:
     Where FA3 or FA4 is installed, PyTorch can take all flash attention from there. So what is tried has some
     full attention in it; not much, as windows that are off by one token shall be seen (they differ by 3%)."""
     global backend
-    T, window, name, why = shape.sequence_len, min(shape.windows), "blocks", ""
+    T, window, name, why = shape.sequence_len, min(shape.windows), None, ""
     def tried(name: str, package: str | None = None) -> Callable:
         def run(*qkv: torch.Tensor) -> torch.Tensor:
             if not torch.compiler.is_compiling() and flash.current_flash_attention_impl() != package:
@@ -79,10 +79,9 @@ def choose(shape: Shape, device: torch.device, dtype: torch.dtype) -> str:
         candidates = {f"varlen by {package}": tried("varlen", package) for package, module in FLASH.items()
                       if find_spec(module)} | {"varlen": tried("varlen"), "flex": tried("flex")}
         shapes = [(2, heads, T, shape.head_dim) for heads in (shape.n_head, shape.n_kv_head, shape.n_kv_head)]
-        found, why = probe(candidates, tried("blocks"), shapes, device, dtype, tolerance=0.02)
-        name = found or "blocks"
-    backend = name.split()[0]
-    return f"windowed attention: {name}{why}"
+        name, why = probe(candidates, tried("blocks"), shapes, device, dtype, tolerance=0.02)
+    backend = (name or "blocks").split()[0]
+    return f"windowed attention: {name or backend}{why}"
 
 def visible(queries: torch.Tensor, keys: torch.Tensor, window: int) -> torch.Tensor:
     """Which keys, at positions (..., S), each query, at positions (..., T), sees: bool (..., T, S)."""

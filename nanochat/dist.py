@@ -56,7 +56,6 @@ class World:
             if not isinstance(error, SystemExit):
                 traceback.print_exception(error)
             sys.stdout.flush()
-            sys.stderr.flush()
             os._exit(error.code if isinstance(error, SystemExit) and isinstance(error.code, int) else 1)
 
 def find_device(name: str | None = None) -> torch.device:

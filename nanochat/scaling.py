@@ -88,9 +88,8 @@ class Shape:
         return 6 * linear + 12 * self.n_embd * sum(self.windows)
 
     def memory(self, ranks: int = 1, width: int = 2) -> dict[str, int]:
-        """Estimated bytes on one of some GPUs that train it: of weights, gradients, this rank's share of the
-        optimizer's state, the loss, and what one row of a micro-batch keeps for its backward pass. `width`:
-        of a number in the compute dtype."""
+        """Estimated bytes on one of `ranks` GPUs: weights, gradients, its share of the optimizer's state, the
+        loss, and what a row keeps for its backward pass. `width`: of a number in the compute dtype."""
         params, C, kv = self.params(), self.n_embd, self.n_kv_head * self.head_dim
         tables, head = params["embedding"] + params["value_embedding"], params["unembedding"]
         weights = width * tables + 4 * (sum(params.values()) - tables)
@@ -129,9 +128,8 @@ class Plan:
         return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
 
     def phases(self) -> dict[str, tuple[float, float]]:
-        """Parts of an optimizer step -> (FLOPs, bytes that a single GPU moves at least). What is kept of each
-        token is written, read again, and has a gradient; a logit is moved five times in two bytes; weights
-        and states are read and written. Newton-Schulz: 5 x (4 m^2 n + 2 m^3) FLOPs for m <= n."""
+        """Parts of a step -> (FLOPs, bytes that a single GPU moves at least): what is kept of a token twice
+        and its gradient once, a logit five times, states twice. Newton-Schulz: 5 (4 m^2 n + 2 m^3), m <= n."""
         shape, tokens, memory = self.shape, self.batch_tokens, self.shape.memory()
         head, kept = 6 * shape.params()["unembedding"], memory["row"] // shape.sequence_len
         trunk = (shape.flops_per_token() - head) * tokens / 3

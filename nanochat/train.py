@@ -64,9 +64,8 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
     """Optimizer steps start + 1 .. schedule.num_iterations, one item of `work` each. loss_of(*micro_batch) is
     summed over its targets; the loss of a step is the mean over all targets of all ranks, so the split into
     micro-batches and ranks does not matter. A step whose loss is not finite, or in which no rank has anything
-    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike.
-
-    Nothing here waits for a GPU: it has a step in its queue before the loss of the one before is read."""
+    to learn from, leaves the weights untouched. Logs every step; a signal stops all ranks alike. Nothing here
+    waits for a GPU: it has a step in its queue before the loss of the one before is read."""
     stage.catch_signals()
     progress = _Progress(stage, schedule.num_iterations, flops_per_token, start)
     unread = deque()                                    # at most the last step

@@ -128,8 +128,8 @@ class Plan:
         return math.ceil(self.total_tokens * CHARS_PER_TOKEN / SHARD_CHARS)
 
     def phases(self) -> dict[str, tuple[float, float]]:
-        """Parts of a step -> (FLOPs, bytes that a single GPU moves at least): what is kept of a token twice
-        and its gradient once, a logit five times, states twice. Newton-Schulz: 5 (4 m^2 n + 2 m^3), m <= n."""
+        """Parts of a step -> (FLOPs, bytes that one GPU moves at least): what is kept of a token twice and
+        its gradient once, a logit five times, states twice. Newton-Schulz: 5 (4 m^2 n + 2 m^3), m <= n."""
         shape, tokens, memory = self.shape, self.batch_tokens, self.shape.memory()
         head, kept = 6 * shape.params()["unembedding"], memory["row"] // shape.sequence_len
         trunk = (shape.flops_per_token() - head) * tokens / 3

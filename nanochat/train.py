@@ -83,7 +83,7 @@ def train_steps(loss_of: Callable[..., torch.Tensor], optimizer: MuonAdamW, work
             optimizer.step(schedule.lr(t), schedule.momentum(t), schedule.weight_decay(t), loss.isfinite())
         optimizer.zero_grad()
         tokens = sum(inputs.numel() for inputs, *_ in mine.micro_batches) * stage.world.size
-        unread.append((t + 1, _read_later(loss), schedule.lr(t), tokens, mine.facts))
+        unread.append((t + 1, time.perf_counter(), _read_later(loss), schedule.lr(t), tokens, mine.facts))
         step = Step(t + 1, t + 1 == schedule.num_iterations, interrupted > 0)
         while len(unread) > (not (step.last or step.interrupted)):
             progress.report(*unread.popleft())
@@ -106,9 +106,9 @@ class _Progress:
         self.first, self.begun, self.last, self.printed = start, None, time.perf_counter(), -math.inf
         self.bad = 0                                    # steps in a row whose loss was not finite
 
-    def report(self, step: int, read_loss: Callable[[], float], lr: float, tokens: int,
+    def report(self, step: int, now: float, read_loss: Callable[[], float], lr: float, tokens: int,
                facts: dict[str, float]) -> None:
-        loss, now = read_loss(), time.perf_counter()
+        loss = read_loss()
         self.bad = 0 if math.isfinite(loss) else self.bad + 1
         if self.bad:
             self.stage.print(f"step {step}: loss is {loss}; step skipped, weights untouched")

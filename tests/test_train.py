@@ -60,6 +60,8 @@ def test_training_learns_and_bits_per_byte_falls(corpus):
     records = run(corpus, "--num-iterations=40", "--total-batch-size=256", "--eval-every=20",
                   "--eval-tokens=2000", "--sample-every=40", "--model-tag=a")
     first, *_, last = losses(records)
+    speeds = [record["tokens_per_second"] for record in records if "loss" in record]
+    assert max(speeds[1:]) < 20 * sorted(speeds)[len(speeds) // 2]    # also where two are told at once
     assert first == pytest.approx(math.log(265), rel=0.01) and last < 3.0
     bpb = [record["val_bpb"] for record in records if "val_bpb" in record]
     assert len(bpb) == 2 and bpb[1] < bpb[0] < 8
